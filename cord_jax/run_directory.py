@@ -1,0 +1,349 @@
+"""The output directory of a run: created, continued or refused.
+
+Every job that writes results (`synthesize`, `evaluate`, `train_student`) opens its directory here:
+
+    with open_run(output_dir, job="evaluate", settings={...}, inputs={"model": fingerprint(model)}) as run:
+        samples = run.json_lines("samples.jsonl")
+        done = {row["problem"] for row in samples.read()}    # what an earlier, interrupted run has finished
+        samples.append({...})                                # on the disk when the call returns
+        run.write_json("summary.json", {...})                # the old file or the new one, never half of one
+
+`config.json` says what the run is. It has five parts:
+
+- `job`, `settings`, `inputs` decide what the rows will be. Running a command again on its own directory continues
+  it; where one of these differs the directory is refused and the difference is shown.
+- `environment` (mesh, slots, paths as the user wrote them, ...) and `packages` (versions) must not change the rows.
+  A run may be continued under others: the change is logged, and `config.json` keeps the first ones.
+
+In a job of several processes only process 0 opens the directory.
+"""
+
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from cord_jax.errors import UserError
+
+CONFIG = "config.json"
+LOG = "log.txt"
+_LOCK = ".lock"
+_TEMPORARY = ".tmp"
+_PACKAGES = ("cord_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers",
+             "safetensors", "math-verify", "numpy")
+_CHECKPOINT_SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
+_WHOLE_FILE_BYTES = 32 * 2**20
+_SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 4096
+
+
+class JsonLines:
+    """A file of one JSON object a line that only grows, and whose lines are always complete.
+
+    Opening it for the first time after a crash cuts off a torn last line. `append` returns when its rows are on
+    the disk. Text is UTF-8, floats are finite, keys keep their order.
+    """
+
+    def __init__(self, path: Path):
+        """Opens (or prepares to create) `path`; cuts off what follows the last newline."""
+        self.path = Path(path)
+        if self.path.exists():
+            _cut_torn_line(self.path)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows, in the order they were written. `UserError` names a line that is not a JSON object."""
+        if not self.path.exists():
+            return []
+        rows = []
+        with open(self.path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise _damaged(self.path, number, str(error)) from None
+                if not isinstance(row, dict):
+                    raise _damaged(self.path, number, "not a JSON object")
+                rows.append(row)
+        return rows
+
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
+        if rows:
+            with open(self.path, "ab") as file:
+                file.write(_encode_lines(rows))
+                _flush(file)
+
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces the whole file atomically, to drop rows of something that never finished."""
+        write_atomically(self.path, _encode_lines(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """An open run directory. Use it as a context manager: leaving it lets another process open the directory.
+
+    Attributes:
+      path: the directory.
+      config: the content of `config.json`.
+      continued: whether the directory held this run already.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    continued: bool
+    _lock: Any = dataclasses.field(repr=False)
+
+    def json_lines(self, name: str) -> JsonLines:
+        """The file `name` of rows, ready to be read and continued."""
+        return JsonLines(self.path / name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes `value` as indented JSON, atomically."""
+        write_atomically(self.path / name, _encode_pretty(value))
+
+    def log(self, message: str) -> None:
+        """Prints one line to stderr and appends it, with the time (UTC), to `log.txt`."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with open(self.path / LOG, "a", encoding="utf-8") as file:
+            file.write(f"{now} {message}\n")
+        print(message, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Lets go of the directory. Nothing needs to be written: every call above left the files complete."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, Any],
+             inputs: Mapping[str, Any] = {}, environment: Mapping[str, Any] = {}) -> RunDirectory:
+    """Creates the directory of a run, or continues the run that it holds.
+
+    Args:
+      output_dir: is created, with its parents, if it does not exist.
+      job: the command's name, for instance "synthesize".
+      settings: everything that decides the rows, seed included; JSON values (paths are written as text).
+      inputs: name -> `fingerprint(path)` of each file or checkpoint that is read.
+      environment: what may differ when the run is continued, such as the mesh.
+
+    Returns: the open directory. No other process can open it until it is closed.
+
+    Raises:
+      UserError: it is not a directory, cannot be written, is open in another process, holds files but no run, or
+        holds a run of another job or with other settings or inputs. Nothing in it has been changed then.
+    """
+    path = Path(output_dir)
+    wanted = {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs),
+              "environment": _as_json(environment), "packages": _package_versions()}
+    _refuse_foreign(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _take_lock(path)
+    except OSError as error:
+        raise UserError(f"output directory {path}: cannot be written ({error.strerror}); choose another") from None
+    try:
+        held = _read_config(path)
+        if held is None:
+            write_atomically(path / CONFIG, _encode_pretty(wanted))
+            return RunDirectory(path, wanted, False, lock)
+        _refuse_other_run(path, held, wanted)
+        run = RunDirectory(path, held, True, lock)
+        changes = _differences(_flat(held, "environment", "packages"), _flat(wanted, "environment", "packages"))
+        if changes:
+            run.log(f"continuing {path} in another environment: " + "; ".join(changes))
+        return run
+    except BaseException:
+        lock.close()
+        raise
+
+
+def fingerprint(path: str | os.PathLike) -> dict[str, Any]:
+    """What identifies a file or a checkpoint directory without reading all of its weights.
+
+    A file: its size and the SHA-256 of its content. A directory: the same for each of its configuration,
+    tokenizer and weight files, by name. Of a weight file above 32 MiB the hash covers its header and 64 blocks
+    of 4 KiB spread evenly over it, which tells checkpoints of one architecture apart and takes milliseconds.
+
+    Raises: `UserError` if the path does not exist or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in _CHECKPOINT_SUFFIXES)
+            return {f.name: _fingerprint_file(f) for f in files}
+        return _fingerprint_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes a file so that a crash at any moment leaves the old content or the new one (text as UTF-8)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        _flush(file)
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _fingerprint_file(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        if path.suffix != ".safetensors" or size <= _WHOLE_FILE_BYTES:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+        else:
+            header = int.from_bytes(file.read(8), "little")
+            digest.update(file.read(min(header, _WHOLE_FILE_BYTES)))
+            for block in range(_SAMPLED_BLOCKS):
+                file.seek((size - _BLOCK_BYTES) * block // (_SAMPLED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A directory is a run's if it has a run's config.json, and may become one if it has nothing of others."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"output directory {path}: is a file; choose a directory")
+    if not path.is_dir() or _read_config(path) is not None:
+        return
+    foreign = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY))
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise UserError(f"output directory {path}: holds files that belong to no run ({shown}); "
+                        "choose a new or empty directory")
+
+
+def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if held["job"] != wanted["job"]:
+        raise UserError(f"output directory {path}: holds a run of {held['job']}, not of {wanted['job']}; "
+                        "choose another directory")
+    differences = _differences(_flat(held, "settings", "inputs"), _flat(wanted, "settings", "inputs"))
+    if differences:
+        shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
+        raise UserError(f"output directory {path}: holds a run with other settings: {shown}; "
+                        "repeat its settings to continue it, or choose another directory")
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    parts = ("job", "settings", "inputs", "environment", "packages")
+    return config if isinstance(config, dict) and all(part in config for part in parts) else None
+
+
+def _take_lock(path: Path) -> Any:
+    """Keeps a second process from writing into the run; a dying process lets go by itself."""
+    lock = open(path / _LOCK, "wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"output directory {path}: is in use by another process; wait for it or end it") from None
+    except OSError:
+        pass  # some network file systems have no locks; the run is worth more than this protection
+    return lock
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _flat(config: Mapping[str, Any], *parts: str) -> dict[str, Any]:
+    """{"settings": {"a": {"b": 1}}} -> {"a.b": 1}, over the named parts of a config."""
+    flat: dict[str, Any] = {}
+
+    def visit(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                visit(f"{name}.{key}" if name else key, inner)
+        else:
+            flat[name] = value
+
+    for part in parts:
+        visit("", config[part])
+    return flat
+
+
+def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One phrase for each value that is not the same in both, in the order of `wanted`."""
+    absent = object()
+
+    def show(value: Any) -> str:
+        text = "absent" if value is absent else json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= 40 else text[:37] + "..."
+
+    names = list(wanted) + [name for name in held if name not in wanted]
+    pairs = ((name, held.get(name, absent), wanted.get(name, absent)) for name in names)
+    return [f"{name} is {show(a)} there, {show(b)} here" for name, a, b in pairs if a != b]
+
+
+def _cut_torn_line(path: Path) -> None:
+    with open(path, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 2**16)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)
+            _flush(file)
+
+
+def _damaged(path: Path, number: int, reason: str) -> UserError:
+    return UserError(f"{path}, line {number}: damaged ({reason}); remove that line or start a new output directory")
+
+
+def _encode_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+
+
+def _encode_pretty(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_path_as_text).encode() + b"\n"
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will come back from the file (tuples as lists, paths as text), so that the two can be compared."""
+    return json.loads(json.dumps(dict(values), default=_path_as_text))
+
+
+def _path_as_text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{value!r} is not a JSON value")
+
+
+def _flush(file: Iterator) -> None:
+    file.flush()
+    os.fsync(file.fileno())
