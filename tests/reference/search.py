@@ -1,0 +1,335 @@
+"""Step-wise beam search, curation and answers by brute force, at temperature 0.
+
+Every sampled token is one forward pass over the whole text so far; after it, everything sampled is decoded again and
+searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import text
+from .reader import Reader
+
+CONCLUDED = ("think_end", "eos", "budget")
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """A teacher checkpoint with its settings. `name` is what the rows record."""
+
+    name: str
+    checkpoint: str | Path
+    temperature: float = 0.0
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class MetaProver:
+    checkpoint: str | Path
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    proposers: tuple[Proposer, ...]
+    meta_prover: MetaProver
+
+
+@dataclass(frozen=True)
+class Step:
+    """A committed step: canonical text, index of its proposer, score, meta-prover tokens, how it ended."""
+
+    text: str
+    proposer: int
+    score: np.float32
+    tokens: int
+    ended: str
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A beam: its steps, and whether its thinking is over."""
+
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def score(self) -> np.float32 | None:
+        return self.steps[-1].score if self.steps else None
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.steps) and self.steps[-1].ended in CONCLUDED
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hypothesis in the pool of a round. `row` is its tree row, None if it was carried over."""
+
+    hypothesis: Hypothesis
+    beam: int
+    proposer: int
+    row: dict | None
+
+
+@dataclass
+class Margins:
+    """How near the run came to being decided by rounding.
+
+    token: the smallest lead of a sampled token's logit over the next best.
+    score: the smallest difference of two neighbouring scores of a round that are not equal.
+    """
+
+    token: float = float("inf")
+    score: float = float("inf")
+
+
+@dataclass
+class Settings:
+    method: str
+    segmentation: str
+    beam_width: int
+    max_steps: int
+    max_step_tokens: int
+    max_thinking_tokens: int
+    max_answer_tokens: int
+    closing: str
+    margins: Margins = field(default_factory=Margins)
+
+
+def decimal(score: np.float32 | None) -> float | None:
+    """The shortest decimal that reads back as the same float32."""
+    return None if score is None else float(str(np.float32(score)))
+
+
+class ProblemSearch:
+    """The search of one problem."""
+
+    def __init__(self, pool: Pool, teachers: list[Reader], meta_prover: Reader, problem: dict, settings: Settings):
+        self.pool = pool
+        self.teachers = teachers
+        self.meta_prover = meta_prover
+        self.problem = problem
+        self.settings = settings
+        self.prompts = [teacher.prompt(problem, proposer.system_prompt)
+                        for teacher, proposer in zip(teachers, pool.proposers)]
+        self.meta_prompt = meta_prover.prompt(problem, pool.meta_prover.system_prompt)
+        self.rows: list[dict] = []
+        self.usage = {proposer.name: {"proposed": 0, "committed": 0, "scored": 0} for proposer in pool.proposers}
+
+    # What one teacher does
+
+    def context(self, proposer: int, beam: Hypothesis) -> list[int]:
+        """A teacher's ids of its prompt and of the steps so far, each encoded by itself."""
+        teacher = self.teachers[proposer]
+        tokens = list(self.prompts[proposer])
+        for step in beam.steps:
+            tokens += teacher.encode(step.text)
+        return tokens
+
+    def sample(self, proposer: int, tokens: list[int]) -> int:
+        token, lead = self.teachers[proposer].next_token(tokens)
+        self.settings.margins.token = min(self.settings.margins.token, lead)
+        return token
+
+    def propose(self, proposer: int, beam: Hypothesis, step: int, segmentation: str, limit: int,
+                stopped_by_limit: str) -> text.Proposal:
+        """Samples one proposal of at most `limit` tokens."""
+        teacher = self.teachers[proposer]
+        forced = text.heading(segmentation, step)
+        context = self.context(proposer, beam) + teacher.encode(forced)
+        sampled: list[int] = []
+        body = b""
+        stopped = stopped_by_limit
+        while len(sampled) < limit:
+            sampled.append(self.sample(proposer, context + sampled))
+            if sampled[-1] in teacher.eos:
+                stopped = "eos"
+                break
+            body = teacher.bytes_of(sampled)
+            if text.find_boundary(segmentation, body, finished=False):
+                break
+        self.usage[self.pool.proposers[proposer].name]["proposed"] += len(sampled)
+        return text.read_proposal(segmentation, step, body, stopped, has_prefix=bool(beam.reasoning))
+
+    def answer(self, winner: Hypothesis) -> str:
+        """The continuation of the teacher of the last step after the thinking."""
+        proposer = winner.steps[-1].proposer
+        teacher = self.teachers[proposer]
+        context = self.context(proposer, winner) + teacher.encode("</think>\n\n")
+        sampled: list[int] = []
+        while len(sampled) < self.settings.max_answer_tokens:
+            token = self.sample(proposer, context + sampled)
+            if token in teacher.eos:
+                break
+            sampled.append(token)
+        return teacher.bytes_of(sampled).decode("utf-8", "replace")
+
+    # What the meta-prover does
+
+    def meta_tokens(self, beam: Hypothesis) -> int:
+        return sum(step.tokens for step in beam.steps)
+
+    def score(self, proposer: int, beam: Hypothesis, step_text: str) -> np.float32:
+        """The score of beam + step: the most probable form of the answer counts."""
+        reader = self.meta_prover
+        step_tokens = reader.encode(step_text)
+        context = list(self.meta_prompt)
+        for step in beam.steps:
+            context += reader.encode(step.text)
+        context += step_tokens
+        forms = text.answer_forms(self.problem)
+        used = len(step_tokens) + sum(len(reader.encode_answer(self.settings.closing, form)[0]) for form in forms)
+        self.usage[self.pool.proposers[proposer].name]["scored"] += used
+        return max(reader.answer_probability(context, self.settings.closing, form) for form in forms)
+
+    # One round
+
+    def extend(self, beam_number: int, beam: Hypothesis, step: int) -> list[Candidate]:
+        """The candidates of one beam that are not dropped; every proposal leaves a row."""
+        settings = self.settings
+        candidates: list[Candidate] = []
+        for proposer, spec in enumerate(self.pool.proposers):
+            left = settings.max_thinking_tokens - self.meta_tokens(beam)
+            if settings.method == "curation":
+                segmentation, limit, stopped = "whole", left, "budget"
+            else:
+                segmentation = settings.segmentation
+                limit = min(settings.max_step_tokens, left)
+                stopped = "budget" if left <= settings.max_step_tokens else "cap"
+            proposal = self.propose(proposer, beam, step, segmentation, limit, stopped)
+            ended, dropped, score = proposal.ended, proposal.dropped, None
+            tokens = len(self.meta_prover.encode(proposal.text))
+            if (dropped is None and ended not in ("think_end", "eos")
+                    and self.meta_tokens(beam) + tokens >= settings.max_thinking_tokens):
+                ended = "budget"
+            if dropped is None:
+                for earlier in candidates:
+                    same_text = earlier.hypothesis.steps[-1].text == proposal.text
+                    if same_text and earlier.hypothesis.complete == (ended in CONCLUDED):
+                        dropped = "duplicate"
+            if dropped is None:
+                score = self.score(proposer, beam, proposal.text)
+            row = {"problem": self.problem["id"], "step": step, "beam": beam_number, "teacher": spec.name,
+                   "text": proposal.text, "score": decimal(score), "kept": False, "rank": None,
+                   "dropped": dropped, "ended": ended}
+            self.rows.append(row)
+            if dropped is None:
+                extended = Hypothesis(beam.steps + (Step(proposal.text, proposer, score, tokens, ended),))
+                candidates.append(Candidate(extended, beam_number, proposer, row))
+        return candidates
+
+    def select(self, pool: list[Candidate], places: int) -> list[Hypothesis]:
+        """The best of a round, best first; their rows learn their rank."""
+        def order(candidate: Candidate):
+            carried = candidate.row is None
+            return (-candidate.hypothesis.score, not carried, candidate.beam, candidate.proposer)
+
+        ranked = sorted(pool, key=order)
+        for better, worse in zip(ranked, ranked[1:]):
+            difference = float(better.hypothesis.score) - float(worse.hypothesis.score)
+            if difference > 0:
+                self.settings.margins.score = min(self.settings.margins.score, difference)
+        for rank, candidate in enumerate(ranked[:places]):
+            if candidate.row is not None:
+                candidate.row.update(kept=True, rank=rank)
+        return [candidate.hypothesis for candidate in ranked[:places]]
+
+    # The whole search
+
+    def beam_search(self) -> tuple[Hypothesis, str]:
+        """The winner and its status."""
+        beams = [Hypothesis()]
+        for step in range(1, self.settings.max_steps + 1):
+            pool = []
+            for number, beam in enumerate(beams):
+                if beam.complete:
+                    pool.append(Candidate(beam, number, -1, None))
+                else:
+                    pool += self.extend(number, beam, step)
+            if not pool:
+                return beams[0], "stuck"
+            beams = self.select(pool, self.settings.beam_width)
+            if all(beam.complete for beam in beams):
+                break
+        # Beams stand in the order of their scores, and what is still open now is closed as it is.
+        return beams[0], self.status(beams[0])
+
+    def curation(self) -> tuple[Hypothesis, str]:
+        """The best of beam_width whole traces of every proposer."""
+        pool = []
+        for number in range(self.settings.beam_width):
+            pool += self.extend(number, Hypothesis(), 1)
+        if not pool:
+            return Hypothesis(), "stuck"
+        winner, = self.select(pool, 1)
+        return winner, self.status(winner)
+
+    def status(self, winner: Hypothesis) -> str:
+        if not winner.complete:
+            return "max_steps"
+        return "budget" if winner.steps[-1].ended == "budget" else "complete"
+
+    def run(self) -> tuple[dict, list[dict]]:
+        winner, status = self.curation() if self.settings.method == "curation" else self.beam_search()
+        response = None if status == "stuck" else self.answer(winner)
+        steps = []
+        for step in winner.steps:
+            name = self.pool.proposers[step.proposer].name
+            self.usage[name]["committed"] += len(self.teachers[step.proposer].encode(step.text))
+            steps.append({"text": step.text, "teacher": name, "score": decimal(step.score), "tokens": step.tokens,
+                          "ended": step.ended})
+        trace = {"id": self.problem["id"], "question": self.problem["question"], "answer": self.problem["answer"],
+                 "status": status, "score": decimal(winner.score), "reasoning": winner.reasoning,
+                 "response": response,
+                 "predicted_answer": None if response is None else text.predicted_answer(response),
+                 "steps": steps, "usage": self.usage}
+        return trace, self.rows
+
+
+def reference_search(
+    pool: Pool,
+    problems: list[dict],
+    *,
+    method: str = "cord",
+    segmentation: str = "prompt",
+    beam_width: int = 4,
+    max_steps: int = 8,
+    max_step_tokens: int = 32,
+    max_thinking_tokens: int = 16384,
+    max_answer_tokens: int = 4096,
+    closing: str = text.DEFAULT_CLOSING,
+    margins: Margins | None = None,
+) -> list[tuple[dict, list[dict]]]:
+    """Searches a trace for every problem.
+
+    Args:
+      pool: the proposers, all at temperature 0, and the meta-prover.
+      problems: rows of a problem file: `id`, `question`, `answer`, and perhaps `context` and `answers`.
+      method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
+      segmentation: "prompt", "line_break" or "prefix".
+      margins: filled, if given, with how near to a tie the run came.
+
+    Returns:
+      For every problem its trace row (without `correct` and `seconds`) and its tree rows.
+    """
+    if any(proposer.temperature != 0 for proposer in pool.proposers):
+        raise ValueError("the reference samples at temperature 0 only")
+    if method not in ("cord", "curation") or segmentation not in ("prompt", "line_break", "prefix"):
+        raise ValueError(f"unknown method or segmentation: {method}, {segmentation}")
+    settings = Settings(method, segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens,
+                        max_answer_tokens, closing, Margins() if margins is None else margins)
+    checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
+    readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}
+    teachers = [readers[Path(proposer.checkpoint)] for proposer in pool.proposers]
+    meta_prover = readers[Path(pool.meta_prover.checkpoint)]
+    return [ProblemSearch(pool, teachers, meta_prover, problem, settings).run() for problem in problems]
+
+
+# The rows of `reference_search` under the name that comparisons of traces use.
+reference_traces = reference_search
