@@ -1,0 +1,137 @@
+"""What the entry points share: their flags, how they report a user's mistake, the compilation cache.
+
+An entry point has a set of flags of its own, so that several can be imported in one process:
+
+    FLAGS = flags.FlagValues()
+    common.define_required("model", "HF checkpoint directory", FLAGS)
+    flags.DEFINE_integer("seed", 0, "random seed", flag_values=FLAGS)
+
+    def main(values: flags.FlagValues) -> None:
+        from cord_jax.evaluation import EvaluationConfig, evaluate    # jax is imported after the flags are checked
+        ...
+
+    if __name__ == "__main__":
+        common.run(main, FLAGS, __doc__)
+
+A help text says what the flag means and its unit; `--help` adds the default and the allowed values.
+"""
+
+import difflib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+
+from cord_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str) -> NoReturn:
+    """Runs an entry point on the command line's flags and exits with its status; see `run_with`."""
+    sys.exit(run_with(main, flag_values, description, sys.argv))
+
+
+def run_with(main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str,
+             argv: Sequence[str]) -> int:
+    """Parses `argv` (program name first), runs `main` on the flags and returns the exit status.
+
+    0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory), told
+    in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
+    """
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(_help(flag_values, description))
+        return 0
+    try:
+        _parse(flag_values, argv)
+        _prepare_libraries()
+        main(flag_values)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if not _is_user_error(error):
+            raise
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def define_required(name: str, help_text: str, flag_values: flags.FlagValues) -> None:
+    """A text flag without a default, whose absence is an error."""
+    flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
+    flags.register_validator(name, lambda value: value is not None, message="must be given; see --help",
+                             flag_values=flag_values)
+
+
+def define_devices(flag_values: flags.FlagValues) -> None:
+    """`--mesh` and `--distributed`, for jobs that compute; `open_mesh` reads them."""
+    flags.DEFINE_string("mesh", "data:1,model:-1", "devices along each axis, -1 for those that are left: data "
+                        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training)",
+                        flag_values=flag_values)
+    flags.DEFINE_string("distributed", "none", "processes of this job: none (only this one), auto (as a TPU pod, "
+                        "Slurm or Open MPI says), or HOST:PORT,COUNT,INDEX (process 0's address, how many, which)",
+                        flag_values=flag_values)
+
+
+def open_mesh(flag_values: flags.FlagValues):
+    """Joins the job's other processes if asked to, and returns the mesh (`jax.sharding.Mesh`) of `--mesh`."""
+    from cord_jax.mesh import join_processes, parse_mesh
+    join_processes(flag_values.distributed)
+    return parse_mesh(flag_values.mesh)
+
+
+def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
+    try:
+        rest = flag_values(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(flag_values), n=1)
+        hint = f"did you mean --{near[0]}?" if near else "see --help"
+        raise UserError(f"unknown flag --{error.flagname}; {hint}") from None
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value, see --help")
+
+
+def _prepare_libraries() -> None:
+    """Keeps compiled programs on disk between runs, and the tokenizer libraries quiet and off the network.
+
+    The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR names another, and an empty value
+    turns it off.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = Path(home) / "cord_jax" / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home: compile every time
+    import jax
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _is_user_error(error: Exception) -> bool:
+    if isinstance(error, UserError):
+        return True
+    from models import CheckpointError  # only now: it brings jax, which a mistyped flag need not wait for
+    return isinstance(error, CheckpointError)
+
+
+def _help(flag_values: flags.FlagValues, description: str) -> str:
+    """The module's docstring, then each flag in the order of its definition."""
+    lines = [description.strip(), "", "Flags:"]
+    for name in flag_values:
+        flag = flag_values[name]
+        lines.append(f"  --{name}" if flag.default is None else f"  --{name}={flag.default}")
+        lines += textwrap.wrap(flag.help, width=100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
