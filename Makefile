@@ -1,0 +1,30 @@
+# `make quickstart` and `make test` need python3 >= 3.11 and install everything else into .venv, once.
+#   PYTHON   the interpreter that .venv is made from
+#   ARGS     more arguments: of launch.quickstart, or of pytest
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: quickstart test clean
+
+quickstart: .venv/run.stamp
+	$(BIN)/python -m launch.quickstart --output_dir=quickstart $(ARGS)
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+.venv/run.stamp: setup.cfg pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name another, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e .
+	@touch $@
+
+.venv/test.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,26 @@
+"""What all tests share: eight simulated devices, and the real problem sets and vocabularies where there are any."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before jax starts. The tests compare with torch on the CPU, and shard over eight simulated devices.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The directory of real problem sets and vocabularies: $CORD_SHARED, else `../shared` beside the repository.
+
+    They are not part of the project; a test that needs them is skipped where they are absent.
+    """
+    path = Path(os.environ.get("CORD_SHARED", REPOSITORY.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no real data: neither $CORD_SHARED nor {path} is a directory")
+    return path
