@@ -1,0 +1,95 @@
+"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (design, section 3.10 and 3.11)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EXCLUDED = -jnp.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """How the proposers of one reader sample; one entry a proposer. Static: it decides what is compiled.
+
+    Attributes:
+      temperature: 0 means the most probable token, the lowest id on ties.
+      top_k: keep the k most probable tokens; 0 keeps all.
+      top_p: keep the fewest tokens whose probabilities sum to p or more; 1 keeps all.
+    """
+
+    temperature: tuple[float, ...]
+    top_k: tuple[int, ...]
+    top_p: tuple[float, ...]
+
+
+def row_key(problem_key, step, beam, proposer):
+    """The key of a row's draws, a function of (seed, problem id, step, beam, proposer) only."""
+    key = jax.random.wrap_key_data(problem_key)
+    for part in (step, beam, proposer):
+        key = jax.random.fold_in(key, part)
+    return jax.random.key_data(key)
+
+
+def problem_key(seed, digest_2):
+    """The key of a problem: the seed and 64 bits of a hash of its id, as raw key data uint32 [2]."""
+    key = jax.random.key(seed)
+    for part in (digest_2[0], digest_2[1]):
+        key = jax.random.fold_in(key, part)
+    return jax.random.key_data(key)
+
+
+def _keep_top_k(logits_qv, top_k_q):
+    """Masks all but the k largest; `top_k_q` is 0 where all are kept. Ties at the k-th place are kept."""
+    largest = int(top_k_q.max())
+    ranked = jax.lax.top_k(logits_qv, largest)[0]
+    kth = jnp.take_along_axis(ranked, jnp.asarray(np.maximum(top_k_q, 1) - 1)[:, None], axis=-1)
+    return jnp.where((jnp.asarray(top_k_q) == 0)[:, None] | (logits_qv >= kth), logits_qv, EXCLUDED)
+
+
+def _keep_top_p(logits_qv, top_p_q):
+    """Masks the tail whose more probable tokens already sum to p or more."""
+    ranked = -jnp.sort(-logits_qv, axis=-1)
+    probability = jax.nn.softmax(ranked, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    kept = before < jnp.asarray(top_p_q)[:, None]
+    threshold = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where((jnp.asarray(top_p_q) >= 1)[:, None] | (logits_qv >= threshold), logits_qv, EXCLUDED)
+
+
+def sample(logits_nqv, key_nq2, position_nq, settings: SamplingSettings):
+    """Draws a token for each row.
+
+    Args:
+      logits_nqv: float32; ids that must not be drawn are -inf.
+      key_nq2: raw row keys, uint32.
+      position_nq: index of the draw among the row's draws.
+      settings: one entry a proposer; rows are ordered q = beam * proposers + proposer.
+
+    Returns:
+      int32 [n, q] token ids.
+    """
+    num_slots, num_rows, _ = logits_nqv.shape
+    repeat = num_rows // len(settings.temperature)
+    temperature_q, top_k_q, top_p_q = (
+        np.tile(np.asarray(values), repeat) for values in (settings.temperature, settings.top_k, settings.top_p))
+    greedy_nq = jnp.argmax(logits_nqv, axis=-1).astype(jnp.int32)
+    if not temperature_q.any():
+        return greedy_nq
+
+    def draw_slot(logits_qv, key_q2, position_q):
+        logits_qv = logits_qv / jnp.where(temperature_q > 0, temperature_q, 1.0)[:, None].astype(jnp.float32)
+        if top_k_q.any():
+            logits_qv = _keep_top_k(logits_qv, top_k_q)
+        if (top_p_q < 1).any():
+            logits_qv = _keep_top_p(logits_qv, top_p_q)
+
+        def draw(logits_v, key_2, position):
+            key = jax.random.fold_in(jax.random.wrap_key_data(key_2), position)
+            return jax.random.categorical(key, logits_v).astype(jnp.int32)
+
+        return jax.vmap(draw)(logits_qv, key_q2, position_q)
+
+    drawn_nq = jax.vmap(draw_slot)(logits_nqv, key_nq2, position_nq)
+    return jnp.where(temperature_q > 0, drawn_nq, greedy_nq)

@@ -1,0 +1,61 @@
+"""Reading and writing rows of a few slots of arrays whose slots are sharded over the mesh's data axis.
+
+All branches of a problem live on one data shard. A sub-batch takes the same number of slots from each shard, so that
+its rows `r = shard * rows_per_shard + i` are sharded as the slots are and nothing crosses the shards. Slot numbers are
+local to their shard.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """The slots' layout.
+
+    Attributes:
+      count: data shards.
+      rows: sub-batch rows of each shard.
+    """
+
+    count: int
+    rows: int
+
+    def _split(self, x):
+        return x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:])
+
+    def choose(self, priority_n):
+        """The `rows` slots of highest priority in each shard, as local slot numbers; earlier slots first on ties."""
+        return jnp.argsort(-self._split(priority_n), axis=1, stable=True)[:, :self.rows].reshape(-1).astype(jnp.int32)
+
+    def take(self, x_n, slot_r):
+        """Rows of `x_n` (leading axis n) of the given slots, leading axis r."""
+        if self.count == 1:
+            return x_n[slot_r]
+        rows = jax.vmap(lambda x, slots: x[slots])(self._split(x_n), self._split(slot_r))
+        return rows.reshape(-1, *x_n.shape[1:])
+
+    def put(self, x_n, slot_r, valid_r, new_r):
+        """`x_n` with the rows of the valid slots replaced."""
+        local = x_n.shape[0] // self.count
+        index_r = jnp.where(valid_r, slot_r, local)
+        if self.count == 1:
+            return x_n.at[index_r].set(new_r, mode="drop")
+        update = jax.vmap(lambda x, index, new: x.at[index].set(new, mode="drop"))
+        return update(self._split(x_n), self._split(index_r), self._split(new_r)).reshape(x_n.shape)
+
+    def write_columns(self, pool_ngse, slot_r, start_r, new_rgce):
+        """Writes each row's new columns into its slot of a pool, from its own start on."""
+
+        def write(pool, slots, starts, new):
+            for row in range(self.rows):
+                pool = lax.dynamic_update_slice(pool, new[row][None], (slots[row], 0, starts[row], 0))
+            return pool
+
+        if self.count == 1:
+            return write(pool_ngse, slot_r, start_r, new_rgce)
+        parts = map(self._split, (pool_ngse, slot_r, start_r, new_rgce))
+        return jax.vmap(write)(*parts).reshape(pool_ngse.shape)
