@@ -1,0 +1,243 @@
+"""Traces and candidates as rows of `traces.jsonl` and `tree.jsonl`, and the summary of a run.
+
+A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is one
+proposal of one teacher for one beam in one round, kept or not; a problem's candidates, in the order of step, beam and
+proposer, are its search tree: a candidate's parent is that of the step before whose `rank` is its `beam`.
+
+`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always has its
+whole tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from cord_jax import statistics
+from cord_jax.run_directory import RunDirectory
+
+TRACES = "traces.jsonl"
+TREE = "tree.jsonl"
+SUMMARY = "summary.json"
+
+STATUSES = ("complete", "budget", "max_steps", "stuck")
+ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
+DROP_REASONS = ("empty", "invalid_utf8", "duplicate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One committed step of a trace.
+
+    Attributes:
+      text: canonical text, heading included; empty if the teacher had nothing to add.
+      teacher: the proposer's name in the pool.
+      score: S of the trace up to this step, 0 to 1 (float32).
+      tokens: the meta-prover's tokens of the text.
+      ended: what ended the proposal, one of `ENDINGS`.
+    """
+
+    text: str
+    teacher: str
+    score: float | None
+    tokens: int
+    ended: str
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object, in the order of the fields."""
+        return _row(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What one teacher cost on one problem, in tokens.
+
+    Attributes:
+      proposed: sampled by the teacher, EOS and discarded tails included.
+      committed: its own tokens of its steps in the winner.
+      scored: the meta-prover's tokens of step, closing and answer, over the teacher's candidates.
+    """
+
+    proposed: int = 0
+    committed: int = 0
+    scored: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The winner of one problem's search.
+
+    Attributes:
+      id, question, answer: the problem's.
+      status: how the winner ended, one of `STATUSES`.
+      score: of the winner, 0 to 1 (float32); None if nothing was ever scored.
+      reasoning: the steps' texts joined; never holds `</think>`.
+      response: what follows `</think>`; None if the search got stuck.
+      predicted_answer: taken from the response; None if it states none.
+      correct: whether the grader accepts it.
+      steps: the winner's steps.
+      usage: teacher name -> tokens, for every proposer of the pool.
+      seconds: from the problem's insertion into a slot to its response.
+      extra: the problem's other fields (`context`, `solution`, `answers` and any of the user's own).
+    """
+
+    id: str
+    question: str
+    answer: str
+    status: str
+    score: float | None
+    reasoning: str
+    response: str | None
+    predicted_answer: str | None
+    correct: bool
+    steps: tuple[Step, ...]
+    usage: Mapping[str, Usage]
+    seconds: float
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object: the contract's fields in their order, then `extra`.
+
+        A field of the problem that has the name of one of these is written as `problem_NAME`.
+        """
+        row = _row(self)
+        extra = row.pop("extra")
+        row["seconds"] = round(self.seconds, 3)
+        return row | {f"problem_{name}" if name in row else name: value for name, value in extra.items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The inverse of `to_row`. Raises `KeyError` naming a field of the contract that is missing."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "extra"]
+        values = {name: row[name] for name in names}
+        values["steps"] = tuple(Step(**step) for step in values["steps"])
+        values["usage"] = {teacher: Usage(**usage) for teacher, usage in values["usage"].items()}
+        extra = {name.removeprefix("problem_") if name.removeprefix("problem_") in names else name: value
+                 for name, value in row.items() if name not in names}
+        return cls(**values, extra=extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One proposal of the search.
+
+    Attributes:
+      problem: the problem's id.
+      step: the round it was proposed in, from 1.
+      beam: the beam that it extends.
+      teacher: the proposer's name.
+      text: canonical text.
+      score: S with this step, 0 to 1 (float32); None if it was dropped.
+      kept: whether the selection of its round kept it.
+      rank: its beam number after that selection; None if not kept.
+      dropped: None, or one of `DROP_REASONS`.
+      ended: what ended it, one of `ENDINGS`.
+    """
+
+    problem: str
+    step: int
+    beam: int
+    teacher: str
+    text: str
+    score: float | None
+    kept: bool
+    rank: int | None
+    dropped: str | None
+    ended: str
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object, in the order of the fields."""
+        return _row(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The inverse of `to_row`."""
+        return cls(**row)
+
+
+class TraceFiles:
+    """`traces.jsonl` and `tree.jsonl` of an open run directory."""
+
+    def __init__(self, run: RunDirectory):
+        """Opens both; drops from the tree what an interrupted run left of problems that have no trace."""
+        self._traces = run.json_lines(TRACES)
+        self._tree = run.json_lines(TREE)
+        finished = self.finished()
+        rows = self._tree.read()
+        whole = [row for row in rows if row["problem"] in finished]
+        if len(whole) < len(rows):
+            self._tree.rewrite(whole)
+
+    def finished(self) -> set[str]:
+        """The ids of the problems that have a trace."""
+        return {row["id"] for row in self._traces.read()}
+
+    def read(self) -> list[Trace]:
+        """All traces of the run, in the order in which they were finished."""
+        return [Trace.from_row(row) for row in self._traces.read()]
+
+    def write(self, trace: Trace, candidates: Iterable[Candidate]) -> None:
+        """Adds a finished problem: its candidates in the order of step, beam and proposer, then its trace."""
+        self._tree.append(*(candidate.to_row() for candidate in candidates))
+        self._traces.append(trace.to_row())
+
+
+def decimal(score: float | np.floating | None) -> float | None:
+    """A float32 score as the shortest decimal that reads back as the same float32, for JSON."""
+    return None if score is None else float(str(np.float32(score)))
+
+
+def summarize(traces: Sequence[Trace], teachers: Sequence[str], *, seconds: float, device: str) -> dict[str, Any]:
+    """The content of `summary.json`.
+
+    Args:
+      traces: one or more.
+      teachers: the proposers' names, in the pool's order.
+      seconds: wall time of the run, continuations added up.
+      device: in words, for instance "8 x TPU v5e".
+
+    Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without a
+    score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all and by
+    position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
+    """
+    accuracy = statistics.estimate([trace.correct for trace in traces])
+    score = statistics.estimate([trace.score or 0.0 for trace in traces])
+    statuses = Counter(trace.status for trace in traces)
+    tokens = {teacher: _add_up(trace.usage[teacher] for trace in traces) for teacher in teachers}
+    return {
+        "problems": len(traces),
+        "accuracy": _rounded(accuracy.mean),
+        "accuracy_standard_error": _rounded(accuracy.standard_error),
+        "mean_score": _rounded(score.mean),
+        "mean_score_standard_error": _rounded(score.standard_error),
+        "status": {status: statuses[status] for status in STATUSES},
+        "mean_steps": _rounded(statistics.estimate([len(trace.steps) for trace in traces]).mean),
+        "share": {part: {teacher: _rounded(share) for teacher, share in by_teacher.items()} for part, by_teacher
+                  in statistics.shares([[s.teacher for s in trace.steps] for trace in traces], teachers).items()},
+        "tokens": {name: dataclasses.asdict(usage) for name, usage
+                   in {**tokens, "total": _add_up(tokens.values())}.items()},
+        "seconds": round(seconds, 1),
+        "device": device,
+    }
+
+
+def _row(record: Any) -> dict[str, Any]:
+    """A record's fields in their order, scores as decimals, tuples as lists."""
+    row = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    row["score"] = decimal(row["score"])
+    if "steps" in row:
+        row["steps"] = [step.to_row() for step in row["steps"]]
+        row["usage"] = {teacher: dataclasses.asdict(usage) for teacher, usage in row["usage"].items()}
+    return row
+
+
+def _add_up(usages: Iterable[Usage]) -> Usage:
+    usages = list(usages)
+    return Usage(*(sum(getattr(usage, field.name) for usage in usages) for field in dataclasses.fields(Usage)))
+
+
+def _rounded(value: float) -> float | None:
+    """Six decimals; None where there is no number, since JSON has no nan."""
+    return None if np.isnan(value) else round(value, 6)
