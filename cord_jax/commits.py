@@ -125,7 +125,7 @@ def record(state: ReaderState, shards: Shards, chosen: Chosen, length_rx, token_
 def move_scored(plan: ReaderPlan, state: ReaderState, shards: Shards, chosen: Chosen, scratch, start_rb, width: int, *,
                 chunk: int) -> ReaderState:
     """Commits steps whose keys and values the scoring pass has already computed, at `start_rb` of its scratch."""
-    stacked = readers.is_stacked(plan)
+    stacked = plan.stacked
     beam_rw, offset_rw = packing.places(chosen.length_rb, width)
     base_rb = jnp.take_along_axis(shards.take(state.length_nb, chosen.slot_r), chosen.parent_rb, axis=1)
     cursor_r = shards.take(state.cursor_n, chosen.slot_r)

@@ -31,6 +31,7 @@ class ReaderPlan:
 
     Attributes:
       graphdef: the decoder's structure; `nnx.merge(graphdef, weights)` gives the decoder.
+      stacked: whether its layers are one stack.
       vocabulary: index of its vocabulary among the distinct ones of the run.
       proposers: indices of the proposers that write through it, ascending; empty for a mere meta-prover.
       sampling: their settings.
@@ -40,6 +41,7 @@ class ReaderPlan:
     """
 
     graphdef: Any
+    stacked: bool
     vocabulary: int
     proposers: tuple[int, ...]
     sampling: SamplingSettings

@@ -69,6 +69,11 @@ def empty_cache(config, stacked: bool, leading: tuple[int, ...], columns: int, d
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
 
 
+def columns(cache) -> int:
+    """Capacity of a cache in tokens."""
+    return jax.tree.leaves(cache)[0].shape[-2]
+
+
 def _weights_of_two_parts(first, second):
     """Softmax over the concatenation of two float32 logit arrays along their last axes, without concatenating."""
     top = lax.stop_gradient(jnp.maximum(first.max(-1, keepdims=True), second.max(-1, keepdims=True)))
@@ -208,7 +213,7 @@ def commit(stacked: bool, pool, scratch, slot_r, source_rw, cursor_r, length_r, 
     Args:
       write: `write(pool_ngse, slot_r, start_r, new_rgce) -> pool_ngse`, which knows how slots lie on the mesh.
     """
-    spare = jax.tree.leaves(pool)[0].shape[-2] - chunk
+    spare = columns(pool) - chunk
 
     def move_chunk(index, pool):
         offset = index * chunk
