@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from . import text
 
+# The networks are so small that a second thread only waits for the first.
+torch.set_num_threads(1)
+
 
 def _byte_alphabet() -> dict[str, int]:
     """The byte that each character of a byte-level vocabulary stands for (GPT-2's table).

@@ -329,7 +329,3 @@ def reference_search(
     teachers = [readers[Path(proposer.checkpoint)] for proposer in pool.proposers]
     meta_prover = readers[Path(pool.meta_prover.checkpoint)]
     return [ProblemSearch(pool, teachers, meta_prover, problem, settings).run() for problem in problems]
-
-
-# The rows of `reference_search` under the name that comparisons of traces use.
-reference_traces = reference_search
