@@ -1,0 +1,287 @@
+"""Hugging Face directories <-> decoders.
+
+Loading starts from the parameters that the architecture has, finds the tensors that each is made of, and reads for
+every shard that this process holds just the bytes of that shard.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from models import safetensors
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.errors import CheckpointError
+from models.families import config_from_hf
+from models.layout import Part, as_tensor, dotted, parts_of_parameters, tensor_slices, tensors_of_parts
+from models.sharding import parameter_sharding, parameter_shardings
+
+# What belongs to a checkpoint beside config.json and the weights.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Tensors of old checkpoints that follow from the config.
+RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
+SHARD_BYTES = 5_000_000_000
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """The architecture of a checkpoint directory, from its `config.json`.
+
+    Raises:
+      CheckpointError: see `models.config_from_hf`; also no such file, or not JSON.
+    """
+    file = Path(directory) / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{file}: no such file; expected a Hugging Face checkpoint directory")
+    try:
+        hf = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not JSON ({error})") from error
+    try:
+        return config_from_hf(hf)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("config.json", str(file), 1)) from None
+
+
+def abstract(config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False) -> Decoder:
+    """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, stacked))
+
+
+def build(
+    config: ModelConfig, seed: int = 0, mesh: Mesh | None = None, dtype: Any = jnp.float32, stacked: bool | None = None
+) -> Decoder:
+    """A decoder with random weights, placed on `mesh` by the rules of `models.sharding` (None: the default device).
+
+    The weights depend on the seed, not on the mesh. `stacked` as in `load`.
+    """
+    stacked = default_stacked() if stacked is None else stacked
+    if mesh is None:
+        return Decoder(config, nnx.Rngs(seed), dtype, stacked)
+    graphdef, state = nnx.split(abstract(config, dtype, stacked))
+
+    def initialise(seed: jax.Array) -> nnx.State:
+        return nnx.state(Decoder(config, nnx.Rngs(seed), dtype, stacked))
+
+    weights = jax.jit(initialise, out_shardings=parameter_shardings(state, mesh))(seed)
+    return nnx.merge(graphdef, weights)
+
+
+def default_stacked() -> bool:
+    """Layers are unrolled on a CPU, where scanning over stacked weights copies them, and stacked elsewhere."""
+    return jax.default_backend() != "cpu"
+
+
+def load(path: str | Path, mesh: Mesh | None = None, dtype: Any = None, stacked: bool | None = None) -> Decoder:
+    """Loads a Hugging Face checkpoint directory.
+
+    Args:
+      path: directory with `config.json` and safetensors.
+      mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each process reads
+        only the bytes of the shards that its own devices hold.
+      dtype: of the parameters and the computation; None: that of the checkpoint's config.
+      stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
+
+    Raises:
+      CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped tensor;
+        weights that are not finite; pickled weights.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    stored = safetensors.read_directory(directory)
+    dtype = jnp.dtype(config.dtype if dtype is None else dtype)
+    graphdef, state = nnx.split(abstract(config, dtype, default_stacked() if stacked is None else stacked))
+    flat = nnx.to_flat_state(state)
+    shapes = {dotted(key): variable.shape for key, variable in flat}
+    parts = parts_of_parameters(config, shapes)
+    check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
+    loaded, finite = [], {}
+    for key, variable in flat:
+        sharding = default_sharding() if mesh is None else parameter_sharding(variable, mesh)
+        array = read_parameter(parts[dotted(key)], variable.shape, dtype, sharding, stored)
+        finite[dotted(key)] = all_finite(array)
+        loaded.append((key, variable.replace(array)))
+    for name, is_finite in finite.items():
+        if not is_finite:
+            raise CheckpointError(first_not_finite(parts[name], stored))
+    return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def default_sharding() -> Sharding:
+    """Where `jnp.asarray` would put an array."""
+    return SingleDeviceSharding(jax.config.jax_default_device or jax.local_devices()[0])
+
+
+def check_tensors(
+    config: ModelConfig,
+    expected: dict[str, tuple[int, ...]],
+    stored: dict[str, safetensors.Tensor],
+    directory: Path,
+) -> None:
+    """Raises CheckpointError unless the checkpoint has exactly the tensors of the architecture, in their shapes."""
+    for name, shape in expected.items():
+        if name not in stored:
+            raise CheckpointError(
+                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; config.json ({config.family}, "
+                f"{config.num_layers} layers) needs it"
+            )
+        if stored[name].shape != shape:
+            raise CheckpointError(
+                f"{stored[name].file}: tensor {name!r} has shape {list(stored[name].shape)}, config.json needs "
+                f"{list(shape)}"
+            )
+    for name, tensor in stored.items():
+        redundant = config.tie_word_embeddings and name == "lm_head.weight"
+        if name not in expected and not redundant and not RECOMPUTED.fullmatch(name):
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: config.json "
+                f"({config.family}, {config.num_layers} layers) has no place for it"
+            )
+
+
+def read_parameter(
+    parts: list[Part],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    sharding: Sharding,
+    stored: dict[str, safetensors.Tensor],
+) -> jax.Array:
+    """One parameter as a sharded array; every distinct shard of this process is read once."""
+    shards: dict[tuple, np.ndarray] = {}
+    arrays = []
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(axis.indices(size)[:2] for axis, size in zip(index, shape, strict=True))
+        if bounds not in shards:
+            shards = {bounds: read_shard(parts, shape, bounds, dtype, stored)} | shards
+        arrays.append(jax.device_put(shards[bounds], device))
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def read_shard(
+    parts: list[Part],
+    shape: tuple[int, ...],
+    bounds: tuple[tuple[int, int], ...],
+    dtype: np.dtype,
+    stored: dict[str, safetensors.Tensor],
+) -> np.ndarray:
+    """The block `bounds` (start and stop of each axis) of a parameter, cast to `dtype`."""
+    out = np.empty([stop - start for start, stop in bounds], dtype)
+    for place, name, row, entry in parts:
+        n = len(place)
+        if not all(start <= i < stop for i, (start, stop) in zip(place, bounds[:n], strict=True)):
+            continue
+        block = out[tuple(i - start for i, (start, _) in zip(place, bounds[:n], strict=True))]
+        rows, columns = tensor_slices(tuple(slice(*axis) for axis in bounds[n:]), shape[n:], entry)
+        rows = slice(row + rows.start, row + rows.stop)
+        safetensors.read_block(stored[name], rows, columns, as_tensor(block, entry))
+    return out
+
+
+@jax.jit
+def all_finite(array: jax.Array) -> jax.Array:
+    """Whether an array has neither NaN nor infinity, bool []."""
+    return jnp.isfinite(array).all()
+
+
+def first_not_finite(parts: list[Part], stored: dict[str, safetensors.Tensor]) -> str:
+    """The message for a parameter that is not finite: which of its tensors, and where."""
+    for part in parts:
+        tensor = stored[part.name]
+        rows, columns = tensor.shape[0], int(np.prod(tensor.shape[1:]))
+        values = np.empty((rows, columns), tensor.dtype)
+        safetensors.read_block(tensor, slice(0, rows), slice(0, columns), values)
+        places = np.argwhere(~np.isfinite(values.astype(np.float32)))
+        if len(places):
+            row, column = map(int, places[0])
+            return (
+                f"{tensor.file}: tensor {part.name!r} has {len(places)} values that are not finite, the first "
+                f"({values[row, column]}) at row {row}, column {column}; expected finite weights"
+            )
+    return f"{stored[parts[0].name].file}: tensor {parts[0].name!r} does not fit the requested dtype: values overflow"
+
+
+def save(model: Decoder, path: str | Path, source: str | Path | None = None, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes a Hugging Face directory that `models.load` and transformers read.
+
+    Args:
+      model: its weights are written in their dtype, its `config.hf` as `config.json` with that dtype.
+      path: directory; made if absent.
+      source: checkpoint directory to copy tokenizer, chat template and generation config from.
+      shard_bytes: greatest size of a file; more weights are split into shards with an index.
+    """
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    dtype = np.dtype(model.dtype)
+    hf = json.loads(model.config.hf)
+    hf.pop("torch_dtype", None)
+    hf["dtype"] = dtype.name
+    (directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
+    for name in COMPANIONS:
+        if source is not None and (Path(source) / name).exists():
+            shutil.copyfile(Path(source) / name, directory / name)
+    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
+    shapes = {name: array.shape for name, array in parameters.items()}
+    parts = parts_of_parameters(model.config, shapes)
+    files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
+    for file, tensors in files.items():
+        entries = [(name, dtype, shape) for name, shape in tensors.items()]
+        safetensors.write_file(directory / file, entries, gather_tensors(tensors, parts, parameters))
+    if len(files) > 1:
+        places = {name: file for file, tensors in files.items() for name in tensors}
+        size = sum(array.nbytes for array in parameters.values())
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def plan_files(
+    tensors: dict[str, tuple[int, ...]], dtype: np.dtype, shard_bytes: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Divides the tensors over files of at most `shard_bytes` (or of one tensor): file name -> name -> shape."""
+    groups: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for name, shape in sorted(tensors.items()):
+        length = int(np.prod(shape)) * dtype.itemsize
+        if groups[-1] and size + length > shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = shape
+        size += length
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
+
+
+def gather_tensors(
+    tensors: dict[str, tuple[int, ...]], parts: dict[str, list[Part]], parameters: dict[str, jax.Array]
+) -> Iterator[np.ndarray]:
+    """The tensors in order, each put together from the parameters that it holds."""
+    places: dict[str, list[tuple[str, Part]]] = {name: [] for name in tensors}
+    for path, shares in parts.items():
+        for part in shares:
+            if part.name in places:
+                places[part.name].append((path, part))
+    for name in tensors:
+        rows = []
+        for path, part in sorted(places[name], key=lambda place: place[1].row):
+            block = np.asarray(parameters[path][part.index] if part.index else parameters[path])
+            rows.append(as_tensor(block, part.entry))
+        yield rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -1,0 +1,223 @@
+"""The decoder of all families: pre-norm layers of rotary grouped-query attention and a gated feed-forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention import NO_WINDOW, causal_mask, dense_attention
+from models.config import ModelConfig
+from models.layers import MLP, Axes, Embedding, Linear, RMSNorm
+from models.rope import rotary_tables, rotate
+
+# (q_bthe, k_btge, v_btge, cache of the layer, window of the layer) -> (out_bthe, new cache of the layer)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]]
+
+
+class Attention(nnx.Module):
+    """Projections of one attention layer; the attention itself is an argument of the call."""
+
+    def __init__(self, config: ModelConfig, *, stack: Axes, rngs: nnx.Rngs, dtype: jnp.dtype):
+        embed = {"embed": config.hidden_size}
+        query = {"heads": config.num_heads, "head_dim": config.head_dim}
+        key = {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
+        options = dict(std=config.initializer_range, stack=stack, rngs=rngs, dtype=dtype)
+        self.q = Linear(embed, query, bias=config.attention_bias, **options)
+        self.k = Linear(embed, key, bias=config.attention_bias, **options)
+        self.v = Linear(embed, key, bias=config.attention_bias, **options)
+        self.o = Linear(query, embed, bias=config.attention_out_bias, **options)
+        norm = dict(eps=config.rms_norm_eps, stack=stack, rngs=rngs, dtype=dtype)
+        self.q_norm = RMSNorm({"head_dim": config.head_dim}, **norm) if config.qk_norm else None
+        self.k_norm = RMSNorm({"head_dim": config.head_dim}, **norm) if config.qk_norm else None
+
+    def __call__(self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any):
+        q_bthe, k_btge, v_btge = self.q(x_btd), self.k(x_btd), self.v(x_btd)
+        if self.q_norm is not None:
+            q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
+        q_bthe, k_btge = rotate(q_bthe, *rotary), rotate(k_btge, *rotary)
+        out_bthe, cache = attend(q_bthe, k_btge, v_btge, cache, window)
+        return self.o(out_bthe), cache
+
+
+class Layer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, *, stack: Axes, rngs: nnx.Rngs, dtype: jnp.dtype):
+        width = {"embed": config.hidden_size}
+        options = dict(stack=stack, rngs=rngs, dtype=dtype)
+        self.attention_norm = RMSNorm(width, config.rms_norm_eps, **options)
+        self.attention = Attention(config, **options)
+        self.mlp_norm = RMSNorm(width, config.rms_norm_eps, **options)
+        self.mlp = MLP(
+            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, std=config.initializer_range, **options
+        )
+
+    def __call__(self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any):
+        out_btd, cache = self.attention(self.attention_norm(x_btd), rotary, attend, cache, window)
+        x_btd = x_btd + out_btd
+        return x_btd + self.mlp(self.mlp_norm(x_btd)), cache
+
+
+class Decoder(nnx.Module):
+    """A decoder-only transformer.
+
+    Attributes:
+      config: its architecture.
+      embed: token embedding.
+      layers: nnx.List of `Layer`, or one `Layer` whose parameters have a leading axis "layers", run by `lax.scan`.
+        Unrolled layers decode faster on a CPU, scanned ones compile faster and keep memory flat.
+      norm: the final norm.
+      lm_head: projection to logits; None if tied to the embedding.
+
+    `graphdef, weights = nnx.split(model)` and `nnx.merge(graphdef, weights)` inside `jax.jit` is the way to run it
+    with its weights as an argument: no module is shared and nothing is written during a call.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, stacked: bool = False):
+        """Random weights: normal with the config's `initializer_range`, norms 1, biases 0.
+
+        Args:
+          config: the architecture.
+          rngs: its `params` stream is drawn from.
+          dtype: of the parameters and of the computation (norms, softmax and logits are float32).
+          stacked: one stacked layer instead of a list.
+        """
+        self.config = config
+        self.embed = Embedding(
+            config.vocab_size, config.hidden_size, std=config.initializer_range, rngs=rngs, dtype=dtype
+        )
+        if stacked:
+            self.layers = Layer(config, stack={"layers": config.num_layers}, rngs=rngs, dtype=dtype)
+        else:
+            self.layers = nnx.List(
+                [Layer(config, stack={}, rngs=rngs, dtype=dtype) for _ in range(config.num_layers)]
+            )
+        width = {"embed": config.hidden_size}
+        self.norm = RMSNorm(width, config.rms_norm_eps, stack={}, rngs=rngs, dtype=dtype)
+        if config.tie_word_embeddings:
+            self.lm_head = None
+        else:
+            vocab = {"vocab": config.vocab_size}
+            self.lm_head = Linear(width, vocab, std=config.initializer_range, stack={}, rngs=rngs, dtype=dtype)
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether the layers are one stacked `Layer`."""
+        return isinstance(self.layers, Layer)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Dtype of the computation."""
+        return self.embed.embedding.dtype
+
+    def __call__(
+        self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None, segment_ids_bt: jax.Array | None = None
+    ) -> jax.Array:
+        """Next-token logits, float32 [b, t, v], of whole sequences under dense causal attention.
+
+        Args:
+          tokens_bt: int32 token ids.
+          positions_bt: int32 position of each token; default: from 0 in each row, and in each segment if those are given.
+          segment_ids_bt: int32; tokens see only tokens of their own segment. Give padding an id of its own.
+        """
+        return self.unembed(self.hidden(tokens_bt, positions_bt, segment_ids_bt))
+
+    def hidden(
+        self,
+        tokens_bt: jax.Array,
+        positions_bt: jax.Array | None = None,
+        segment_ids_bt: jax.Array | None = None,
+        remat: bool = False,
+    ) -> jax.Array:
+        """The hidden states after the final norm, x_btd; arguments as in `__call__` and `run_layers`."""
+        if positions_bt is None:
+            positions_bt = default_positions(tokens_bt, segment_ids_bt)
+
+        def attend(q_bthe, k_btge, v_btge, cache, window):
+            mask_bts = causal_mask(positions_bt, segment_ids_bt, window)
+            return dense_attention(q_bthe, k_btge, v_btge, mask_bts), cache
+
+        return self.run_layers(self.embed_tokens(tokens_bt), positions_bt, attend, None, remat)[0]
+
+    def embed_tokens(self, tokens: jax.Array) -> jax.Array:
+        """int [...] -> x [..., d]."""
+        return self.embed(tokens)
+
+    def run_layers(
+        self, x_btd: jax.Array, positions_bt: jax.Array, attend: Attend, cache: Any, remat: bool = False
+    ) -> tuple[jax.Array, Any]:
+        """Runs all layers and the final norm, with the caller's attention and cache.
+
+        Args:
+          x_btd: embedded tokens.
+          positions_bt: int32 position of each token, for the rotation.
+          attend: `attend(q_bthe, k_btge, v_btge, cache_l, window_l) -> (out_bthe, new_cache_l)`. Rotation is already
+            applied to q and k; scaling by e**-0.5 is not. `window_l` is None if no layer has a sliding window, else the
+            layer's window in positions, `NO_WINDOW` for a layer without (an int, traced if the layers are stacked).
+          cache: a tuple with one pytree per layer, or one pytree with leading axis [l] if the layers are stacked
+            (`empty_cache` makes either); or None.
+          remat: recompute each layer in the backward pass instead of keeping what it computed.
+
+        Returns:
+          x_btd after the final norm, and the new cache in the structure of the old one.
+        """
+        rotary = rotary_tables(self.config.rope, positions_bt)
+        windows = self.config.sliding_windows
+        if windows is not None:
+            windows = tuple(NO_WINDOW if window is None else window for window in windows)
+        if self.is_stacked:
+            x_btd, cache = self._scan_layers(x_btd, rotary, attend, cache, windows, remat)
+        else:
+            x_btd, cache = self._unrolled_layers(x_btd, rotary, attend, cache, windows, remat)
+        return self.norm(x_btd), cache
+
+    def _unrolled_layers(self, x_btd, rotary, attend, cache, windows, remat):
+        new_cache = []
+        for i, layer in enumerate(self.layers):
+            graphdef, weights = nnx.split(layer)
+
+            def run(weights, x_btd, cache_l, graphdef=graphdef, i=i):
+                window = None if windows is None else windows[i]
+                return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window)
+
+            run = jax.checkpoint(run) if remat else run
+            x_btd, cache_l = run(weights, x_btd, None if cache is None else cache[i])
+            new_cache.append(cache_l)
+        return x_btd, None if cache is None else tuple(new_cache)
+
+    def _scan_layers(self, x_btd, rotary, attend, cache, windows, remat):
+        graphdef, weights = nnx.split(self.layers)
+        windows = None if windows is None else jnp.asarray(windows, jnp.int32)
+
+        def run(x_btd, per_layer):
+            weights_l, cache_l, window = per_layer
+            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache_l, window)
+
+        run = jax.checkpoint(run) if remat else run
+        return jax.lax.scan(run, x_btd, (weights, cache, windows))
+
+    def unembed(self, x: jax.Array) -> jax.Array:
+        """x [..., d] after the final norm -> logits, float32 [..., v]."""
+        if self.lm_head is None:
+            return self.embed.attend(x)
+        return self.lm_head(x, jnp.float32)
+
+    def empty_cache(self, make: Callable[[tuple[int, ...]], Any]) -> Any:
+        """A cache for `run_layers`: `make(())` for each layer in a tuple, or `make((l,))` if they are stacked.
+
+        `make` gets the leading axes that its arrays must have and returns any pytree.
+        """
+        if self.is_stacked:
+            return make((self.config.num_layers,))
+        return tuple(make(()) for _ in range(self.config.num_layers))
+
+
+def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) -> jax.Array:
+    """Positions from 0 in each row, or from 0 in each run of equal segment ids, int32 [b, t]."""
+    place_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1], dtype=jnp.int32), tokens_bt.shape)
+    if segment_ids_bt is None:
+        return place_bt
+    starts_bt = segment_ids_bt != jnp.pad(segment_ids_bt, ((0, 0), (1, 0)))[:, :-1]
+    return place_bt - jax.lax.cummax(jnp.where(starts_bt, place_bt, 0), axis=1)

@@ -1,0 +1,49 @@
+"""Model families: one file each, with the mapping of `config.json` and the table of tensor names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from models.config import ModelConfig
+from models.errors import CheckpointError
+from models.families import llama, phi3, qwen2
+from models.families.keys import Entry
+
+
+class Family(NamedTuple):
+    """config: parsed `config.json` -> ModelConfig; keys: tensor name pattern -> Entry."""
+
+    config: Callable[[Mapping[str, Any]], ModelConfig]
+    keys: Mapping[str, Entry]
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen2": Family(qwen2.config, qwen2.KEYS),
+    "llama": Family(llama.config, llama.KEYS),
+    "phi3": Family(phi3.config, phi3.KEYS),
+}
+
+# Class named in `architectures` of config.json -> family.
+ARCHITECTURES: dict[str, str] = {
+    "Qwen2ForCausalLM": "qwen2",
+    "LlamaForCausalLM": "llama",
+    "Phi3ForCausalLM": "phi3",
+}
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+    """Reads a parsed `config.json`.
+
+    Raises:
+      CheckpointError: the architecture, an activation or a rope scaling is not supported (the message lists what is),
+        or a field is missing or makes no sense.
+    """
+    names = hf.get("architectures") or []
+    family = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
+    if family is None and not names and hf.get("model_type") in FAMILIES:
+        family = hf["model_type"]
+    if family is None:
+        raise CheckpointError(
+            f"config.json: architecture {', '.join(names) or hf.get('model_type')!r} is not supported; supported are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return FAMILIES[family].config(hf)

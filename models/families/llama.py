@@ -1,0 +1,31 @@
+"""Llama 2 and 3.x: optional biases, head_dim of its own, llama3 rope scaling."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import ModelConfig, dense_config
+from models.families.keys import BODY, LAYER, OUT_BIAS, QKV_BIAS, SEPARATE, Entry
+
+MLP_BIAS = {
+    LAYER + f"mlp.{name}_proj.bias": Entry((f"layers.{{layer}}.mlp.{name}.bias",)) for name in ("gate", "up", "down")
+}
+KEYS = BODY | SEPARATE | QKV_BIAS | OUT_BIAS | MLP_BIAS
+
+# LlamaConfig of transformers 5.
+DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+}
+
+
+def config(hf: Mapping[str, Any]) -> ModelConfig:
+    """`config.json` of a Llama model -> ModelConfig."""
+    bias = bool(hf.get("attention_bias"))
+    return dense_config(
+        hf, "llama", DEFAULTS, attention_bias=bias, attention_out_bias=bias, mlp_bias=bool(hf.get("mlp_bias"))
+    )

@@ -1,0 +1,201 @@
+"""Byte ranges of safetensors files.
+
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header with dtype,
+shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is read, with `pread`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from models.errors import CheckpointError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+# Bytes read at a time by one thread: bounds the memory of a read beside its result.
+CHUNK_BYTES = 8 << 20
+READ_THREADS = min(8, os.cpu_count() or 1)
+_MAX_HEADER_BYTES = 100 << 20
+
+
+class Tensor(NamedTuple):
+    """Where a tensor is stored: file, dtype, shape, first byte in the file."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file.
+
+    Raises:
+      CheckpointError: not a safetensors file, shorter than its header says, or a dtype that is not supported.
+    """
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{file}: not a complete safetensors file: the header should take {length} bytes, the file has {size}"
+            )
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: not a safetensors file: its header is not JSON ({error})") from error
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        if entry["dtype"] not in DTYPES:
+            raise CheckpointError(
+                f"{file}: tensor {name!r} has dtype {entry['dtype']}; supported are {', '.join(DTYPES)}"
+            )
+        dtype = DTYPES[entry["dtype"]]
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise CheckpointError(
+                f"{file}: tensor {name!r} of shape {list(shape)} and dtype {entry['dtype']} needs "
+                f"{math.prod(shape) * dtype.itemsize} bytes, its header gives it {end - begin}"
+            )
+        if 8 + length + end > size:
+            raise CheckpointError(
+                f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} bytes"
+            )
+        tensors[name] = Tensor(file, dtype, shape, 8 + length + begin)
+    return tensors
+
+
+def read_directory(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: `model.safetensors`, or the shards of `model.safetensors.index.json`.
+
+    Raises:
+      CheckpointError: no safetensors, a missing shard, or an index that does not agree with the shards.
+    """
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if not index.exists():
+        if single.exists():
+            return read_header(single)
+        others = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+        pickles = [name for name in others if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        if pickles:
+            raise CheckpointError(
+                f"{directory}: holds only pickled weights ({pickles[0]}), which are never opened because they can run "
+                "code; expected model.safetensors: save the model again with safetensors"
+            )
+        raise CheckpointError(
+            f"{directory}: expected model.safetensors or model.safetensors.index.json, found {others or 'nothing'}"
+        )
+    try:
+        places = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{index}: expected a JSON object with 'weight_map' ({error!r})") from error
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        file = directory / shard
+        if not file.exists():
+            raise CheckpointError(f"{file}: missing shard; {index.name} places {_count(places, shard)} tensors in it")
+        found = read_header(file)
+        for name in found:
+            if places.get(name) != shard:
+                raise CheckpointError(
+                    f"{file}: tensor {name!r} is here but {index.name} places it in {places.get(name)}"
+                )
+        tensors.update(found)
+    for name, shard in places.items():
+        if name not in tensors:
+            raise CheckpointError(f"{directory / shard}: tensor {name!r} is missing; {index.name} places it here")
+    return tensors
+
+
+def _count(places: Mapping[str, str], shard: str) -> int:
+    return sum(place == shard for place in places.values())
+
+
+def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> None:
+    """Copies a block of a tensor into `out`, cast to the dtype of `out`.
+
+    The tensor is taken as a matrix [first axis, all others] (a vector as one column), and `out` has the shape of the
+    block, in any memory order (a transposed view transposes). Whole rows are read in few large reads; a block of columns
+    is read row by row when it is a small part of the row.
+    """
+    width = math.prod(tensor.shape[1:])
+    itemsize = tensor.dtype.itemsize
+    first, last = columns.start, columns.stop
+    begin, end = rows.start, rows.stop
+    if (last - first) * 4 < width and (last - first) * itemsize >= 4096:
+        span, skip = (first, last), 0
+    else:
+        span, skip = (0, width), first
+    row_bytes = (span[1] - span[0]) * itemsize
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+
+    def copy(start: int) -> None:
+        stop = min(start + step, end)
+        buffer = np.empty((stop - start, span[1] - span[0]), tensor.dtype)
+        if span == (0, width):
+            _pread(descriptor, memoryview(buffer.reshape(-1).view(np.uint8)), tensor.offset + start * row_bytes)
+        else:
+            for i, row in enumerate(range(start, stop)):
+                place = tensor.offset + (row * width + span[0]) * itemsize
+                _pread(descriptor, memoryview(buffer[i].view(np.uint8)), place)
+        out[start - begin : stop - begin] = buffer[:, skip : skip + last - first]
+
+    descriptor = os.open(tensor.file, os.O_RDONLY)
+    try:
+        starts = range(begin, end, step)
+        if len(starts) == 1:
+            copy(begin)
+        else:
+            with ThreadPoolExecutor(READ_THREADS) as pool:
+                list(pool.map(copy, starts))
+    finally:
+        os.close(descriptor)
+
+
+def _pread(descriptor: int, buffer: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            raise CheckpointError(f"a safetensors file ended at byte {offset + done} while it was read")
+        done += count
+
+
+def write_file(file: Path, tensors: Sequence[tuple[str, np.dtype, tuple[int, ...]]], data: Iterable[np.ndarray]) -> None:
+    """Writes one file.
+
+    Args:
+      file: where.
+      tensors: name, dtype and shape of each, in the order of `data`.
+      data: the arrays, made one at a time.
+    """
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, dtype, shape in tensors:
+        length = math.prod(shape) * dtype.itemsize
+        entry = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + length]}
+        header[name], offset = entry, offset + length
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for array in data:
+            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
