@@ -146,7 +146,7 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
     path = Path(output_dir)
     wanted = {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs),
               "environment": _as_json(environment), "packages": _package_versions()}
-    _refuse_foreign(path)
+    check_run(path, job=job, settings=settings, inputs=inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
@@ -157,7 +157,6 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
         if held is None:
             write_atomically(path / CONFIG, _encode_pretty(wanted))
             return RunDirectory(path, wanted, False, lock)
-        _refuse_other_run(path, held, wanted)
         run = RunDirectory(path, held, True, lock)
         changes = _differences(_flat(held, "environment", "packages"), _flat(wanted, "environment", "packages"))
         if changes:
@@ -166,6 +165,27 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
     except BaseException:
         lock.close()
         raise
+
+
+def check_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, Any],
+              inputs: Mapping[str, Any] = {}) -> None:
+    """Raises what `open_run` would for the same arguments, and writes nothing.
+
+    For a job that loads its models before it creates its directory, so that a broken checkpoint leaves none behind
+    and a directory that will be refused costs no loading.
+    """
+    path = Path(output_dir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"output directory {path}: is a file; choose a directory")
+    held = _read_config(path)
+    if held is not None:
+        _refuse_other_run(path, held, {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs)})
+    elif path.is_dir():
+        foreign = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY))
+        if foreign:
+            shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise UserError(f"output directory {path}: holds files that belong to no run ({shown}); "
+                            "choose a new or empty directory")
 
 
 def fingerprint(path: str | os.PathLike) -> dict[str, Any]:
@@ -216,19 +236,6 @@ def _fingerprint_file(path: Path) -> dict[str, Any]:
                 file.seek((size - _BLOCK_BYTES) * block // (_SAMPLED_BLOCKS - 1))
                 digest.update(file.read(_BLOCK_BYTES))
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _refuse_foreign(path: Path) -> None:
-    """A directory is a run's if it has a run's config.json, and may become one if it has nothing of others."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"output directory {path}: is a file; choose a directory")
-    if not path.is_dir() or _read_config(path) is not None:
-        return
-    foreign = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY))
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        raise UserError(f"output directory {path}: holds files that belong to no run ({shown}); "
-                        "choose a new or empty directory")
 
 
 def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

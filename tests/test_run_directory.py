@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cord_jax.errors import UserError
-from cord_jax.run_directory import JsonLines, fingerprint, open_run, write_atomically
+from cord_jax.run_directory import JsonLines, check_run, fingerprint, open_run, write_atomically
 
 SETTINGS = {"seed": 1, "beam_width": 4, "pool": Path("pool.toml"), "limits": (1, 2)}
 INPUTS = {"problems": {"bytes": 10, "sha256": "aa"}}
@@ -174,3 +174,12 @@ def test_fingerprints_tell_checkpoints_apart(tmp_path):
     assert all(first != other for other in others)
     with pytest.raises(UserError, match="nowhere"):
         fingerprint(tmp_path / "nowhere")
+
+
+def test_a_check_refuses_alike_and_writes_nothing(tmp_path):
+    check_run(tmp_path / "new", job="synthesize", settings=SETTINGS, inputs=INPUTS)
+    assert not (tmp_path / "new").exists()
+    start(tmp_path / "held").close()
+    check_run(tmp_path / "held", job="synthesize", settings=SETTINGS, inputs=INPUTS)
+    with pytest.raises(UserError, match="seed is 1 there, 5 here"):
+        check_run(tmp_path / "held", job="synthesize", settings=SETTINGS | {"seed": 5}, inputs=INPUTS)
