@@ -92,6 +92,9 @@ class Habits:
     broken: float = -4.3
 
 
+# For the segmentations without a heading, where the other markers should be likely instead.
+PREFIX_HABITS = Habits(marker=0.0, prefix=9.0)
+
 _WORDS = (" the", " so", " is", " we", " sum", " x", " =", " +", ".", ",", "!", "?", " Let", ":", " and", "x", "the", "s",
           "####", " ", "  ", "\n\n", ".\n\n", "\r\n", "e", "<", "</")
 _WHOLE = ("\u00e9", "e\u0301", "\u2014", "\u2019")
