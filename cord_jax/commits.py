@@ -164,8 +164,7 @@ def append(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, sha
         position_rw=packing.pick(base_rb, beam_rw) + offset_rw
         + jnp.where(in_cue_rw, packing.pick(chosen.length_rb, beam_rw), 0),
         branch_rw=beam_rw, fork_rw=beam_rw, form_rw=in_cue_rw.astype(jnp.int32), length_r=length_rx.sum(1))
-    pool_rows = prefix_tree.over_layers(
-        model.is_stacked, lambda layer: tuple(shards.take(x, slot_r) for x in layer), state.pool)
+    pool_rows = shards.take_cache(model.is_stacked, state.pool, slot_r)
     scratch, _ = prefix_tree.extend(
         model, pool_rows, take_paths(state, shards, chosen), shards.take(state.depth_ns, slot_r), packed, chunk=chunk)
     source_rw = jnp.broadcast_to(jnp.arange(width), packed.token_rw.shape)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from models.prefix_tree import over_layers
+
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
@@ -37,6 +39,10 @@ class Shards:
             return x_n[slot_r]
         rows = jax.vmap(lambda x, slots: x[slots])(self._split(x_n), self._split(slot_r))
         return rows.reshape(-1, *x_n.shape[1:])
+
+    def take_cache(self, stacked: bool, cache, slot_r):
+        """The slots' keys and values, layer by layer."""
+        return over_layers(stacked, lambda layer: tuple(self.take(x, slot_r) for x in layer), cache)
 
     def put(self, x_n, slot_r, valid_r, new_r):
         """`x_n` with the rows of the valid slots replaced."""

@@ -1,0 +1,157 @@
+"""The state of a search: what is fixed when it is compiled, and what changes from round to round."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cord_jax import commits, packing
+from cord_jax.readers import ReaderPlan, ReaderState, pytree
+from cord_jax.sampling import row_key
+from cord_jax.scoring import Closings
+from cord_jax.shards import Shards
+
+FREE, SEARCHING, ANSWERING, DONE = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPlan:
+    """All that is static about a search; it decides what is compiled.
+
+    Attributes:
+      readers: one entry a reader.
+      meta: index of the reader through which the meta-prover scores.
+      num_proposers, num_beams, slots: K, B, N.
+      first_beams: beams that a search starts from: 1, or B for whole traces (curation).
+      max_steps: rounds after which a search ends.
+      max_step_tokens: cap of a step in its writer's tokens; also the ring's length.
+      max_thinking_tokens: budget in the meta-prover's tokens.
+      max_answer_tokens: cap of the answer after `</think>`.
+      step_width: capacity of a canonical step in any vocabulary's tokens.
+      num_forms: most accepted forms of an answer.
+      shards: how slots lie on the mesh, and how many of each shard are settled at once.
+      chunk: tokens of a row that a prefill or scoring pass runs at a time.
+      quantum: tokens that a proposing row writes in a round.
+      score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
+      seed: of all draws.
+    """
+
+    readers: tuple[ReaderPlan, ...]
+    meta: int
+    num_proposers: int
+    num_beams: int
+    slots: int
+    first_beams: int
+    max_steps: int
+    max_step_tokens: int
+    max_thinking_tokens: int
+    max_answer_tokens: int
+    step_width: int
+    num_forms: int
+    shards: Shards
+    chunk: int
+    quantum: int
+    score_group: int
+    seed: int
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a problem in a round, J = B K."""
+        return self.num_beams * self.num_proposers
+
+
+@pytree
+class History:
+    """What happened to every candidate of a slot's search so far, by step and candidate.
+
+    Attributes:
+      score_nmj: float32, -inf if dropped.
+      rank_nmj: int8, beam number after the selection, -1 if not kept.
+      ended_nmj, dropped_nmj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`, or `exchange.ABSENT`.
+      tokens_nmj: int32, the meta-prover's tokens of the step.
+    """
+
+    score_nmj: jax.Array
+    rank_nmj: jax.Array
+    ended_nmj: jax.Array
+    dropped_nmj: jax.Array
+    tokens_nmj: jax.Array
+
+
+@pytree
+class SearchState:
+    """All that a search knows, device arrays; slots lead and are sharded over `data`.
+
+    Attributes:
+      readers: tuple of `ReaderState`.
+      phase_n: int32, FREE, SEARCHING, ANSWERING or DONE.
+      problem_n: int32, the host's number of the problem.
+      key_n2: uint32, raw random key of the problem.
+      step_n: int32, the step being written, from 1.
+      waited_n: int32, rounds for which a settled slot's turn has not come.
+      open_nb: bool, beams that are extended; complete_nb: bool, complete hypotheses that are carried.
+      score_nb: float32; thinking_nb: int32, meta-prover's tokens of the reasoning.
+      origin_nb: int32, `step index * J + j` of the candidate that each beam ends in, -1 at the start.
+      stuck_n: int32, the first beam that had nothing left where all are lost, else -1.
+      writer_n: int32, the proposer who writes the answer.
+      answer_nu: int32, the answer's tokens, EOS included; answer_count_n: int32.
+      closings: `scoring.Closings` of the slots' problems.
+      history: `History`.
+      proposed_nk: int32, sampled tokens by proposer; scored_nk: int32, tokens scored for each.
+      short_of_columns: bool [readers], pools that could not take a commit even after compaction.
+      longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
+      row_ticks, busy_row_ticks: float32, ticks times rows that were computed, and those that wrote a token.
+    """
+
+    readers: tuple[ReaderState, ...]
+    phase_n: jax.Array
+    problem_n: jax.Array
+    key_n2: jax.Array
+    step_n: jax.Array
+    waited_n: jax.Array
+    open_nb: jax.Array
+    complete_nb: jax.Array
+    score_nb: jax.Array
+    thinking_nb: jax.Array
+    origin_nb: jax.Array
+    stuck_n: jax.Array
+    writer_n: jax.Array
+    answer_nu: jax.Array
+    answer_count_n: jax.Array
+    closings: Closings
+    history: History
+    proposed_nk: jax.Array
+    scored_nk: jax.Array
+    short_of_columns: jax.Array
+    longest: jax.Array
+    row_ticks: jax.Array
+    busy_row_ticks: jax.Array
+
+
+def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r, full_rbs, running_rb, limit_rb,
+               step_r, key_r2, drawn_r, *, writer_r=None) -> ReaderState:
+    """Sets a reader's rows to write from its views: a step on each running beam, or an answer by `writer_r`."""
+    reader, shards, rows = plan.readers[index], plan.shards, state.rows
+    if rows is None:
+        return state
+    per_beam = len(reader.proposers)
+    last_rb = commits.last_columns(full_rbs)
+    proposer_q = np.tile(np.asarray(reader.proposers, np.int32), plan.num_beams)
+    beam_q = np.repeat(np.arange(plan.num_beams, dtype=np.int32), per_beam)
+    repeat = functools.partial(jnp.repeat, repeats=per_beam, axis=1)
+    running_rq = repeat(running_rb)
+    if writer_r is not None:
+        running_rq &= (beam_q == 0) & (proposer_q == writer_r[:, None])
+    keys = jax.vmap(lambda key, step: jax.vmap(lambda b, k: row_key(key, step, b, k))(beam_q, proposer_q))
+    zeros_rq = jnp.zeros_like(running_rq, jnp.int32)
+    fresh = dict(
+        start_nq=jnp.broadcast_to(state.tick, zeros_rq.shape), count_nq=zeros_rq, limit_nq=repeat(limit_rb),
+        drawn_nq=jnp.broadcast_to(drawn_r[:, None], zeros_rq.shape), key_nq2=keys(key_r2, step_r),
+        feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
+        position_nq=repeat(packing.pick(shards.take(state.depth_ns, slot_r), last_rb)),
+        boundary_nq=zeros_rq + (reader.start if writer_r is None else reader.free),
+        running_nq=running_rq & valid_r[:, None], stopped_nq=zeros_rq)
+    return dataclasses.replace(state, rows=dataclasses.replace(rows, **{
+        name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()}))
