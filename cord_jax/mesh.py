@@ -46,6 +46,11 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
                          axis_types=(AxisType.Auto,) * len(sizes))
 
 
+def device_name(mesh: Mesh) -> str:
+    """The mesh's devices in words, for instance "8 x TPU v5 lite"."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
 def join_processes(how: str) -> None:
     """Makes this process one of a job of several, before anything else touches a device.
 

@@ -157,6 +157,7 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
         if held is None:
             write_atomically(path / CONFIG, _encode_pretty(wanted))
             return RunDirectory(path, wanted, False, lock)
+        _refuse_other_run(path, held, wanted)  # another process may have been here since the check
         run = RunDirectory(path, held, True, lock)
         changes = _differences(_flat(held, "environment", "packages"), _flat(wanted, "environment", "packages"))
         if changes:

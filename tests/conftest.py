@@ -1,4 +1,4 @@
-"""What all tests share: eight simulated devices, and the real problem sets and vocabularies where there are any."""
+"""What all tests share: eight simulated devices, a cache of compiled programs, real problem sets and vocabularies."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 # Before jax starts. The tests compare with torch on the CPU, and shard over eight simulated devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "compiled"))
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 

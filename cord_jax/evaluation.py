@@ -1,0 +1,172 @@
+"""pass@1 of a model on a problem file: n sampled answers per problem, each graded.
+
+The model writes freely after its prompt (which ends in `<think>`): reasoning, `</think>`, response. What is graded is
+the answer that the text after the last `</think>` states, or the whole text's if there is none. The samples come from
+the decoder of the search engine, and depend on seed, problem and sample index only.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import models
+from cord_jax import statistics
+from cord_jax.answers import Grader, predicted_answer
+from cord_jax.decoding import generate
+from cord_jax.mesh import device_name, parse_mesh
+from cord_jax.problems import Problem, read_problems
+from cord_jax.prompts import render_prompt
+from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.vocabulary import Vocabulary
+
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"
+_REPORT_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate, and how.
+
+    Attributes:
+      model: HF checkpoint directory.
+      problems: problem file.
+      output_dir: run directory, created or continued.
+      samples: answers per problem (paper: 16).
+      temperature: of sampling; 0 is argmax.
+      top_k: sample among so many tokens; 0 is off.
+      top_p: sample among tokens of this probability mass; 1 is off.
+      max_tokens: tokens of one sample at most.
+      seed: random seed.
+      slots: samples decoded at a time; changes no sample.
+      mesh: as in `cord_jax.mesh.parse_mesh`; changes no sample.
+      grader: `math_verify` or `exact`.
+      limit: the first so many problems of the file; 0 is all.
+    """
+
+    model: Path | str
+    problems: Path | str
+    output_dir: Path | str
+    samples: int = 16
+    temperature: float = 0.6
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 32768
+    seed: int = 0
+    slots: int = 32
+    mesh: str = "data:1,model:-1"
+    grader: str = "math_verify"
+    limit: int = 0
+
+
+def evaluate(config: EvaluationConfig) -> dict[str, Any]:
+    """Writes `samples.jsonl` and `summary.json` into the run directory and returns the summary.
+
+    A row of `samples.jsonl`, appended as samples finish: `problem`, `sample` (its index, from 0), `text`,
+    `predicted_answer`, `correct`, `tokens` (sampled, EOS included), `ended` (`eos` or `cap`). The summary: `pass@1` and
+    its `standard_error` over problems, `problems`, `samples` (per problem), `per_problem` (id -> `correct`,
+    `samples`), `ended` counts, `mean_tokens`, `seconds` (of the process that finished the run), `device`.
+
+    In a job of several processes all call it; process 0 writes and returns the summary, the others return {}.
+
+    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
+    """
+    problems = read_problems(config.problems)[: config.limit or None]
+    mesh = parse_mesh(config.mesh)
+    run_is = {"job": "evaluate",
+              "settings": {name: getattr(config, name) for name in
+                           ("samples", "temperature", "top_k", "top_p", "max_tokens", "seed", "grader", "limit")},
+              "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)}}
+    writes = jax.process_index() == 0
+    if writes:
+        check_run(config.output_dir, **run_is)
+    vocabulary = Vocabulary.load(config.model)
+    model = models.load(config.model, mesh)
+    prompts = [vocabulary.encode(render_prompt(vocabulary, None, problem.question, problem.context))
+               for problem in problems]
+    if not writes:
+        for _ in _generate(config, problems, prompts, _agree(np.zeros(len(problems), bool)), vocabulary, model, mesh):
+            pass
+        return {}
+    environment = {"model": config.model, "problems": config.problems, "slots": config.slots, "mesh": config.mesh}
+    with open_run(config.output_dir, **run_is, environment=environment) as run, Grader(config.grader) as grader:
+        file = run.json_lines(SAMPLES)
+        rows = file.read()
+        done = {(row["problem"], row["sample"]) for row in rows}
+        pending = np.array([any((problem.id, sample) not in done for sample in range(config.samples))
+                            for problem in problems])
+        start = reported = time.monotonic()
+        for index, sample, ids, ended in _generate(config, problems, prompts, _agree(pending), vocabulary, model, mesh):
+            if (problems[index].id, sample) in done:
+                continue  # an interruption left the problem half sampled; its samples are drawn again, alike
+            row = _grade(problems[index], sample, ids, ended, vocabulary, grader)
+            file.append(row)
+            rows.append(row)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                run.log(f"evaluate: {len(rows)} of {len(problems) * config.samples} samples, "
+                        f"{np.mean([row['correct'] for row in rows]):.1%} of them correct")
+        if not pending.any() and (run.path / SUMMARY).exists():
+            return json.loads((run.path / SUMMARY).read_text())
+        summary = summarize(rows, [problem.id for problem in problems], config.samples)
+        summary |= {"seconds": round(time.monotonic() - start, 1), "device": device_name(mesh)}
+        run.write_json(SUMMARY, summary)
+        return summary
+
+
+def summarize(rows: Sequence[Mapping[str, Any]], problems: Sequence[str], samples: int) -> dict[str, Any]:
+    """The part of the summary that follows from the rows of `samples.jsonl`; see `evaluate`."""
+    by_problem = {problem: [] for problem in problems}
+    for row in rows:
+        by_problem[row["problem"]].append(row["correct"])
+    pass_at_1 = statistics.pass_at_1(by_problem)
+    ended = Counter(row["ended"] for row in rows)
+    return {
+        "pass@1": round(pass_at_1.mean, 6),
+        "standard_error": None if math.isnan(pass_at_1.standard_error) else round(pass_at_1.standard_error, 6),
+        "problems": pass_at_1.count,
+        "samples": samples,
+        "per_problem": {problem: {"correct": sum(correct), "samples": len(correct)}
+                        for problem, correct in by_problem.items()},
+        "ended": {name: ended[name] for name in ("eos", "cap")},
+        "mean_tokens": round(sum(row["tokens"] for row in rows) / len(rows), 1),
+    }
+
+
+def _generate(config: EvaluationConfig, problems: Sequence[Problem], prompts: Sequence[list[int]],
+              pending: np.ndarray, vocabulary: Vocabulary, model: models.Decoder,
+              mesh: Mesh) -> Iterator[tuple[int, int, Sequence[int], str]]:
+    """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
+    chosen = np.flatnonzero(pending)
+    if chosen.size:
+        for index, sample, ids, ended in generate(
+                model, vocabulary, [prompts[i] for i in chosen], samples=config.samples,
+                temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, max_tokens=config.max_tokens,
+                seed=config.seed, keys=[problems[i].id for i in chosen], slots=config.slots, mesh=mesh):
+            yield int(chosen[index]), sample, ids, ended
+
+
+def _grade(problem: Problem, sample: int, ids: Sequence[int], ended: str, vocabulary: Vocabulary,
+           grader: Grader) -> dict[str, Any]:
+    """A row of `samples.jsonl`."""
+    written = ids[:-1] if len(ids) and ids[-1] in vocabulary.eos_ids else ids
+    text = vocabulary.text(written)
+    answer = predicted_answer(text.rpartition("</think>")[2])
+    return {"problem": problem.id, "sample": sample, "text": text, "predicted_answer": answer,
+            "correct": answer is not None and grader.correct(answer, problem.forms), "tokens": len(ids),
+            "ended": ended}
+
+
+def _agree(pending: np.ndarray) -> np.ndarray:
+    """Process 0's array, in all processes: only it can see what the directory holds."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(pending)) if jax.process_count() > 1 else pending
