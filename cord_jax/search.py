@@ -84,9 +84,8 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], closin
     reader_states = []
     for reader, constant in zip(plan.readers, constants):
         model = readers.decoder(reader, constant)
-        dtype = jax.eval_shape(model.embed_tokens, jax.ShapeDtypeStruct((1, 1), jnp.int32)).dtype
         reader_states.append(readers.empty_state(
-            model, reader, slots=n, beams=b, ring=plan.max_step_tokens, chunk=plan.chunk, dtype=dtype))
+            model, reader, slots=n, beams=b, ring=plan.max_step_tokens, chunk=plan.chunk, dtype=model.dtype))
     return SearchState(
         readers=tuple(reader_states), phase_n=integers((n,)) + FREE, problem_n=integers((n,)),
         key_n2=jnp.zeros((n, 2), jnp.uint32), step_n=integers((n,)), waited_n=integers((n,)),

@@ -1,0 +1,138 @@
+"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cord_jax.answers import Grader
+from cord_jax.engine import CLOSING, Engine, SearchSettings
+from cord_jax.harvest import read_trace, read_tree
+from cord_jax.mesh import device_name, parse_mesh
+from cord_jax.pool import read_pool
+from cord_jax.problems import read_problems
+from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.teachers import load_teachers
+from cord_jax.traces import SUMMARY, Trace, TraceFiles, summarize
+
+_REPORT_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """What to write, and how; the flags of `launch.synthesize`.
+
+    Attributes:
+      pool, problems: paths of the pool (TOML) and the problems (JSONL).
+      output_dir: of the run.
+      method: "cord", or "curation": every proposer writes `beam_width` whole traces and the best is taken.
+      decoding: "beam", or "greedy": a beam of one.
+      selector: what ranks candidates; "predictive_perplexity".
+      segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing, seed:
+        as in `cord_jax.engine.SearchSettings`.
+      slots: problems searched at a time; changes no trace.
+      mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
+      grader: "math_verify" or "exact".
+      limit: the first so many problems of the file; 0 is all.
+    """
+
+    pool: Path | str
+    problems: Path | str
+    output_dir: Path | str
+    method: str = "cord"
+    decoding: str = "beam"
+    selector: str = "predictive_perplexity"
+    segmentation: str = "prompt"
+    beam_width: int = 4
+    max_steps: int = 128
+    max_step_tokens: int = 1024
+    max_thinking_tokens: int = 16384
+    max_answer_tokens: int = 4096
+    closing: str = CLOSING
+    seed: int = 0
+    slots: int = 8
+    mesh: str = "data:1,model:-1"
+    grader: str = "math_verify"
+    limit: int = 0
+
+
+def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], None] | None = None) -> dict[str, Any]:
+    """Searches every problem that the run directory does not hold yet, and returns the run's summary.
+
+    Args:
+      progress: called with (traces written, problems, newest trace) after each trace.
+
+    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
+    """
+    problems = read_problems(config.problems)[: config.limit or None]
+    spec = read_pool(config.pool)
+    mesh = parse_mesh(config.mesh)
+    not_settings = ("pool", "problems", "output_dir", "slots", "mesh")
+    values = dataclasses.asdict(config)
+    checkpoints = {str(path): fingerprint(path) for path in
+                   dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])}
+    settings = {name: value for name, value in values.items() if name not in not_settings}
+    settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
+    settings["meta_prover"] = _settings_of(spec.meta_prover)
+    run_is = {"job": "synthesize", "settings": settings,
+              "inputs": {"problems": fingerprint(config.problems)} | {
+                  Path(path).name: print_ for path, print_ in checkpoints.items()}}
+    leads = jax.process_index() == 0
+    if leads:
+        check_run(config.output_dir, **run_is)
+    teachers = load_teachers(spec, mesh)
+    engine = Engine(teachers, problems, _search_settings(config), mesh)
+    if not leads:  # the other processes compute alike and write nothing
+        for _ in engine.run(np.flatnonzero(_agree(np.zeros(len(problems), bool))).tolist()):
+            pass
+        return {}
+    environment = {name: str(values[name]) for name in not_settings} | {"device": device_name(mesh)}
+    with open_run(config.output_dir, **run_is, environment=environment) as run, Grader(config.grader) as grader:
+        files = TraceFiles(run)
+        done = files.finished()
+        pending = _agree(np.array([problem.id not in done for problem in problems]))
+        started = reported = time.monotonic()
+        run.log(f"synthesize: {int(pending.sum())} of {len(problems)} problems to search on {device_name(mesh)}")
+        written = len(problems) - int(pending.sum())
+        for finished in engine.run(np.flatnonzero(pending).tolist()):
+            problem = problems[finished.problem]
+            trace = read_trace(finished, problem, teachers, grader.correct)
+            files.write(trace, read_tree(finished, problem, teachers.names))
+            written += 1
+            if progress is not None:
+                progress(written, len(problems), trace)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                run.log(f"synthesize: {written} of {len(problems)} traces, "
+                        f"{100 * engine.idle_row_share:.0f} % of decoded rows idle")
+        summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started,
+                            device=device_name(mesh))
+        run.write_json(SUMMARY, summary)
+        return summary
+
+
+def _settings_of(spec) -> dict[str, Any]:
+    """What of a proposer or the meta-prover decides traces, but for where its checkpoint lies."""
+    values = dataclasses.asdict(spec)
+    values["checkpoint"] = Path(values["checkpoint"]).name
+    return values
+
+
+def _search_settings(config: SynthesisConfig) -> SearchSettings:
+    names = {field.name for field in dataclasses.fields(SearchSettings)}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    if config.method == "curation":
+        values["segmentation"] = "whole"
+    elif config.decoding == "greedy":
+        values["beam_width"] = 1
+    return SearchSettings(**values)
+
+
+def _agree(pending: np.ndarray) -> np.ndarray:
+    """Process 0's array, in all processes: only it can see what the directory holds."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(pending)) if jax.process_count() > 1 else pending
