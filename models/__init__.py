@@ -7,10 +7,12 @@
 Names of arrays end in letters that give their axes:
 
     b batch · t query tokens · s key tokens · d model width · f feed-forward width · v vocabulary
-    h query heads · g key-value heads · m query heads of one key-value head · e head width · l layers · x experts
+    h query heads · g key-value heads · m query heads of one key-value head · e head width · l layers · x
+    experts
 
-`config` is the architecture, `families` what differs between families and the tensor names, `decoder` and `layers` the
-network, `rope` and `attention` its arithmetic, `checkpoint` loading and saving, `sharding` the layout over devices.
+`config` is the architecture, `families` what differs between families and the tensor names, `decoder` and
+`layers` the network, `rope` and `attention` its arithmetic, `checkpoint` loading and saving, `sharding` the
+layout over devices.
 """
 
 from models.checkpoint import abstract as abstract

@@ -1,6 +1,7 @@
 """Dense causal attention for training and scoring of whole sequences.
 
-Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an argument.
+Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an
+argument.
 """
 
 import jax
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 NO_WINDOW = 2**30
 
 
-def causal_mask(positions_bt: jax.Array, segment_ids_bt: jax.Array | None, window: jax.Array | int | None) -> jax.Array:
+def causal_mask(
+    positions_bt: jax.Array, segment_ids_bt: jax.Array | None, window: jax.Array | int | None
+) -> jax.Array:
     """Which key each query may read, bool [b, query t, key t].
 
-    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a sliding
-    window, at less than `window` positions before it. Every query may read itself, so no row is empty.
+    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a
+    sliding window, at less than `window` positions before it. Every query may read itself, so no row is
+    empty.
     """
     place = jnp.arange(positions_bt.shape[1])
     mask = (place[:, None] >= place[None, :])[None]
@@ -25,10 +29,13 @@ def causal_mask(positions_bt: jax.Array, segment_ids_bt: jax.Array | None, windo
     return mask
 
 
-def dense_attention(q_bthe: jax.Array, k_bsge: jax.Array, v_bsge: jax.Array, mask_bts: jax.Array) -> jax.Array:
+def dense_attention(
+    q_bthe: jax.Array, k_bsge: jax.Array, v_bsge: jax.Array, mask_bts: jax.Array
+) -> jax.Array:
     """Scaled dot-product attention with grouped heads, out_bthe in the dtype of `v_bsge`.
 
-    Query head i reads key-value head i // (h / g). Scores and softmax are in float32. `mask_bts` is bool, [b or 1, t, s].
+    Query head i reads key-value head i // (h / g). Scores and softmax are in float32. `mask_bts` is bool, [b
+    or 1, t, s].
     """
     b, t, h, e = q_bthe.shape
     g = k_bsge.shape[2]

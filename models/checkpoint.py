@@ -1,7 +1,7 @@
 """Hugging Face directories <-> decoders.
 
-Loading starts from the parameters that the architecture has, finds the tensors that each is made of, and reads for
-every shard that this process holds just the bytes of that shard.
+Loading starts from the parameters that the architecture has, finds the tensors that each is made of, and
+reads for every shard that this process holds just the bytes of that shard.
 """
 
 import json
@@ -23,7 +23,7 @@ from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.families import config_from_hf
 from models.layout import Part, as_tensor, dotted, parts_of_parameters, tensor_slices, tensors_of_parts
-from models.sharding import parameter_sharding, parameter_shardings
+from models.sharding import parameter_sharding
 
 # What belongs to a checkpoint beside config.json and the weights.
 COMPANIONS = (
@@ -64,46 +64,45 @@ def read_config(directory: str | Path) -> ModelConfig:
 
 def abstract(config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False) -> Decoder:
     """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
-    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, stacked))
+    return Decoder(config, None, dtype, stacked)
 
 
 def build(
-    config: ModelConfig, seed: int = 0, mesh: Mesh | None = None, dtype: Any = jnp.float32, stacked: bool | None = None
+    config: ModelConfig,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    dtype: Any = jnp.float32,
+    stacked: bool | None = None,
 ) -> Decoder:
-    """A decoder with random weights, placed on `mesh` by the rules of `models.sharding` (None: the default device).
+    """A decoder with random weights, placed on `mesh` by the rules of `models.sharding` (None: the default
+    device).
 
     The weights depend on the seed, not on the mesh. `stacked` as in `load`.
     """
     stacked = default_stacked() if stacked is None else stacked
-    if mesh is None:
-        return Decoder(config, nnx.Rngs(seed), dtype, stacked)
-    graphdef, state = nnx.split(abstract(config, dtype, stacked))
-
-    def initialise(seed: jax.Array) -> nnx.State:
-        return nnx.state(Decoder(config, nnx.Rngs(seed), dtype, stacked))
-
-    weights = jax.jit(initialise, out_shardings=parameter_shardings(state, mesh))(seed)
-    return nnx.merge(graphdef, weights)
+    return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh)
 
 
 def default_stacked() -> bool:
-    """Layers are unrolled on a CPU, where scanning over stacked weights copies them, and stacked elsewhere."""
+    """Stacked, except on a CPU, where a scan over stacked weights copies them."""
     return jax.default_backend() != "cpu"
 
 
-def load(path: str | Path, mesh: Mesh | None = None, dtype: Any = None, stacked: bool | None = None) -> Decoder:
+def load(
+    path: str | Path, mesh: Mesh | None = None, dtype: Any = None, stacked: bool | None = None
+) -> Decoder:
     """Loads a Hugging Face checkpoint directory.
 
     Args:
       path: directory with `config.json` and safetensors.
-      mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each process reads
-        only the bytes of the shards that its own devices hold.
+      mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each
+        process reads only the bytes of the shards that its own devices hold.
       dtype: of the parameters and the computation; None: that of the checkpoint's config.
       stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
 
     Raises:
-      CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped tensor;
-        weights that are not finite; pickled weights.
+      CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
+        tensor; weights that are not finite; pickled weights.
     """
     directory = Path(path)
     config = read_config(directory)
@@ -137,16 +136,18 @@ def check_tensors(
     stored: dict[str, safetensors.Tensor],
     directory: Path,
 ) -> None:
-    """Raises CheckpointError unless the checkpoint has exactly the tensors of the architecture, in their shapes."""
+    """Raises CheckpointError unless the checkpoint has exactly the tensors of the architecture."""
     for name, shape in expected.items():
         if name not in stored:
             raise CheckpointError(
-                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; config.json ({config.family}, "
+                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; config.json "
+                f"({config.family}, "
                 f"{config.num_layers} layers) needs it"
             )
         if stored[name].shape != shape:
             raise CheckpointError(
-                f"{stored[name].file}: tensor {name!r} has shape {list(stored[name].shape)}, config.json needs "
+                f"{stored[name].file}: tensor {name!r} has shape {list(stored[name].shape)}, config.json "
+                f"needs "
                 f"{list(shape)}"
             )
     for name, tensor in stored.items():
@@ -213,13 +214,17 @@ def first_not_finite(parts: list[Part], stored: dict[str, safetensors.Tensor]) -
         if len(places):
             row, column = map(int, places[0])
             return (
-                f"{tensor.file}: tensor {part.name!r} has {len(places)} values that are not finite, the first "
+                f"{tensor.file}: tensor {part.name!r} has {len(places)} values that are not finite, the "
+                f"first "
                 f"({values[row, column]}) at row {row}, column {column}; expected finite weights"
             )
-    return f"{stored[parts[0].name].file}: tensor {parts[0].name!r} does not fit the requested dtype: values overflow"
+    name = parts[0].name
+    return f"{stored[name].file}: tensor {name!r} has values beyond the range of the requested dtype"
 
 
-def save(model: Decoder, path: str | Path, source: str | Path | None = None, shard_bytes: int = SHARD_BYTES) -> None:
+def save(
+    model: Decoder, path: str | Path, source: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Writes a Hugging Face directory that `models.load` and transformers read.
 
     Args:
@@ -255,7 +260,7 @@ def save(model: Decoder, path: str | Path, source: str | Path | None = None, sha
 def plan_files(
     tensors: dict[str, tuple[int, ...]], dtype: np.dtype, shard_bytes: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Divides the tensors over files of at most `shard_bytes` (or of one tensor): file name -> name -> shape."""
+    """Divides tensors over files of at most `shard_bytes` (or one tensor): file -> name -> shape."""
     groups: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
     for name, shape in sorted(tensors.items()):

@@ -32,12 +32,14 @@ class ModelConfig:
     """Everything that defines a network's shapes and arithmetic. Hashable: it is static under `jax.jit`.
 
     family: name in `models.families.FAMILIES`.
-    vocab_size: rows of the embedding and width of the logits; at least the tokenizer's vocabulary, often padded.
+    vocab_size: rows of the embedding and width of the logits; at least the tokenizer's vocabulary, often
+        padded.
     head_dim: features of one head; not always hidden_size / num_heads.
-    attention_bias, attention_out_bias, mlp_bias: biases of q, k and v; of the output projection; of the feed-forward.
+    attention_bias, attention_out_bias, mlp_bias: biases of q, k and v; of the output projection; of the
+        feed-forward.
     qk_norm: RMS norm over the features of each query and key head, before the rotation.
-    sliding_windows: for each layer the number of last positions (itself included) that it attends to, or None for
-        all; None if no layer has a window.
+    sliding_windows: for each layer the number of last positions (itself included) that it attends to, or None
+        for all; None if no layer has a window.
     experts: mixture of experts, or None for dense feed-forward layers.
     head: "language_model", or "process_reward" (two-layer score head, `num_labels` outputs).
     dtype: dtype of the stored weights ("bfloat16", "float32", "float16").
@@ -72,11 +74,13 @@ class ModelConfig:
     hf: str = "{}"
 
     def for_length(self, length: int) -> "ModelConfig":
-        """The same network with dynamic and longrope frequencies fixed for sequences of at most `length` tokens."""
+        """With dynamic and longrope frequencies fixed for sequences of at most `length` tokens."""
         return dataclasses.replace(self, rope=dataclasses.replace(self.rope, length=length))
 
 
-def dense_config(hf: Mapping[str, Any], family: str, defaults: Mapping[str, Any], **switches: Any) -> ModelConfig:
+def dense_config(
+    hf: Mapping[str, Any], family: str, defaults: Mapping[str, Any], **switches: Any
+) -> ModelConfig:
     """The fields that all families spell the same way.
 
     Args:
@@ -142,16 +146,19 @@ def uniform_windows(hf: Mapping[str, Any], num_layers: int, default: int | None)
 
 
 def qwen_windows(hf: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...] | None:
-    """Sliding windows of Qwen2 and Qwen3: `layer_types` if given, else all layers from `max_window_layers` on."""
+    """Sliding windows of Qwen2 and Qwen3: by `layer_types`, else all layers from `max_window_layers` on."""
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
     kinds = hf.get("layer_types")
     if kinds is None:
         first = hf.get("max_window_layers", 28)
-        kinds = ["sliding_attention" if window and i >= first else "full_attention" for i in range(num_layers)]
+        kinds = [
+            "sliding_attention" if window and i >= first else "full_attention" for i in range(num_layers)
+        ]
     unknown = set(kinds) - {"sliding_attention", "full_attention"}
     if unknown or len(kinds) != num_layers or ("sliding_attention" in kinds and not window):
         raise CheckpointError(
-            f"config.json: layer_types must hold {num_layers} of 'full_attention' and 'sliding_attention' (the latter "
+            f"config.json: layer_types must hold {num_layers} of 'full_attention' and 'sliding_attention' "
+            f"(the latter "
             f"with use_sliding_window and sliding_window set), found {kinds}"
         )
     if "sliding_attention" not in kinds:

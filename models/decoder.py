@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from models.attention import NO_WINDOW, causal_mask, dense_attention
 from models.config import ModelConfig
-from models.layers import MLP, Axes, Embedding, Linear, RMSNorm
+from models.layers import MLP, Embedding, Linear, RMSNorm
+from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 
 # (q_bthe, k_btge, v_btge, cache of the layer, window of the layer) -> (out_bthe, new cache of the layer)
@@ -19,20 +21,21 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, 
 class Attention(nnx.Module):
     """Projections of one attention layer; the attention itself is an argument of the call."""
 
-    def __init__(self, config: ModelConfig, *, stack: Axes, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: ModelConfig, make: Maker):
         embed = {"embed": config.hidden_size}
         query = {"heads": config.num_heads, "head_dim": config.head_dim}
         key = {"kv_heads": config.num_kv_heads, "head_dim": config.head_dim}
-        options = dict(std=config.initializer_range, stack=stack, rngs=rngs, dtype=dtype)
-        self.q = Linear(embed, query, bias=config.attention_bias, **options)
-        self.k = Linear(embed, key, bias=config.attention_bias, **options)
-        self.v = Linear(embed, key, bias=config.attention_bias, **options)
-        self.o = Linear(query, embed, bias=config.attention_out_bias, **options)
-        norm = dict(eps=config.rms_norm_eps, stack=stack, rngs=rngs, dtype=dtype)
-        self.q_norm = RMSNorm({"head_dim": config.head_dim}, **norm) if config.qk_norm else None
-        self.k_norm = RMSNorm({"head_dim": config.head_dim}, **norm) if config.qk_norm else None
+        self.q = Linear(embed, query, make, config.attention_bias)
+        self.k = Linear(embed, key, make, config.attention_bias)
+        self.v = Linear(embed, key, make, config.attention_bias)
+        self.o = Linear(query, embed, make, config.attention_out_bias)
+        head = {"head_dim": config.head_dim}
+        self.q_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
+        self.k_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
 
-    def __call__(self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any):
+    def __call__(
+        self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any
+    ):
         q_bthe, k_btge, v_btge = self.q(x_btd), self.k(x_btd), self.v(x_btd)
         if self.q_norm is not None:
             q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
@@ -44,17 +47,16 @@ class Attention(nnx.Module):
 class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, *, stack: Axes, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: ModelConfig, make: Maker):
         width = {"embed": config.hidden_size}
-        options = dict(stack=stack, rngs=rngs, dtype=dtype)
-        self.attention_norm = RMSNorm(width, config.rms_norm_eps, **options)
-        self.attention = Attention(config, **options)
-        self.mlp_norm = RMSNorm(width, config.rms_norm_eps, **options)
-        self.mlp = MLP(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, std=config.initializer_range, **options
-        )
+        self.attention_norm = RMSNorm(width, config.rms_norm_eps, make)
+        self.attention = Attention(config, make)
+        self.mlp_norm = RMSNorm(width, config.rms_norm_eps, make)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
 
-    def __call__(self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any):
+    def __call__(
+        self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any
+    ):
         out_btd, cache = self.attention(self.attention_norm(x_btd), rotary, attend, cache, window)
         x_btd = x_btd + out_btd
         return x_btd + self.mlp(self.mlp_norm(x_btd)), cache
@@ -66,41 +68,45 @@ class Decoder(nnx.Module):
     Attributes:
       config: its architecture.
       embed: token embedding.
-      layers: nnx.List of `Layer`, or one `Layer` whose parameters have a leading axis "layers", run by `lax.scan`.
-        Unrolled layers decode faster on a CPU, scanned ones compile faster and keep memory flat.
+      layers: nnx.List of `Layer`, or one `Layer` whose parameters have a leading axis "layers", run by
+        `lax.scan`. Unrolled layers decode faster on a CPU, scanned ones compile faster and keep memory flat.
       norm: the final norm.
       lm_head: projection to logits; None if tied to the embedding.
 
-    `graphdef, weights = nnx.split(model)` and `nnx.merge(graphdef, weights)` inside `jax.jit` is the way to run it
-    with its weights as an argument: no module is shared and nothing is written during a call.
+    `graphdef, weights = nnx.split(model)` and `nnx.merge(graphdef, weights)` inside `jax.jit` is the way to
+    run it with its weights as an argument: no module is shared and nothing is written during a call.
     """
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, stacked: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        rngs: nnx.Rngs | None,
+        dtype: jnp.dtype = jnp.float32,
+        stacked: bool = False,
+        mesh: Mesh | None = None,
+    ):
         """Random weights: normal with the config's `initializer_range`, norms 1, biases 0.
 
         Args:
           config: the architecture.
-          rngs: its `params` stream is drawn from.
+          rngs: its `params` stream is drawn from; None makes `jax.ShapeDtypeStruct`s.
           dtype: of the parameters and of the computation (norms, softmax and logits are float32).
           stacked: one stacked layer instead of a list.
+          mesh: where to place the weights, by the rules of `models.sharding`; None: the default device.
         """
         self.config = config
-        self.embed = Embedding(
-            config.vocab_size, config.hidden_size, std=config.initializer_range, rngs=rngs, dtype=dtype
-        )
+        make = Maker(rngs, dtype, config.initializer_range, mesh)
+        self.embed = Embedding(config.vocab_size, config.hidden_size, make)
         if stacked:
-            self.layers = Layer(config, stack={"layers": config.num_layers}, rngs=rngs, dtype=dtype)
+            self.layers = Layer(config, make.stacked(config.num_layers))
         else:
-            self.layers = nnx.List(
-                [Layer(config, stack={}, rngs=rngs, dtype=dtype) for _ in range(config.num_layers)]
-            )
+            self.layers = nnx.List([Layer(config, make) for _ in range(config.num_layers)])
         width = {"embed": config.hidden_size}
-        self.norm = RMSNorm(width, config.rms_norm_eps, stack={}, rngs=rngs, dtype=dtype)
+        self.norm = RMSNorm(width, config.rms_norm_eps, make)
         if config.tie_word_embeddings:
             self.lm_head = None
         else:
-            vocab = {"vocab": config.vocab_size}
-            self.lm_head = Linear(width, vocab, std=config.initializer_range, stack={}, rngs=rngs, dtype=dtype)
+            self.lm_head = Linear(width, {"vocab": config.vocab_size}, make)
 
     @property
     def is_stacked(self) -> bool:
@@ -113,13 +119,17 @@ class Decoder(nnx.Module):
         return self.embed.embedding.dtype
 
     def __call__(
-        self, tokens_bt: jax.Array, positions_bt: jax.Array | None = None, segment_ids_bt: jax.Array | None = None
+        self,
+        tokens_bt: jax.Array,
+        positions_bt: jax.Array | None = None,
+        segment_ids_bt: jax.Array | None = None,
     ) -> jax.Array:
         """Next-token logits, float32 [b, t, v], of whole sequences under dense causal attention.
 
         Args:
           tokens_bt: int32 token ids.
-          positions_bt: int32 position of each token; default: from 0 in each row, and in each segment if those are given.
+          positions_bt: int32 position of each token; default: from 0 in each row, and in each segment if
+              those are given.
           segment_ids_bt: int32; tokens see only tokens of their own segment. Give padding an id of its own.
         """
         return self.unembed(self.hidden(tokens_bt, positions_bt, segment_ids_bt))
@@ -153,11 +163,12 @@ class Decoder(nnx.Module):
         Args:
           x_btd: embedded tokens.
           positions_bt: int32 position of each token, for the rotation.
-          attend: `attend(q_bthe, k_btge, v_btge, cache_l, window_l) -> (out_bthe, new_cache_l)`. Rotation is already
-            applied to q and k; scaling by e**-0.5 is not. `window_l` is None if no layer has a sliding window, else the
-            layer's window in positions, `NO_WINDOW` for a layer without (an int, traced if the layers are stacked).
-          cache: a tuple with one pytree per layer, or one pytree with leading axis [l] if the layers are stacked
-            (`empty_cache` makes either); or None.
+          attend: `attend(q_bthe, k_btge, v_btge, cache_l, window_l) -> (out_bthe, new_cache_l)`. Rotation is
+            already applied to q and k; scaling by e**-0.5 is not. `window_l` is None if no layer has a
+            sliding window, else the layer's window in positions, `NO_WINDOW` for a layer without (an int,
+            traced if the layers are stacked).
+          cache: a tuple with one pytree per layer, or one pytree with leading axis [l] if the layers are
+            stacked; or None.
           remat: recompute each layer in the backward pass instead of keeping what it computed.
 
         Returns:
@@ -203,15 +214,6 @@ class Decoder(nnx.Module):
         if self.lm_head is None:
             return self.embed.attend(x)
         return self.lm_head(x, jnp.float32)
-
-    def empty_cache(self, make: Callable[[tuple[int, ...]], Any]) -> Any:
-        """A cache for `run_layers`: `make(())` for each layer in a tuple, or `make((l,))` if they are stacked.
-
-        `make` gets the leading axes that its arrays must have and returns any pytree.
-        """
-        if self.is_stacked:
-            return make((self.config.num_layers,))
-        return tuple(make(()) for _ in range(self.config.num_layers))
 
 
 def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) -> jax.Array:

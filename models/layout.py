@@ -46,7 +46,7 @@ def parts_of_parameters(config: ModelConfig, shapes: Mapping[str, tuple[int, ...
 def tensors_of_parts(
     parts: Mapping[str, list[Part]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """The tensors that a checkpoint must have, name -> shape; fused ones with the rows of all their parameters."""
+    """The tensors that a checkpoint must have, name -> shape (fused ones with the rows of all parts)."""
     expected: dict[str, tuple[int, ...]] = {}
     for path, shares in parts.items():
         for index, name, row, entry in shares:
@@ -81,10 +81,12 @@ def tensor_slices(index: tuple[slice, ...], shape: tuple[int, ...], entry: Entry
 
 
 def _flatten(index: tuple[slice, ...], shape: tuple[int, ...]) -> slice:
-    """A slice of the first axis as a slice of all axes flattened; the others must be whole, as sharding keeps them."""
+    """A slice of the first axis as a slice of all axes flattened; sharding keeps the others whole."""
     inner = math.prod(shape[1:])
     for axis, size in zip(index[1:], shape[1:], strict=True):
-        assert axis.indices(size)[:2] == (0, size), f"only the first of the axes {shape} can be split, got {index}"
+        assert axis.indices(size)[:2] == (0, size), (
+            f"only the first of the axes {shape} can be split, got {index}"
+        )
     start, stop, _ = index[0].indices(shape[0])
     return slice(start * inner, stop * inner)
 
@@ -104,7 +106,7 @@ def _numbers(pattern: str, config: ModelConfig) -> Iterator[dict[str, int]]:
 def _locate(
     path: str, numbers: Mapping[str, int], parameters: Mapping[str, object]
 ) -> tuple[str | None, tuple[int, ...]]:
-    """The parameter of a path pattern and the index on its stack axes; (None, ()) if the model has no such parameter."""
+    """The parameter of a path pattern and the index on its stack axes; (None, ()) if there is none."""
     expert = (numbers["expert"],) if "expert" in numbers else ()
     if (unrolled := path.format(**numbers)) in parameters:
         return unrolled, expert

@@ -1,11 +1,13 @@
 """Rotary position embeddings and their scalings.
 
-Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The scalings are
-those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3, longrope.
+Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The
+scalings are those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3,
+longrope.
 
-Two of them depend on the length of the sequence: dynamic raises its base and longrope changes its factors when the
-sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and become stale at
-that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of the run.
+Two of them depend on the length of the sequence: dynamic raises its base and longrope changes its factors
+when the sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and
+become stale at that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of
+the run.
 """
 
 import dataclasses
@@ -35,8 +37,8 @@ class RopeConfig:
     attention_factor: multiplies cosine and sine (yarn and longrope; 1 otherwise).
     original_length: training length before scaling, in tokens (yarn, llama3, longrope).
     max_length: `max_position_embeddings`; dynamic scaling begins above it.
-    length: greatest sequence length of the run, in tokens, for dynamic and longrope; None means that sequences stay
-        within the original length.
+    length: greatest sequence length of the run, in tokens, for dynamic and longrope; None means that
+        sequences stay within the original length.
     """
 
     theta: float
@@ -59,7 +61,8 @@ class RopeConfig:
 def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) -> RopeConfig:
     """Reads the rope fields of a `config.json`.
 
-    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor` (before).
+    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor`
+    (before).
 
     Args:
       hf: the parsed `config.json`.
@@ -74,18 +77,22 @@ def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) ->
     kind = ALIASES.get(kind, kind)
     if kind not in KINDS or any(isinstance(value, Mapping) for value in fields.values()):
         found = kind if kind not in KINDS else "one scaling per layer type"
-        raise CheckpointError(f"config.json: rope scaling {found!r} is not supported; supported are {', '.join(KINDS)}")
+        raise CheckpointError(
+            f"config.json: rope scaling {found!r} is not supported; supported are {', '.join(KINDS)}"
+        )
     theta = float(fields.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
     portion = fields.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
     if portion != 1.0 and not partial:
         raise CheckpointError(
-            f"config.json: partial_rotary_factor {portion} is not supported for model_type {hf.get('model_type')!r}; "
+            f"config.json: partial_rotary_factor {portion} is not supported for model_type "
+            f"{hf.get('model_type')!r}; "
             "supported is 1.0"
         )
     rotary_dim = int(head_dim * portion)
     if rotary_dim % 2 or rotary_dim > head_dim:
         raise CheckpointError(
-            f"config.json: the rotated part of a head must be even and at most {head_dim} (head_dim), found {rotary_dim}"
+            f"config.json: the rotated part of a head must be even and at most {head_dim} (head_dim), found "
+            f"{rotary_dim}"
         )
     max_length = int(hf.get("max_position_embeddings") or 0)
     # Phi keeps the original length beside the scaling instead of inside it, and that one has priority.
@@ -104,7 +111,9 @@ def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) ->
 
 def _field(fields: Mapping[str, Any], kind: str, name: str) -> Any:
     if fields.get(name) is None:
-        raise CheckpointError(f"config.json: rope scaling {kind!r} needs the field {name!r}, found {sorted(fields)}")
+        raise CheckpointError(
+            f"config.json: rope scaling {kind!r} needs the field {name!r}, found {sorted(fields)}"
+        )
     return fields[name]
 
 
@@ -149,7 +158,8 @@ def _read_longrope(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
         factors[name] = tuple(float(value) for value in _field(fields, "longrope", name))
         if len(factors[name]) != rope.rotary_dim // 2:
             raise CheckpointError(
-                f"config.json: rope scaling {name} must have {rope.rotary_dim // 2} numbers (half of the rotated "
+                f"config.json: rope scaling {name} must have {rope.rotary_dim // 2} numbers (half of the "
+                f"rotated "
                 f"features), found {len(factors[name])}"
             )
     factor = float(fields.get("factor") or rope.max_length / rope.original_length)
@@ -163,8 +173,8 @@ def _read_longrope(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
 def inverse_frequencies(rope: RopeConfig) -> np.ndarray:
     """Radians per token of each rotated pair, float32 [rotary_dim / 2].
 
-    The arithmetic is in float32 and in the order of `transformers.modeling_rope_utils`, whose numbers the published
-    weights were trained with.
+    The arithmetic is in float32 and in the order of `transformers.modeling_rope_utils`, whose numbers the
+    published weights were trained with.
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float32) / np.float32(rope.rotary_dim)
     theta = rope.theta
@@ -188,7 +198,7 @@ def inverse_frequencies(rope: RopeConfig) -> np.ndarray:
 
 
 def _yarn(rope: RopeConfig, frequencies: np.ndarray, wavelengths: np.ndarray) -> np.ndarray:
-    """Interpolates slow features, keeps fast ones, blends in between (https://arxiv.org/abs/2309.00071, section 3.2)."""
+    """Interpolates slow features, keeps fast ones, blends in between (YaRN, arXiv 2309.00071, 3.2)."""
 
     def dimension(rotations: float) -> float:
         turns = rope.original_length / (rotations * 2 * math.pi)
@@ -219,7 +229,7 @@ def _llama3(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray:
 
 
 def rotary_tables(rope: RopeConfig, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every position's angles, float32 [b, t, 1, rotary_dim / 2] (the 1 stands for the heads)."""
+    """Cosine and sine of every position's angles, float32 [b, t, 1 (heads), rotary_dim / 2]."""
     angles = positions_bt.astype(jnp.float32)[..., None, None] * inverse_frequencies(rope)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if rope.attention_factor != 1.0:
@@ -232,7 +242,10 @@ def rotate(x_bthe: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     half = cos.shape[-1]
     first = x_bthe[..., :half].astype(jnp.float32)
     second = x_bthe[..., half : 2 * half].astype(jnp.float32)
-    parts = [(first * cos - second * sin).astype(x_bthe.dtype), (second * cos + first * sin).astype(x_bthe.dtype)]
+    parts = [
+        (first * cos - second * sin).astype(x_bthe.dtype),
+        (second * cos + first * sin).astype(x_bthe.dtype),
+    ]
     if 2 * half < x_bthe.shape[-1]:
         parts.append(x_bthe[..., 2 * half :])
     return jnp.concatenate(parts, axis=-1)

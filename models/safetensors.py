@@ -1,7 +1,8 @@
 """Byte ranges of safetensors files.
 
-The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header with dtype,
-shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is read, with `pread`.
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header
+with dtype, shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is
+read, with `pread`.
 """
 
 import json
@@ -55,12 +56,15 @@ def read_header(file: Path) -> dict[str, Tensor]:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise CheckpointError(
-                f"{file}: not a complete safetensors file: the header should take {length} bytes, the file has {size}"
+                f"{file}: not a complete safetensors file: the header should take {length} bytes, the file "
+                f"has {size}"
             )
         try:
             header = json.loads(stream.read(length))
         except ValueError as error:
-            raise CheckpointError(f"{file}: not a safetensors file: its header is not JSON ({error})") from error
+            raise CheckpointError(
+                f"{file}: not a safetensors file: its header is not JSON ({error})"
+            ) from error
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
@@ -77,7 +81,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
             )
         if 8 + length + end > size:
             raise CheckpointError(
-                f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} bytes"
+                f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} "
+                f"bytes"
             )
         tensors[name] = Tensor(file, dtype, shape, 8 + length + begin)
     return tensors
@@ -97,11 +102,13 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
         pickles = [name for name in others if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         if pickles:
             raise CheckpointError(
-                f"{directory}: holds only pickled weights ({pickles[0]}), which are never opened because they can run "
+                f"{directory}: holds only pickled weights ({pickles[0]}), which are never opened because "
+                f"they can run "
                 "code; expected model.safetensors: save the model again with safetensors"
             )
         raise CheckpointError(
-            f"{directory}: expected model.safetensors or model.safetensors.index.json, found {others or 'nothing'}"
+            f"{directory}: expected model.safetensors or model.safetensors.index.json, found "
+            f"{others or 'nothing'}"
         )
     try:
         places = json.loads(index.read_text())["weight_map"]
@@ -111,7 +118,9 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
     for shard in sorted(set(places.values())):
         file = directory / shard
         if not file.exists():
-            raise CheckpointError(f"{file}: missing shard; {index.name} places {_count(places, shard)} tensors in it")
+            raise CheckpointError(
+                f"{file}: missing shard; {index.name} places {_count(places, shard)} tensors in it"
+            )
         found = read_header(file)
         for name in found:
             if places.get(name) != shard:
@@ -121,7 +130,9 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
         tensors.update(found)
     for name, shard in places.items():
         if name not in tensors:
-            raise CheckpointError(f"{directory / shard}: tensor {name!r} is missing; {index.name} places it here")
+            raise CheckpointError(
+                f"{directory / shard}: tensor {name!r} is missing; {index.name} places it here"
+            )
     return tensors
 
 
@@ -132,9 +143,9 @@ def _count(places: Mapping[str, str], shard: str) -> int:
 def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> None:
     """Copies a block of a tensor into `out`, cast to the dtype of `out`.
 
-    The tensor is taken as a matrix [first axis, all others] (a vector as one column), and `out` has the shape of the
-    block, in any memory order (a transposed view transposes). Whole rows are read in few large reads; a block of columns
-    is read row by row when it is a small part of the row.
+    The tensor is taken as a matrix [first axis, all others] (a vector as one column), and `out` has the shape
+    of the block, in any memory order (a transposed view transposes). Whole rows are read in few large reads;
+    a block of columns is read row by row when it is a small part of the row.
     """
     width = math.prod(tensor.shape[1:])
     itemsize = tensor.dtype.itemsize
@@ -151,7 +162,9 @@ def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> 
         stop = min(start + step, end)
         buffer = np.empty((stop - start, span[1] - span[0]), tensor.dtype)
         if span == (0, width):
-            _pread(descriptor, memoryview(buffer.reshape(-1).view(np.uint8)), tensor.offset + start * row_bytes)
+            _pread(
+                descriptor, memoryview(buffer.reshape(-1).view(np.uint8)), tensor.offset + start * row_bytes
+            )
         else:
             for i, row in enumerate(range(start, stop)):
                 place = tensor.offset + (row * width + span[0]) * itemsize
@@ -179,7 +192,9 @@ def _pread(descriptor: int, buffer: memoryview, offset: int) -> None:
         done += count
 
 
-def write_file(file: Path, tensors: Sequence[tuple[str, np.dtype, tuple[int, ...]]], data: Iterable[np.ndarray]) -> None:
+def write_file(
+    file: Path, tensors: Sequence[tuple[str, np.dtype, tuple[int, ...]]], data: Iterable[np.ndarray]
+) -> None:
     """Writes one file.
 
     Args:

@@ -10,9 +10,10 @@ Every parameter carries a name for each of its axes; the rules say which mesh ax
     embed     model width                                         -> fsdp, if the mesh has such an axis
     head_dim, layers                                              -> not split
 
-So one device of the `model` axis holds whole heads and a slice of the feed-forward, and each layer needs two sums over
-`model`. The axis `data` splits the batch and replicates the parameters. An array axis that the mesh axis does not
-divide is replicated; a mesh axis is used at most once in an array, by the first array axis that can.
+So one device of the `model` axis holds whole heads and a slice of the feed-forward, and each layer needs two
+sums over `model`. The axis `data` splits the batch and replicates the parameters. An array axis that the mesh
+axis does not divide is replicated; a mesh axis is used at most once in an array, by the first array axis that
+can.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,22 +32,24 @@ RULES: Mapping[str, str] = {
 }
 
 
-def partition_spec(
-    names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[str, str] = RULES
-) -> PartitionSpec:
+def partition_spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """The mesh axis of each array axis, given the axes' names."""
     spec: list[str | None] = []
     for name, size in zip(names, shape, strict=True):
-        axis = rules.get(name)
+        axis = RULES.get(name)
         fits = axis in mesh.shape and axis not in spec and size % mesh.shape[axis] == 0
         spec.append(axis if fits else None)
     return PartitionSpec(*spec)
 
 
+def named_sharding(names: Sequence[str], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """`partition_spec` on its mesh."""
+    return NamedSharding(mesh, partition_spec(names, shape, mesh))
+
+
 def parameter_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
     """The sharding of one parameter of a `Decoder`."""
-    names = variable.get_metadata("out_sharding")
-    return NamedSharding(mesh, partition_spec(names, variable.shape, mesh))
+    return named_sharding(variable.get_metadata("out_sharding"), variable.shape, mesh)
 
 
 def parameter_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:

@@ -34,8 +34,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     """Reads a parsed `config.json`.
 
     Raises:
-      CheckpointError: the architecture, an activation or a rope scaling is not supported (the message lists what is),
-        or a field is missing or makes no sense.
+      CheckpointError: the architecture, an activation or a rope scaling is not supported (the message lists
+        what is), or a field is missing or makes no sense.
     """
     names = hf.get("architectures") or []
     family = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
@@ -43,7 +43,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
         family = hf["model_type"]
     if family is None:
         raise CheckpointError(
-            f"config.json: architecture {', '.join(names) or hf.get('model_type')!r} is not supported; supported are "
+            f"config.json: architecture {', '.join(names) or hf.get('model_type')!r} is not supported; "
+            f"supported are "
             f"{', '.join(ARCHITECTURES)}"
         )
     return FAMILIES[family].config(hf)

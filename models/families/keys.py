@@ -1,7 +1,7 @@
 """Tensor names of Hugging Face checkpoints and where they go in `models.Decoder`.
 
-A table maps a pattern of tensor names, with `{layer}` (and `{expert}`) for the running numbers, to an `Entry`. It is
-read in both directions: to load and to save.
+A table maps a pattern of tensor names, with `{layer}` (and `{expert}`) for the running numbers, to an
+`Entry`. It is read in both directions: to load and to save.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from typing import NamedTuple
 class Entry(NamedTuple):
     """Where one tensor goes.
 
-    paths: parameters of the decoder. Several mean that the tensor is fused: its rows are those of the parameters, in
-        this order.
-    inputs: 0: the tensor is stored as it is here (norms and, flattened to a vector, biases). Else the number of leading
-        axes of the parameter that are the tensor's columns: torch stores a projection as [out, in], ours are
-        [in..., out...].
+    paths: parameters of the decoder. Several mean that the tensor is fused: its rows are those of the
+        parameters, in this order.
+    inputs: 0: the tensor is stored as it is here (norms and, flattened to a vector, biases). Else the number
+        of leading axes of the parameter that are the tensor's columns: torch stores a projection as [out,
+        in], ours are [in..., out...].
     matrix: the tensor is a matrix in the same order as here (embeddings).
     """
 

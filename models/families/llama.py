@@ -7,7 +7,8 @@ from models.config import ModelConfig, dense_config
 from models.families.keys import BODY, LAYER, OUT_BIAS, QKV_BIAS, SEPARATE, Entry
 
 MLP_BIAS = {
-    LAYER + f"mlp.{name}_proj.bias": Entry((f"layers.{{layer}}.mlp.{name}.bias",)) for name in ("gate", "up", "down")
+    LAYER + f"mlp.{name}_proj.bias": Entry((f"layers.{{layer}}.mlp.{name}.bias",))
+    for name in ("gate", "up", "down")
 }
 KEYS = BODY | SEPARATE | QKV_BIAS | OUT_BIAS | MLP_BIAS
 

@@ -1,0 +1,74 @@
+"""Making parameters: random, placed on a mesh, or as shapes only."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, Sharding
+
+from models.sharding import named_sharding
+
+# Axis name -> size, in the order of the axes.
+Axes = Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes the parameters of a network.
+
+    Every parameter carries the names of its axes (its `out_sharding`), which `models.sharding` maps to mesh
+    axes.
+
+    Attributes:
+      rngs: keys come from its `params` stream; None makes `jax.ShapeDtypeStruct`s.
+      dtype: of the parameters.
+      std: standard deviation of normal ones.
+      mesh: where to place them; None: the default device.
+      stack: leading axes of all parameters: {} or {"layers": l}.
+    """
+
+    rngs: nnx.Rngs | None
+    dtype: jnp.dtype
+    std: float
+    mesh: Mesh | None = None
+    stack: Axes = dataclasses.field(default_factory=dict)
+
+    def stacked(self, num_layers: int) -> "Maker":
+        """Makes the parameters of `num_layers` layers, with a leading axis "layers"."""
+        return dataclasses.replace(self, stack={"layers": num_layers})
+
+    def normal(self, axes: Axes) -> nnx.Param:
+        """Normal with deviation `std`, drawn in float32."""
+        return self._make("normal", axes)
+
+    def zeros(self, axes: Axes) -> nnx.Param:
+        return self._make("zeros", axes)
+
+    def ones(self, axes: Axes) -> nnx.Param:
+        return self._make("ones", axes)
+
+    def _make(self, kind: str, axes: Axes) -> nnx.Param:
+        pairs = [*self.stack.items(), *axes.items()]
+        names, shape = tuple(name for name, _ in pairs), tuple(size for _, size in pairs)
+        if self.rngs is None:
+            value = jax.ShapeDtypeStruct(shape, self.dtype)
+        else:
+            sharding = None if self.mesh is None else named_sharding(names, shape, self.mesh)
+            value = _initialiser(kind, shape, jnp.dtype(self.dtype), sharding)(self.rngs.params(), self.std)
+        # The sharding is decided here or by the loader, not by flax when a variable is made.
+        return nnx.Param(value, out_sharding=names, eager_sharding=False)
+
+
+@functools.cache
+def _initialiser(kind: str, shape: tuple[int, ...], dtype: jnp.dtype, sharding: Sharding | None):
+    """A compiled function of a key and a standard deviation; one for each shape."""
+
+    def make(key: jax.Array, std: float) -> jax.Array:
+        if kind == "normal":
+            return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+        return jnp.full(shape, {"zeros": 0, "ones": 1}[kind], dtype)
+
+    return jax.jit(make, out_shardings=sharding)
