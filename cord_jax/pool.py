@@ -1,0 +1,170 @@
+"""The pool file: which models write, and which one judges (design, section 5)."""
+
+import dataclasses
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cord_jax.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+_PROPOSER_KEYS = ("name", "checkpoint", "temperature", "top_k", "top_p", "system_prompt", "dtype")
+_META_PROVER_KEYS = ("checkpoint", "system_prompt", "dtype")
+_POOL_KEYS = ("meta_prover", "proposer")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposerSpec:
+    """A teacher checkpoint and how it is sampled.
+
+    Attributes:
+      name: the name that traces record.
+      checkpoint: absolute path of a Hugging Face directory. Proposers may share one; its weights are loaded once.
+      temperature: 0 means argmax.
+      top_k: 0 means off.
+      top_p: 1 means off.
+      system_prompt: None means what the chat template does by itself.
+      dtype: of the weights, one of `DTYPES`; None means the checkpoint's own.
+    """
+
+    name: str
+    checkpoint: Path
+    temperature: float = 0.6
+    top_k: int = 0
+    top_p: float = 1.0
+    system_prompt: str | None = None
+    dtype: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaProverSpec:
+    """The model that scores candidates.
+
+    Attributes:
+      checkpoint: absolute path of a Hugging Face directory.
+      system_prompt: None means what the chat template does by itself.
+      dtype: of the weights; None means the checkpoint's own.
+      name: the proposer that it is, or None if it has its own table.
+    """
+
+    checkpoint: Path
+    system_prompt: str | None = None
+    dtype: str | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+    """The proposers, in the file's order, and the meta-prover."""
+
+    proposers: tuple[ProposerSpec, ...]
+    meta_prover: MetaProverSpec
+
+
+def read_pool(path: str | Path) -> PoolSpec:
+    """Reads a pool file. Checkpoints are relative to it.
+
+    Raises:
+      UserError: the file cannot be read, or a key or value in it is not what it must be.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: the pool file cannot be read: {error}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+    _check_keys(path, "the pool", table, _POOL_KEYS)
+    rows = table.get("proposer")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: no proposers; write a [[proposer]] table for each, with name and checkpoint")
+    proposers: list[ProposerSpec] = []
+    for number, row in enumerate(rows, start=1):
+        proposer = _read_proposer(path, f"proposer {number}", row)
+        if proposer.name in [other.name for other in proposers]:
+            raise UserError(f'{path}, proposer {number}: the name "{proposer.name}" is taken; names must be unique')
+        proposers.append(proposer)
+    pool = PoolSpec(tuple(proposers), _read_meta_prover(path, table.get("meta_prover"), proposers))
+    _check_dtypes(path, pool)
+    return pool
+
+
+def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
+    _check_keys(path, where, row, _PROPOSER_KEYS)
+    name = _text(path, where, row, "name", required=True)
+    where = f'{where} ("{name}")'
+    temperature = _number(path, where, row, "temperature", 0.6)
+    if temperature < 0:
+        raise UserError(f"{path}, {where}: temperature is {temperature}; it must be 0 or more (0 means argmax)")
+    top_p = _number(path, where, row, "top_p", 1.0)
+    if not 0 < top_p <= 1:
+        raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
+    top_k = row.get("top_k", 0)
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
+        raise UserError(f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)")
+    return ProposerSpec(name, _checkpoint(path, where, row), temperature, top_k, top_p,
+                        _text(path, where, row, "system_prompt"), _dtype(path, where, row))
+
+
+def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> MetaProverSpec:
+    if isinstance(value, str):
+        for proposer in proposers:
+            if proposer.name == value:
+                return MetaProverSpec(proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.name)
+        names = ", ".join(proposer.name for proposer in proposers)
+        raise UserError(f'{path}: meta_prover "{value}" is no proposer; name one of {names}, '
+                        "or write a [meta_prover] table with its own checkpoint")
+    if isinstance(value, dict):
+        _check_keys(path, "meta_prover", value, _META_PROVER_KEYS)
+        return MetaProverSpec(_checkpoint(path, "meta_prover", value),
+                              _text(path, "meta_prover", value, "system_prompt"), _dtype(path, "meta_prover", value))
+    raise UserError(f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint")
+
+
+def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in allowed:
+            raise UserError(f'{path}, {where}: unknown key "{key}"; allowed are {", ".join(allowed)}')
+
+
+def _text(path: Path, where: str, table: dict[str, Any], key: str, required: bool = False) -> str | None:
+    value = table.get(key)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str) or (required and not value.strip()):
+        raise UserError(f"{path}, {where}: {key} must be a text in quotes")
+    return value
+
+
+def _number(path: Path, where: str, table: dict[str, Any], key: str, default: float) -> float:
+    value = table.get(key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise UserError(f"{path}, {where}: {key} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _dtype(path: Path, where: str, table: dict[str, Any]) -> str | None:
+    dtype = _text(path, where, table, "dtype")
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f'{path}, {where}: dtype "{dtype}" is not one of {", ".join(DTYPES)}')
+    return dtype
+
+
+def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
+    checkpoint = (path.parent / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()).resolve()
+    if not checkpoint.is_dir():
+        raise UserError(f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to this file")
+    return checkpoint
+
+
+def _check_dtypes(path: Path, pool: PoolSpec) -> None:
+    """A checkpoint is loaded once, so those that share it must agree on its dtype."""
+    users = [(f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers]
+    users.append(("meta_prover", pool.meta_prover))
+    first: dict[Path, tuple[str, str | None]] = {}
+    for where, user in users:
+        owner, dtype = first.setdefault(user.checkpoint, (where, user.dtype))
+        if dtype != user.dtype:
+            raise UserError(f"{path}, {where}: dtype {user.dtype or 'unset'}, but {owner} loads the same checkpoint with "
+                            f"dtype {dtype or 'unset'}; write the same dtype for both")

@@ -1,0 +1,116 @@
+"""The problem file: one JSON object a line, plain or gzipped (design, section 5)."""
+
+import dataclasses
+import gzip
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from cord_jax.errors import UserError
+
+_FIELDS = ("id", "question", "answer", "context", "solution", "answers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A question whose answer is known.
+
+    Attributes:
+      id: unique within its file.
+      question: the text of the user's turn.
+      answer: the gold answer, as the file writes it.
+      context: text that precedes the question (a passage, a table), or None.
+      solution: a reference solution, or None.
+      answers: further accepted forms of the answer.
+      extra: the line's other fields, passed through.
+    """
+
+    id: str
+    question: str
+    answer: str
+    context: str | None = None
+    solution: str | None = None
+    answers: tuple[str, ...] = ()
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The accepted forms of the answer, NFC-normalised: `answer`, then `answers`, none twice."""
+        forms = (unicodedata.normalize("NFC", form) for form in (self.answer, *self.answers))
+        return tuple(dict.fromkeys(forms))
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """Reads a problem file, in the order of its lines. Lines of white space alone are passed over.
+
+    Raises:
+      UserError: the file cannot be read, holds no problem, or has a bad line; the message names file, line and reason.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: the problem file cannot be read: {error}") from None
+    problems: list[Problem] = []
+    line_of_id: dict[str, int] = {}
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            problem = _read_line(line, first=number == 1)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        if problem.id in line_of_id:
+            raise UserError(f'{path}, line {number}: the id "{problem.id}" is taken by line {line_of_id[problem.id]}; '
+                            "give every problem an id of its own")
+        line_of_id[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise UserError(f"{path}: the problem file is empty; write one JSON object a line")
+    return problems
+
+
+def _read_line(line: bytes, *, first: bool) -> Problem:
+    """The problem of one line; raises ValueError with the reason why there is none."""
+    try:
+        row = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}; write one object a line") from None
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object; write {\"id\": ..., \"question\": ..., \"answer\": ...}")
+    for field in ("id", "question", "answer"):
+        if field not in row:
+            raise ValueError(f'field "{field}" is missing; every problem needs id, question and answer')
+        _check_text(field, row[field])
+        if not row[field].strip():
+            raise ValueError(f'field "{field}" is empty')
+    for field in ("context", "solution"):
+        if row.get(field) is not None:
+            _check_text(field, row[field])
+    answers = row.get("answers")
+    if answers is None:
+        answers = []
+    if not isinstance(answers, list):
+        raise ValueError('field "answers" must be a list of strings')
+    for form in answers:
+        _check_text("answers", form)
+        if not form.strip():
+            raise ValueError('field "answers" holds an empty form')
+    return Problem(row["id"], row["question"], row["answer"], row.get("context"), row.get("solution"), tuple(answers),
+                   {name: value for name, value in row.items() if name not in _FIELDS})
+
+
+def _check_text(field: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f'field "{field}" must be a string, not {json.dumps(value)[:40]}; put it in quotes')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'field "{field}" has half of a surrogate pair (\\ud800-\\udfff), which is no text') from None

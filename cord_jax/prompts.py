@@ -1,0 +1,44 @@
+"""A model's prompt: its own chat template, completed so that it opens the thinking (design, section 3.2)."""
+
+import datetime
+
+from cord_jax.errors import UserError
+from cord_jax.vocabulary import Vocabulary
+
+THINK_START = "<think>"
+
+# Some templates write today's date into the system turn. It is fixed to the day that Llama 3.1's template names when it
+# is given none, so that a trace does not depend on the day it is made.
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+
+
+def render_prompt(vocabulary: Vocabulary, system_prompt: str | None, question: str, context: str | None = None) -> str:
+    """The text that a model is prompted with; it ends in `<think>` and one newline.
+
+    It carries the special tokens that the template writes, so it is encoded without adding any
+    (`Vocabulary.encode_prompt`), and it is not normalised.
+
+    Args:
+      vocabulary: of the model whose chat template is used.
+      system_prompt: the system turn; None leaves it to the template.
+      question: the user turn.
+      context: text that precedes the question in the user turn, followed by a blank line.
+
+    Raises:
+      UserError: the tokenizer has no chat template, or the template refuses these turns.
+    """
+    messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    messages.append({"role": "user", "content": f"{context}\n\n{question}" if context else question})
+    if not vocabulary.tokenizer.chat_template:
+        raise UserError(f"{vocabulary.directory}: the tokenizer has no chat template; "
+                        "add chat_template.jinja, or chat_template to tokenizer_config.json")
+    try:
+        rendered = vocabulary.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True,
+            date_string=TEMPLATE_DATE.strftime("%d %b %Y"), strftime_now=TEMPLATE_DATE.strftime)
+    except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        turns = "a user turn" if system_prompt is None else "a system and a user turn"
+        raise UserError(f"{vocabulary.directory}: the chat template fails on {turns}: {reason}") from error
+    opened = rendered.rstrip()
+    return opened + "\n" if opened.endswith(THINK_START) else rendered + THINK_START + "\n"
