@@ -1,8 +1,8 @@
 """An independent, slow and plain implementation of the method, to compare the engine with.
 
-Written from the semantics and formats of the design alone, with torch and `transformers` and without a line of
-`cord_jax` or `models`. Everything is recomputed from text for every sampled token and every score: there is no cache,
-no tree, no batch and no automaton.
+Written from the semantics and formats of the design alone, with torch and `transformers` and without a
+line of `cord_jax` or `models`. Everything is recomputed from text for every sampled token and every score:
+there is no cache, no tree, no batch and no automaton.
 
   text.py    prompts, step boundaries, canonical steps, answers: functions of text, nothing else
   reader.py  one checkpoint: its ids, their bytes, the next token, the probability of an answer

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from . import text
 
@@ -49,9 +49,11 @@ def token_bytes(description: dict) -> dict[int, bytes]:
 
 def without_dummy_prefix(description: dict) -> dict:
     """The tokenizer's description, changed so that it puts nothing before a text."""
+
     def walk(node):
         if isinstance(node, list):
-            return [walk(item) for item in node if not (isinstance(item, dict) and item.get("type") == "Prepend")]
+            kept = [item for item in node if not (isinstance(item, dict) and item.get("type") == "Prepend")]
+            return [walk(item) for item in kept]
         if isinstance(node, dict):
             node = {key: walk(value) for key, value in node.items()}
             if node.get("type") == "Metaspace":
@@ -85,8 +87,10 @@ class Reader:
     def __init__(self, checkpoint: str | Path):
         checkpoint = Path(checkpoint)
         self.model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
-        self.template = AutoTokenizer.from_pretrained(checkpoint)
+            checkpoint, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        # AutoTokenizer would replace the split rules of tokenizer.json by those of the network's family.
+        self.template = PreTrainedTokenizerFast.from_pretrained(checkpoint)
         description = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
         description["truncation"] = description["padding"] = None
         self.tokenizer = Tokenizer.from_str(json.dumps(description))
@@ -114,9 +118,10 @@ class Reader:
         return b"".join(self.pieces[token] for token in tokens)
 
     def next_token(self, tokens: list[int]) -> tuple[int, float]:
-        """The most probable defined id after `tokens`, the lowest of equals, and its lead in logits over the next."""
+        """The most probable defined id after `tokens`, the lowest of equals, and its lead in logits."""
         with torch.no_grad():
-            logits_v = self.model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+            output = self.model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1)
+        logits_v = output.logits[0, -1]
         logits_v = logits_v.masked_fill(~self.defined, -torch.inf).numpy()
         best = int(np.argmax(logits_v))
         rest = np.delete(logits_v, best)
@@ -140,8 +145,10 @@ class Reader:
         """exp of the mean log-probability of the answer's tokens after `context` and the closing."""
         tokens, overlaps = self.encode_answer(closing, answer)
         with torch.no_grad():
-            logits_tv = self.model(torch.tensor([context + tokens]), use_cache=False,
-                                   logits_to_keep=len(tokens) + 1).logits[0, :-1].float()
+            output = self.model(
+                torch.tensor([context + tokens]), use_cache=False, logits_to_keep=len(tokens) + 1
+            )
+        logits_tv = output.logits[0, :-1]
         log_probs_tv = torch.log_softmax(logits_tv.masked_fill(~self.defined, -torch.inf), dim=-1)
         chosen = [log_probs_tv[index, token] for index, token in enumerate(tokens) if overlaps[index]]
         return np.float32(torch.stack(chosen).mean().exp().item())

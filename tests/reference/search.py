@@ -1,7 +1,7 @@
 """Step-wise beam search, curation and answers by brute force, at temperature 0.
 
-Every sampled token is one forward pass over the whole text so far; after it, everything sampled is decoded again and
-searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
+Every sampled token is one forward pass over the whole text so far; after it, everything sampled is decoded
+again and searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
 """
 
 from dataclasses import dataclass, field
@@ -110,17 +110,23 @@ def decimal(score: np.float32 | None) -> float | None:
 class ProblemSearch:
     """The search of one problem."""
 
-    def __init__(self, pool: Pool, teachers: list[Reader], meta_prover: Reader, problem: dict, settings: Settings):
+    def __init__(
+        self, pool: Pool, teachers: list[Reader], meta_prover: Reader, problem: dict, settings: Settings
+    ):
         self.pool = pool
         self.teachers = teachers
         self.meta_prover = meta_prover
         self.problem = problem
         self.settings = settings
-        self.prompts = [teacher.prompt(problem, proposer.system_prompt)
-                        for teacher, proposer in zip(teachers, pool.proposers)]
+        self.prompts = [
+            teacher.prompt(problem, proposer.system_prompt)
+            for teacher, proposer in zip(teachers, pool.proposers)
+        ]
         self.meta_prompt = meta_prover.prompt(problem, pool.meta_prover.system_prompt)
         self.rows: list[dict] = []
-        self.usage = {proposer.name: {"proposed": 0, "committed": 0, "scored": 0} for proposer in pool.proposers}
+        self.usage = {
+            proposer.name: {"proposed": 0, "committed": 0, "scored": 0} for proposer in pool.proposers
+        }
 
     # What one teacher does
 
@@ -137,8 +143,9 @@ class ProblemSearch:
         self.settings.margins.token = min(self.settings.margins.token, lead)
         return token
 
-    def propose(self, proposer: int, beam: Hypothesis, step: int, segmentation: str, limit: int,
-                stopped_by_limit: str) -> text.Proposal:
+    def propose(
+        self, proposer: int, beam: Hypothesis, step: int, segmentation: str, limit: int, stopped_by_limit: str
+    ) -> text.Proposal:
         """Samples one proposal of at most `limit` tokens."""
         teacher = self.teachers[proposer]
         forced = text.heading(segmentation, step)
@@ -184,9 +191,10 @@ class ProblemSearch:
             context += reader.encode(step.text)
         context += step_tokens
         forms = text.answer_forms(self.problem)
-        used = len(step_tokens) + sum(len(reader.encode_answer(self.settings.closing, form)[0]) for form in forms)
+        closing = self.settings.closing
+        used = len(step_tokens) + sum(len(reader.encode_answer(closing, form)[0]) for form in forms)
         self.usage[self.pool.proposers[proposer].name]["scored"] += used
-        return max(reader.answer_probability(context, self.settings.closing, form) for form in forms)
+        return max(reader.answer_probability(context, closing, form) for form in forms)
 
     # One round
 
@@ -205,8 +213,11 @@ class ProblemSearch:
             proposal = self.propose(proposer, beam, step, segmentation, limit, stopped)
             ended, dropped, score = proposal.ended, proposal.dropped, None
             tokens = len(self.meta_prover.encode(proposal.text))
-            if (dropped is None and ended not in ("think_end", "eos")
-                    and self.meta_tokens(beam) + tokens >= settings.max_thinking_tokens):
+            if (
+                dropped is None
+                and ended not in ("think_end", "eos")
+                and self.meta_tokens(beam) + tokens >= settings.max_thinking_tokens
+            ):
                 ended = "budget"
             if dropped is None:
                 for earlier in candidates:
@@ -215,9 +226,18 @@ class ProblemSearch:
                         dropped = "duplicate"
             if dropped is None:
                 score = self.score(proposer, beam, proposal.text)
-            row = {"problem": self.problem["id"], "step": step, "beam": beam_number, "teacher": spec.name,
-                   "text": proposal.text, "score": decimal(score), "kept": False, "rank": None,
-                   "dropped": dropped, "ended": ended}
+            row = {
+                "problem": self.problem["id"],
+                "step": step,
+                "beam": beam_number,
+                "teacher": spec.name,
+                "text": proposal.text,
+                "score": decimal(score),
+                "kept": False,
+                "rank": None,
+                "dropped": dropped,
+                "ended": ended,
+            }
             self.rows.append(row)
             if dropped is None:
                 extended = Hypothesis(beam.steps + (Step(proposal.text, proposer, score, tokens, ended),))
@@ -226,6 +246,7 @@ class ProblemSearch:
 
     def select(self, pool: list[Candidate], places: int) -> list[Hypothesis]:
         """The best of a round, best first; their rows learn their rank."""
+
         def order(candidate: Candidate):
             carried = candidate.row is None
             return (-candidate.hypothesis.score, not carried, candidate.beam, candidate.proposer)
@@ -267,7 +288,7 @@ class ProblemSearch:
             pool += self.extend(number, Hypothesis(), 1)
         if not pool:
             return Hypothesis(), "stuck"
-        winner, = self.select(pool, 1)
+        (winner,) = self.select(pool, 1)
         return winner, self.status(winner)
 
     def status(self, winner: Hypothesis) -> str:
@@ -282,13 +303,27 @@ class ProblemSearch:
         for step in winner.steps:
             name = self.pool.proposers[step.proposer].name
             self.usage[name]["committed"] += len(self.teachers[step.proposer].encode(step.text))
-            steps.append({"text": step.text, "teacher": name, "score": decimal(step.score), "tokens": step.tokens,
-                          "ended": step.ended})
-        trace = {"id": self.problem["id"], "question": self.problem["question"], "answer": self.problem["answer"],
-                 "status": status, "score": decimal(winner.score), "reasoning": winner.reasoning,
-                 "response": response,
-                 "predicted_answer": None if response is None else text.predicted_answer(response),
-                 "steps": steps, "usage": self.usage}
+            steps.append(
+                {
+                    "text": step.text,
+                    "teacher": name,
+                    "score": decimal(step.score),
+                    "tokens": step.tokens,
+                    "ended": step.ended,
+                }
+            )
+        trace = {
+            "id": self.problem["id"],
+            "question": self.problem["question"],
+            "answer": self.problem["answer"],
+            "status": status,
+            "score": decimal(winner.score),
+            "reasoning": winner.reasoning,
+            "response": response,
+            "predicted_answer": None if response is None else text.predicted_answer(response),
+            "steps": steps,
+            "usage": self.usage,
+        }
         return trace, self.rows
 
 
@@ -322,8 +357,17 @@ def reference_search(
         raise ValueError("the reference samples at temperature 0 only")
     if method not in ("cord", "curation") or segmentation not in ("prompt", "line_break", "prefix"):
         raise ValueError(f"unknown method or segmentation: {method}, {segmentation}")
-    settings = Settings(method, segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens,
-                        max_answer_tokens, closing, Margins() if margins is None else margins)
+    settings = Settings(
+        method,
+        segmentation,
+        beam_width,
+        max_steps,
+        max_step_tokens,
+        max_thinking_tokens,
+        max_answer_tokens,
+        closing,
+        Margins() if margins is None else margins,
+    )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}
     teachers = [readers[Path(proposer.checkpoint)] for proposer in pool.proposers]

@@ -22,14 +22,18 @@ def proposal(segmentation, body, stopped="cap", step=2, has_prefix=True):
 
 # Prompts
 
-@pytest.mark.parametrize("rendered, completed", [
-    ("<|assistant|>", "<|assistant|><think>\n"),
-    ("<|assistant|>\n", "<|assistant|>\n<think>\n"),
-    ("<|assistant|><think>", "<|assistant|><think>\n"),
-    ("<|assistant|><think>\n", "<|assistant|><think>\n"),
-    ("<|assistant|><think> \n\n", "<|assistant|><think>\n"),
-    ("<think>\n</think>\n", "<think>\n</think>\n<think>\n"),
-])
+
+@pytest.mark.parametrize(
+    "rendered, completed",
+    [
+        ("<|assistant|>", "<|assistant|><think>\n"),
+        ("<|assistant|>\n", "<|assistant|>\n<think>\n"),
+        ("<|assistant|><think>", "<|assistant|><think>\n"),
+        ("<|assistant|><think>\n", "<|assistant|><think>\n"),
+        ("<|assistant|><think> \n\n", "<|assistant|><think>\n"),
+        ("<think>\n</think>\n", "<think>\n</think>\n<think>\n"),
+    ],
+)
 def test_the_prompt_ends_in_think_once(rendered, completed):
     assert text.open_thinking(rendered) == completed
 
@@ -41,24 +45,40 @@ def test_a_context_precedes_the_question():
 
 # Boundaries under the prompt cue
 
-@pytest.mark.parametrize("body, cut", [
-    (". Add.\n\n### Step 3", 8),
-    (". Add.\n### Step:", 7),
-    ("\n### Step 3", 1),
-    (". Add.\n### Step</think>", 7),
-    (". Add.\n### Step\n", 7),
-    (". Add.\n### Step\u00e9", 7),
-    (". Add.\n### Step3", 7),
-    (". Add.\n### Stepping\n### Step 3", 20),
-])
+
+@pytest.mark.parametrize(
+    "body, cut",
+    [
+        (". Add.\n\n### Step 3", 8),
+        (". Add.\n### Step:", 7),
+        ("\n### Step 3", 1),
+        (". Add.\n### Step</think>", 7),
+        (". Add.\n### Step\n", 7),
+        (". Add.\n### Step\u00e9", 7),
+        (". Add.\n### Step3", 7),
+        (". Add.\n### Stepping\n### Step 3", 20),
+    ],
+)
 def test_a_step_heading_at_a_line_start_is_a_marker(body, cut):
     assert find_boundary("prompt", body.encode(), finished=False) == (cut, "marker")
 
 
-@pytest.mark.parametrize("body", [
-    ". Add.\n#### Step 3", ". Add.\n### Steps 3", ". Add.\n## Step 3", ". Add.\n###  Step 3", ". Add.\n###Step 3",
-    ". Add.\n ### Step 3", ". Add. ### Step 3", ". Add.\n### step 3", ". Add.\r### Step 3", "### Step 3", ". Add.\n\n",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        ". Add.\n#### Step 3",
+        ". Add.\n### Steps 3",
+        ". Add.\n## Step 3",
+        ". Add.\n###  Step 3",
+        ". Add.\n###Step 3",
+        ". Add.\n ### Step 3",
+        ". Add. ### Step 3",
+        ". Add.\n### step 3",
+        ". Add.\r### Step 3",
+        "### Step 3",
+        ". Add.\n\n",
+    ],
+)
 def test_what_only_looks_like_a_heading_is_no_marker(body):
     assert find_boundary("prompt", body.encode(), finished=True) is None
 
@@ -92,6 +112,7 @@ def test_without_a_boundary_a_proposal_ends_as_it_was_stopped(stopped):
 
 # The other segmentations
 
+
 def test_a_line_break_ends_at_the_first_empty_line():
     assert proposal("line_break", "One.\nTwo. \n\nThree") == Proposal("One.\nTwo.\n\n", "marker", None)
     assert proposal("line_break", "\n\nThree") == Proposal("", "marker", "empty")
@@ -101,29 +122,47 @@ def test_a_line_break_ends_at_the_first_empty_line():
     assert find_boundary("line_break", b"One.\n\n", finished=False) == (4, "marker")
 
 
-@pytest.mark.parametrize("body, canonical", [
-    ("It is 7. Wait, no", "It is 7."),
-    ("It is 7! wAIT", "It is 7!"),
-    ("Is it 7? Let me check it", "Is it 7?"),
-    ("It is 7\nAlternatively, 8", "It is 7\n"),
-    ("It is 7.\n\n  \nThe error is", "It is 7.\n\n  \n"),
-    ("So 7. That's impossible: 8", "So 7."),
-    ("So 7. That\u2019s impossible: 8", "So 7."),
-    ("So 7. Let\u2019s try a different approach", "So 7."),
-    ("So 7. let's try a different approach.", "So 7."),
-    ("So 7. Double-check", "So 7."),
-    ("So 7. Wait\u2014no", "So 7."),
-    ("Wait, 7.\nWait, 8", "Wait, 7.\n"),
-])
+@pytest.mark.parametrize(
+    "body, canonical",
+    [
+        ("It is 7. Wait, no", "It is 7."),
+        ("It is 7! wAIT", "It is 7!"),
+        ("Is it 7? Let me check it", "Is it 7?"),
+        ("It is 7\nAlternatively, 8", "It is 7\n"),
+        ("It is 7.\n\n  \nThe error is", "It is 7.\n\n  \n"),
+        ("So 7. That's impossible: 8", "So 7."),
+        ("So 7. That\u2019s impossible: 8", "So 7."),
+        ("So 7. Let\u2019s try a different approach", "So 7."),
+        ("So 7. let's try a different approach.", "So 7."),
+        ("So 7. Double-check", "So 7."),
+        ("So 7. Wait\u2014no", "So 7."),
+        ("Wait, 7.\nWait, 8", "Wait, 7.\n"),
+    ],
+)
 def test_a_prefix_word_goes_to_the_later_step(body, canonical):
     assert proposal("prefix", body) == Proposal(canonical, "marker", None)
 
 
-@pytest.mark.parametrize("body", [
-    "Wait, it is 7", "\n\nWait, it is 7", " Wait", "It is 7.  Wait", "It is 7, wait", "So 7. Waiting", "So 7.Wait",
-    "So 7. Wait\u00e9", "So 7: Wait", "So 7. Double-checking", "So 7. Double check", "So 7.\n Wait", "So 7. Let me  check",
-    "So 7. That`s impossible", "So 7. Waits",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Wait, it is 7",
+        "\n\nWait, it is 7",
+        " Wait",
+        "It is 7.  Wait",
+        "It is 7, wait",
+        "So 7. Waiting",
+        "So 7.Wait",
+        "So 7. Wait\u00e9",
+        "So 7: Wait",
+        "So 7. Double-checking",
+        "So 7. Double check",
+        "So 7.\n Wait",
+        "So 7. Let me  check",
+        "So 7. That`s impossible",
+        "So 7. Waits",
+    ],
+)
 def test_what_is_no_prefix_marker(body):
     assert find_boundary("prefix", body.encode(), finished=True) is None
 
@@ -145,6 +184,7 @@ def test_a_prefix_step_keeps_its_newlines():
 
 # Canonical steps and dropped candidates
 
+
 def test_canonical_steps():
     assert canonical_step("prompt", 12, ".\nSo 7.\n \n") == "### Step 12.\nSo 7.\n\n"
     assert canonical_step("prompt", 1, ": e\u0301") == "### Step 1: \u00e9\n\n"
@@ -155,7 +195,8 @@ def test_canonical_steps():
 
 @pytest.mark.parametrize("segmentation", ["prompt", "line_break", "prefix"])
 def test_an_empty_body_has_nothing_to_add_only_after_something(segmentation):
-    for body, stopped, ended in [("</think>", "cap", "think_end"), (" </think>", "cap", "think_end"), ("", "eos", "eos")]:
+    cases = [("</think>", "cap", "think_end"), (" </think>", "cap", "think_end"), ("", "eos", "eos")]
+    for body, stopped, ended in cases:
         assert proposal(segmentation, body, stopped) == Proposal("", ended, None)
         assert proposal(segmentation, body, stopped, 1, has_prefix=False) == Proposal("", ended, "empty")
     assert proposal(segmentation, " ", "cap") == Proposal("", "cap", "empty")
@@ -175,30 +216,37 @@ def test_bytes_that_are_not_text_are_dropped_only_before_the_cut():
 
 # Answers
 
+
 def test_answer_forms_are_normalised_and_unique():
     problem = {"answer": "e\u0301", "answers": ["\u00e9", "x", "x"]}
     assert text.answer_forms(problem) == ["\u00e9", "x"]
 
 
-@pytest.mark.parametrize("response, answer", [
-    ("so \\boxed{1} or \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
-    ("\\boxed{3} and the final answer is 4", "3"),
-    ("The final answer is 4.", "4"),
-    ("the Final Answer is 4.\nNo, the final answer is: 5\nDone", "5"),
-    ("\\boxed{1", None),
-    ("seven", None),
-])
+@pytest.mark.parametrize(
+    "response, answer",
+    [
+        ("so \\boxed{1} or \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("\\boxed{3} and the final answer is 4", "3"),
+        ("The final answer is 4.", "4"),
+        ("the Final Answer is 4.\nNo, the final answer is: 5\nDone", "5"),
+        ("\\boxed{1", None),
+        ("seven", None),
+    ],
+)
 def test_predicted_answers(response, answer):
     assert predicted_answer(response) == answer
 
 
 # Vocabularies
 
+
 def test_real_vocabularies_give_their_golden_ids(shared_dir, tmp_path):
     golden = json.loads((shared_dir / "tokenizers" / "golden_cases.json").read_text())
     for name in ("qwen2.5", "llama-3.1", "phi-3"):
-        tiny.write_checkpoint(tmp_path / name, shared_dir / "tokenizers" / name, "llama", 0, hidden_size=16, num_layers=1)
-        reader = Reader(tmp_path / name)
+        source = shared_dir / "tokenizers" / name
+        reader = Reader(
+            tiny.write_checkpoint(tmp_path / name, source, "llama", 0, hidden_size=16, num_layers=1)
+        )
         for case in golden[name]:
             ids = reader.tokenizer.encode(case["text"], add_special_tokens=False).ids
             assert ids == case["ids"], (name, case["text"])
@@ -206,6 +254,16 @@ def test_real_vocabularies_give_their_golden_ids(shared_dir, tmp_path):
             assert written == unicodedata.normalize("NFC", case["text"]) or written == case["text"]
         assert bool(reader.defined.all()) is False
         assert reader.bytes_of(reader.encode("### Step 1")) == b"### Step 1"
+
+
+def test_a_search_over_real_vocabularies(shared_dir, tmp_path):
+    names = ("qwq-32b", "phi-3", "deepseek-r1")
+    pool = tiny.write_pool(tmp_path, 1, tokenizers=tuple(shared_dir / "tokenizers" / name for name in names))
+    limits = dict(beam_width=2, max_steps=2, max_step_tokens=10, max_thinking_tokens=100, max_answer_tokens=4)
+    for trace, rows in reference_search(pool, tiny.PROBLEMS[1:], **limits):
+        assert trace["reasoning"].startswith("### Step 1")
+        assert any(row["teacher"] == "llama-1" and row["score"] is not None for row in rows)
+        assert all(row["text"] == unicodedata.normalize("NFC", row["text"]) for row in rows)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +283,8 @@ def test_the_small_vocabularies_differ(readers):
     assert len(digits.encode("12")) == 2
     assert len(threes.eos) == 2 and len(merged.eos) == 1
     for reader in readers:
-        assert reader.bytes_of(reader.encode("caf\u00e9 \u4e03\n\n### Step 2")) == "caf\u00e9 \u4e03\n\n### Step 2".encode()
+        written = "caf\u00e9 \u4e03\n\n### Step 2"
+        assert reader.bytes_of(reader.encode(written)) == written.encode()
 
 
 def test_the_tokens_that_overlap_the_answer_are_scored(readers):
@@ -256,7 +315,9 @@ def test_the_score_is_the_geometric_mean_of_the_answer(readers):
     for index, (token, scored) in enumerate(zip(tokens, overlaps)):
         if scored:
             with torch.no_grad():
-                logits_v = reader.model(torch.tensor([context + tokens[:index]])).logits[0, -1].double().numpy()
+                logits_v = (
+                    reader.model(torch.tensor([context + tokens[:index]])).logits[0, -1].double().numpy()
+                )
             product *= np.exp(logits_v[token]) / np.exp(logits_v[defined]).sum()
             number += 1
     assert number == 2
@@ -266,6 +327,7 @@ def test_the_score_is_the_geometric_mean_of_the_answer(readers):
 
 
 # The search
+
 
 def test_every_ending_and_every_reason_occurs():
     endings, reasons, statuses, margins = count(range(4))
@@ -280,14 +342,18 @@ def test_rows_are_consistent(pool, segmentation):
     for trace, rows in reference_search(pool, tiny.PROBLEMS, segmentation=segmentation, **limits):
         names = [proposer.name for proposer in pool.proposers]
         assert [(row["step"], row["beam"], names.index(row["teacher"])) for row in rows] == sorted(
-            (row["step"], row["beam"], names.index(row["teacher"])) for row in rows)
+            (row["step"], row["beam"], names.index(row["teacher"])) for row in rows
+        )
         assert "</think>" not in trace["reasoning"]
         assert trace["reasoning"] == "".join(step["text"] for step in trace["steps"])
         for row in rows:
             assert row["kept"] == (row["rank"] is not None)
             assert (row["score"] is None) == (row["dropped"] is not None)
-            parents = [parent for parent in rows
-                       if parent["step"] == row["step"] - 1 and parent["rank"] == row["beam"]]
+            parents = [
+                parent
+                for parent in rows
+                if parent["step"] == row["step"] - 1 and parent["rank"] == row["beam"]
+            ]
             assert len(parents) == (row["step"] > 1)
         if trace["steps"]:
             assert trace["score"] == trace["steps"][-1]["score"]
@@ -296,8 +362,9 @@ def test_rows_are_consistent(pool, segmentation):
 
 
 def test_curation_proposes_as_many_as_beams_times_proposers(pool):
-    (trace, rows), = reference_search(pool, tiny.PROBLEMS[:1], method="curation", beam_width=2, max_thinking_tokens=24,
-                                      max_answer_tokens=4)
+    ((trace, rows),) = reference_search(
+        pool, tiny.PROBLEMS[:1], method="curation", beam_width=2, max_thinking_tokens=24, max_answer_tokens=4
+    )
     assert len(rows) == 2 * 4 and {row["step"] for row in rows} == {1}
     assert sum(row["kept"] for row in rows) == 1
     assert trace["score"] == max(row["score"] for row in rows if row["score"] is not None)
@@ -309,10 +376,20 @@ def test_ties_go_to_the_carried_then_to_the_lower_beam_then_to_the_lower_propose
 
     settings = Settings("cord", "prompt", 9, 1, 1, 1, 1, "")
     search = ProblemSearch(Pool((), MetaProver("")), [], _Silent(), tiny.PROBLEMS[0], settings)
-    entries = [(0, 1, 0.5, False), (0, 0, 0.5, False), (1, 0, 0.5, False), (2, -1, 0.5, True), (1, 1, 0.75, False)]
+    entries = [
+        (0, 1, 0.5, False),
+        (0, 0, 0.5, False),
+        (1, 0, 0.5, False),
+        (2, -1, 0.5, True),
+        (1, 1, 0.75, False),
+    ]
     candidates = [
-        Candidate(Hypothesis((Step(str(index), proposer, np.float32(score), 1, "eos"),)), beam, proposer,
-                  None if carried else {})
+        Candidate(
+            Hypothesis((Step(str(index), proposer, np.float32(score), 1, "eos"),)),
+            beam,
+            proposer,
+            None if carried else {},
+        )
         for index, (beam, proposer, score, carried) in enumerate(entries)
     ]
     assert [beam.steps[0].text for beam in search.select(candidates, 4)] == ["4", "3", "1", "0"]
@@ -327,9 +404,11 @@ class _Silent:
 
 def test_a_pool_that_can_write_nothing_is_stuck(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path / "tokenizer", "merged")
-    checkpoint = tiny.write_checkpoint(tmp_path / "model", tokenizer, "llama", 0, habits=tiny.Habits(eos=60.0))
+    checkpoint = tiny.write_checkpoint(
+        tmp_path / "model", tokenizer, "llama", 0, habits=tiny.Habits(eos=60.0)
+    )
     pool = Pool((Proposer("a", checkpoint), Proposer("b", checkpoint)), MetaProver(checkpoint))
-    (trace, rows), = reference_search(pool, tiny.PROBLEMS[:1], max_steps=2)
+    ((trace, rows),) = reference_search(pool, tiny.PROBLEMS[:1], max_steps=2)
     assert trace["status"] == "stuck" and trace["response"] is None and trace["steps"] == []
     assert [(row["dropped"], row["ended"], row["score"]) for row in rows] == [("empty", "eos", None)] * 2
     assert trace["usage"]["a"] == {"proposed": 1, "committed": 0, "scored": 0}

@@ -1,7 +1,7 @@
 """Prompts, step boundaries, canonical steps and answers, as functions of text.
 
-A proposal is judged by its bytes: what a model wrote may stop in the middle of a character, and a boundary may lie
-inside a token. Positions in this module are positions in bytes.
+A proposal is judged by its bytes: what a model wrote may stop in the middle of a character, and a boundary
+may lie inside a token. Positions in this module are positions in bytes.
 """
 
 import codecs
@@ -17,9 +17,21 @@ SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole")
 
 # The prefix words of the paper: self-verification, other methods, self-correction.
 PREFIX_WORDS = (
-    "let me check", "let me verify", "double-check", "going back to", "wait",
-    "alternatively", "another way", "let's try a different approach", "using another method", "we can also verify",
-    "this is wrong", "the mistake was", "that's impossible", "this contradicts", "the error is",
+    "let me check",
+    "let me verify",
+    "double-check",
+    "going back to",
+    "wait",
+    "alternatively",
+    "another way",
+    "let's try a different approach",
+    "using another method",
+    "we can also verify",
+    "this is wrong",
+    "the mistake was",
+    "that's impossible",
+    "this contradicts",
+    "the error is",
 )
 
 
@@ -53,6 +65,7 @@ def heading(segmentation: str, step: int) -> str:
 
 # Prompts
 
+
 def user_turn(problem: dict) -> str:
     """The question, after the problem's context and a blank line if it has one."""
     context = problem.get("context")
@@ -63,15 +76,16 @@ def open_thinking(rendered: str) -> str:
     """The rendered template, made to end in `<think>` and one newline exactly once."""
     opened = re.search(r"<think>\s*\Z", rendered)
     if opened:
-        rendered = rendered[:opened.start()]
+        rendered = rendered[: opened.start()]
     return rendered + "<think>\n"
 
 
 # Boundaries
 
+
 def _first_step_marker(body: bytes, finished: bool) -> int | None:
     found = _STEP_MARKER.search(body)
-    # At the end of an unfinished text the next character is still to come, and a letter would undo the marker.
+    # At the end of an unfinished text the next character is to come, and a letter would undo the marker.
     if found and (finished or found.end() < len(body)):
         return found.start()
     return None
@@ -85,13 +99,13 @@ def _first_line_break(body: bytes) -> int | None:
 def _first_prefix_word(body: bytes, finished: bool) -> int | None:
     """Where the first prefix word begins that has some text before it and a word boundary behind it.
 
-    The word boundary is that of characters, so a character of which only some bytes have been written decides nothing
-    yet. Bytes that can never become a character stand as lone surrogates, which are not part of a word.
+    The word boundary is that of characters, so a character of which only some bytes have been written decides
+    nothing yet. Bytes that can never become a character stand as lone surrogates, which belong to no word.
     """
     text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(body, final=finished)
     for found in _PREFIX_MARKER.finditer(text):
-        if text[:found.start()].strip() and (finished or found.end() < len(text)):
-            return len(text[:found.start()].encode("utf-8", "surrogateescape"))
+        if text[: found.start()].strip() and (finished or found.end() < len(text)):
+            return len(text[: found.start()].encode("utf-8", "surrogateescape"))
     return None
 
 
@@ -124,6 +138,7 @@ def find_boundary(segmentation: str, body: bytes, finished: bool) -> tuple[int, 
 
 
 # Steps
+
 
 def canonical_step(segmentation: str, step: int, body: str) -> str:
     """The text that is committed for a body already cut at its boundary; "" if the body is empty."""
@@ -169,6 +184,7 @@ def read_proposal(segmentation: str, step: int, body: bytes, stopped: str, has_p
 
 # Answers
 
+
 def answer_forms(problem: dict) -> list[str]:
     """The accepted forms of the gold answer, NFC, the main one first, none twice."""
     forms = [normalise(form) for form in [problem["answer"], *(problem.get("answers") or [])]]
@@ -183,7 +199,7 @@ def _boxed_contents(response: str) -> list[str]:
         for position in range(opening.end(), len(response)):
             depth += {"{": 1, "}": -1}.get(response[position], 0)
             if depth == 0:
-                contents.append(response[opening.end():position])
+                contents.append(response[opening.end() : position])
                 break
     return contents
 

@@ -1,9 +1,10 @@
 """Small random checkpoints that write structured text.
 
-The networks are random, but their output rows are tilted: a small repertoire of words, digits, partial characters and
-structure is likely, and some tokens make others likely after them, so that within some thirty tokens proposals end in
-every way (marker, `</think>`, end of text, cap, budget) and some are empty, invalid or equal to others. The logits of
-the padded rows are made the highest of all: a program that does not mask them writes nothing but padding.
+The networks are random, but their output rows are tilted: a small repertoire of words, digits, partial
+characters and structure is likely, and some tokens make others likely after them, so that within some thirty
+tokens proposals end in every way (marker, `</think>`, end of text, cap, budget) and some are empty, invalid
+or equal to others. The logits of the padded rows are made the highest of all: a program that does not mask
+them writes nothing but padding.
 """
 
 import json
@@ -21,9 +22,9 @@ from .search import MetaProver, Pool, Proposer
 # Tokenizers
 
 _TEXTS = {
-    "digits": "### Step {i}: so the sum is {i} + {j} = {k}.\n\nWait, we {j}. Wait\n</think>\n\n### Step {j}\nthe ",
+    "digits": "### Step {i}: the sum {i} + {j} = {k}.\n\nWait, we {j}. Wait\n</think>\n\n### Step {j}\nthe ",
     "threes": "### Step {i}. Let x = {k}, the x is\n\n</think> Wait, is {j}!\n### Step {j}: Wait wait we",
-    "merged": "### Step {k}\n\nWait, {i} and {j}, so {k}. Wait {j}? wait\n### Step {i} </think>\nis the wait x ",
+    "merged": "### Step {k}\n\nWait, {i} and {j}, so {k}. Wait {j}? wait\n### Step {i} </think>\nis wait x ",
 }
 _SPLITS = {
     "digits": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -31,7 +32,9 @@ _SPLITS = {
 }
 _SIZES = {"digits": 320, "threes": 350, "merged": 380}
 _TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 TOKENIZERS = tuple(_TEXTS)
@@ -40,21 +43,25 @@ TOKENIZERS = tuple(_TEXTS)
 def write_tokenizer(directory: Path, kind: str) -> Path:
     """Trains a byte-level BPE tokenizer of some 300 to 400 entries.
 
-    Kinds: `digits` splits digits one by one, has `<think>` and `</think>` as tokens and a template that opens thinking;
-    `threes` splits digits by threes and has two tokens that end a text; `merged` has the GPT-2 split rule.
+    Kinds: `digits` splits digits one by one, has `<think>` and `</think>` as tokens and a template that opens
+    thinking; `threes` splits digits by threes and has two tokens that end a text; `merged` has the split rule
+    of GPT-2.
     """
     tokenizer = Tokenizer(models.BPE())
     if kind in _SPLITS:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(_SPLITS[kind]), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_SPLITS[kind]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     corpus = [_TEXTS[kind].format(i=i, j=i * 7 % 23, k=i * i % 97) for i in range(1, 60)]
-    trainer = trainers.BpeTrainer(vocab_size=_SIZES[kind], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=_SIZES[kind], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_special_tokens(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|stop|>"])
     template = _TEMPLATE
@@ -63,8 +70,12 @@ def write_tokenizer(directory: Path, kind: str) -> Path:
         template = _TEMPLATE.replace("'<|assistant|>'", "'<|assistant|><think>\\n\\n'")
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "chat_template": template,
-                "clean_up_tokenization_spaces": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|end|>",
+        "chat_template": template,
+        "clean_up_tokenization_spaces": False,
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
     if kind == "threes":
         ends = [tokenizer.token_to_id("<|end|>"), tokenizer.token_to_id("<|stop|>")]
@@ -74,13 +85,14 @@ def write_tokenizer(directory: Path, kind: str) -> Path:
 
 # Networks
 
+
 @dataclass(frozen=True)
 class Habits:
     """How much likelier than other words a network finds structure, in logits (words scatter by about 1).
 
-    `newline`, `eos` and `think_end` apply everywhere (`think_end` to the first token of `</think>`), `marker` to
-    `### Step` after a newline, `digit` to the digits, `prefix` to the prefix words after a sentence or a newline,
-    `broken` to tokens that hold only a part of a character.
+    `newline`, `eos` and `think_end` apply everywhere (`think_end` to the first token of `</think>`), `marker`
+    to `### Step` after a newline, `digit` to the digits, `prefix` to the prefix words after a sentence or a
+    newline, `broken` to tokens that hold only a part of a character.
     """
 
     newline: float = 2.5
@@ -95,8 +107,35 @@ class Habits:
 # For the segmentations without a heading, where the other markers should be likely instead.
 PREFIX_HABITS = Habits(marker=0.0, prefix=9.0)
 
-_WORDS = (" the", " so", " is", " we", " sum", " x", " =", " +", ".", ",", "!", "?", " Let", ":", " and", "x", "the", "s",
-          "####", " ", "  ", "\n\n", ".\n\n", "\r\n", "e", "<", "</")
+_WORDS = (
+    " the",
+    " so",
+    " is",
+    " we",
+    " sum",
+    " x",
+    " =",
+    " +",
+    ".",
+    ",",
+    "!",
+    "?",
+    " Let",
+    ":",
+    " and",
+    "x",
+    "the",
+    "s",
+    "####",
+    " ",
+    "  ",
+    "\n\n",
+    ".\n\n",
+    "\r\n",
+    "e",
+    "<",
+    "</",
+)
 _WHOLE = ("\u00e9", "e\u0301", "\u2014", "\u2019")
 _BROKEN = (b"\xc3", b"\xa9", b"\xe2", b"\x80")
 # Spelled in pieces, a long chain needs every piece to lead to the next.
@@ -104,10 +143,19 @@ _CONTINUED = 6.0
 
 
 def _config(family: str, vocab_size: int, hidden_size: int, num_layers: int, eos_token_id: int):
-    shape = dict(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=2 * hidden_size,
-                 num_hidden_layers=num_layers, num_attention_heads=4, num_key_value_heads=2,
-                 max_position_embeddings=4096, tie_word_embeddings=False, bos_token_id=None, pad_token_id=None,
-                 eos_token_id=eos_token_id)
+    shape = dict(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        pad_token_id=None,
+        eos_token_id=eos_token_id,
+    )
     families = {"qwen2": Qwen2Config, "llama": LlamaConfig, "phi3": Phi3Config}
     return families[family](**shape)
 
@@ -204,7 +252,8 @@ def write_checkpoint(
     anywhere, after = _transitions(encode, habits)
     words = {encode(word)[-1] for word in _WORDS}
     broken = {ids[piece] for piece in _BROKEN if piece in ids} | {
-        token for token in (*anywhere, *words) if not _is_text(pieces[token])}
+        token for token in (*anywhere, *words) if not _is_text(pieces[token])
+    }
     specials = {token for token in list(pieces)[-8:]} - ends
     repertoire = sorted(words | broken | specials | ends | set(anywhere) | {target for _, target in after})
     # Left to themselves such networks say one word for ever.
@@ -212,7 +261,8 @@ def write_checkpoint(
 
     vocab_size = max(pieces) + 1 + padded_rows
     generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(family, vocab_size, hidden_size, num_layers, eos)).float().eval()
+    config = _config(family, vocab_size, hidden_size, num_layers, eos)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         _randomise(model, generator)
         picks = torch.randint(len(repertoire), (16, 96), generator=generator)
@@ -222,27 +272,32 @@ def write_checkpoint(
         bias_d = mean_d / (mean_d @ mean_d)
 
         rows_vd = model.lm_head.weight
-        noise_vd = torch.randn(rows_vd.shape, generator=generator) / hidden_size ** 0.5
+        noise_vd = torch.randn(rows_vd.shape, generator=generator) / hidden_size**0.5
         rows_vd.copy_(0.3 * noise_vd)
         rows_vd[repertoire] = noise_vd[repertoire] + 2.0 * bias_d
-        extras = {**anywhere, **dict.fromkeys(specials, -1.0), **dict.fromkeys(broken, habits.broken),
-                  **dict.fromkeys(ends, habits.eos)}
+        extras = {
+            **anywhere,
+            **dict.fromkeys(specials, -1.0),
+            **dict.fromkeys(broken, habits.broken),
+            **dict.fromkeys(ends, habits.eos),
+        }
         for token, extra in extras.items():
             rows_vd[token] += extra * bias_d
         for (source, target), extra in after.items():
             here_d = hidden_btd[tokens_bt == source].mean(0)
             here_d = here_d - (here_d @ bias_d) * mean_d
             rows_vd[target] += extra * here_d / (here_d @ here_d)
-        rows_vd[max(pieces) + 1:] += 12.0 * bias_d
+        rows_vd[max(pieces) + 1 :] += 12.0 * bias_d
     model.save_pretrained(directory)
     if (tokenizer / "generation_config.json").exists():
         shutil.copyfile(tokenizer / "generation_config.json", directory / "generation_config.json")
     return directory
 
 
-def write_pool(directory: Path, seed: int, *, tokenizers: tuple[Path, ...] | None = None,
-               habits: Habits = Habits()) -> Pool:
-    """Three teachers of three families and vocabularies, and a fourth proposer that shares the first one's checkpoint.
+def write_pool(
+    directory: Path, seed: int, *, tokenizers: tuple[Path, ...] | None = None, habits: Habits = Habits()
+) -> Pool:
+    """Three teachers of three families and vocabularies, and a fourth proposer on the first one's checkpoint.
 
     Args:
       tokenizers: tokenizer directories, one a teacher; by default three small ones are trained.
@@ -251,18 +306,31 @@ def write_pool(directory: Path, seed: int, *, tokenizers: tuple[Path, ...] | Non
         tokenizers = tuple(write_tokenizer(directory / f"tokenizer-{kind}", kind) for kind in TOKENIZERS)
     families = ("qwen2", "llama", "phi3")
     checkpoints = [
-        write_checkpoint(directory / f"{family}-{index}", tokenizer, family, 100 * seed + index,
-                         hidden_size=(64, 48, 48)[index], habits=habits)
+        write_checkpoint(
+            directory / f"{family}-{index}",
+            tokenizer,
+            family,
+            100 * seed + index,
+            hidden_size=(64, 48, 48)[index],
+            habits=habits,
+        )
         for index, (family, tokenizer) in enumerate(zip(families, tokenizers, strict=True))
     ]
-    proposers = [Proposer(f"{family}-{index}", checkpoint, system_prompt=(None, "Think in steps.", None)[index])
-                 for index, (family, checkpoint) in enumerate(zip(families, checkpoints))]
+    proposers = [
+        Proposer(f"{family}-{index}", checkpoint, system_prompt=(None, "Think in steps.", None)[index])
+        for index, (family, checkpoint) in enumerate(zip(families, checkpoints))
+    ]
     proposers.append(Proposer("again", checkpoints[0]))
     return Pool(tuple(proposers), MetaProver(checkpoints[0]))
 
 
 PROBLEMS = [
     {"id": "a", "question": "What is 3 + 4?", "answer": "7"},
-    {"id": "b", "question": "Which is greater, 1/2 or 3/8?", "answer": "1/2", "answers": ["\\frac{1}{2}", "0.5"]},
+    {
+        "id": "b",
+        "question": "Which is greater, 1/2 or 3/8?",
+        "answer": "1/2",
+        "answers": ["\\frac{1}{2}", "0.5"],
+    },
     {"id": "c", "question": "How long is it?", "answer": "e\u0301te\u0301 12", "context": "It is 12 m long."},
 ]
