@@ -242,7 +242,7 @@ def test_predicted_answers(response, answer):
 
 def test_real_vocabularies_give_their_golden_ids(shared_dir, tmp_path):
     golden = json.loads((shared_dir / "tokenizers" / "golden_cases.json").read_text())
-    for name in ("qwen2.5", "llama-3.1", "phi-3"):
+    for name in ("qwen2.5", "phi-3"):
         source = shared_dir / "tokenizers" / name
         reader = Reader(
             tiny.write_checkpoint(tmp_path / name, source, "llama", 0, hidden_size=16, num_layers=1)
@@ -330,7 +330,7 @@ def test_the_score_is_the_geometric_mean_of_the_answer(readers):
 
 
 def test_every_ending_and_every_reason_occurs():
-    endings, reasons, statuses, margins = count(range(4))
+    endings, reasons, statuses, margins = count(range(3))
     assert set(endings) == {"marker", "think_end", "eos", "cap", "budget"}
     assert set(reasons) == {None, "empty", "invalid_utf8", "duplicate"}
     assert margins.token > 0
