@@ -1,6 +1,7 @@
 """A model's prompt: its own chat template, completed so that it opens the thinking (design, section 3.2)."""
 
 import datetime
+from collections.abc import Mapping, Sequence
 
 from cord_jax.errors import UserError
 from cord_jax.vocabulary import Vocabulary
@@ -29,16 +30,29 @@ def render_prompt(vocabulary: Vocabulary, system_prompt: str | None, question: s
     """
     messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages.append({"role": "user", "content": f"{context}\n\n{question}" if context else question})
+    return open_thinking(render_messages(vocabulary, messages))
+
+
+def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]]) -> str:
+    """The model's chat template over turns of `role` and `content`, up to where the assistant begins to write.
+
+    Raises:
+      UserError: the tokenizer has no chat template, or the template refuses these turns.
+    """
     if not vocabulary.tokenizer.chat_template:
         raise UserError(f"{vocabulary.directory}: the tokenizer has no chat template; "
                         "add chat_template.jinja, or chat_template to tokenizer_config.json")
     try:
-        rendered = vocabulary.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True,
+        return vocabulary.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True,
             date_string=TEMPLATE_DATE.strftime("%d %b %Y"), strftime_now=TEMPLATE_DATE.strftime)
     except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
-        turns = "a user turn" if system_prompt is None else "a system and a user turn"
+        turns = " and ".join(f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages))
         raise UserError(f"{vocabulary.directory}: the chat template fails on {turns}: {reason}") from error
+
+
+def open_thinking(rendered: str) -> str:
+    """A rendered template, completed so that it ends in `<think>` and one newline exactly once."""
     opened = rendered.rstrip()
     return opened + "\n" if opened.endswith(THINK_START) else rendered + THINK_START + "\n"

@@ -1,0 +1,238 @@
+"""Rows of a file, and the tokens that a student learns from them.
+
+A row is a JSON object of one of three kinds:
+
+- a trace, as `launch.synthesize` writes it: `question`, `reasoning`, `response`, and optionally `context`, `id`,
+  `correct`, `score`. The prompt is the student's own template, ending in `<think>` and a newline; learnt is
+  reasoning + `</think>` + blank line + response + EOS. Rows without a response (`stuck`) are not used.
+- a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt. Its reasoning
+  stands in `reasoning_content`, or in the content between `<think>` and `</think>`. The prompt is the template over
+  the messages before it. A message without reasoning is learnt as it is, or, where the template itself opens `<think>`,
+  behind an empty reasoning.
+- a raw pair: `prompt` and `completion`, taken literally. The completion is learnt; EOS follows it if `"eos": true`.
+
+The learnt text is built by hand, never by the template: several templates delete the reasoning, or end a turn with
+something other than what the model must write to stop. It is encoded as one piece, as a continuation of the prompt.
+"""
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cord_jax.errors import UserError
+from cord_jax.prompts import THINK_START, open_thinking, render_messages, render_prompt
+from cord_jax.vocabulary import Vocabulary
+
+_THINK_END = "</think>\n\n"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as tokens.
+
+    tokens: int32 [n]. prompt_length: the first that many are the prompt, the others are learnt.
+    """
+
+    id: str
+    tokens: np.ndarray
+    prompt_length: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of a file; rows = used + filtered + without_response + too_long."""
+
+    rows: int = 0
+    filtered: int = 0
+    without_response: int = 0
+    too_long: int = 0
+    cut: int = 0
+    used: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.used} of {self.rows} rows used"]
+        parts += [f"{n} {what}" for n, what in (
+            (self.filtered, "filtered out"), (self.without_response, "without a response"),
+            (self.too_long, "too long, dropped"), (self.cut, "too long, cut")) if n]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Which rows are used: only those with a right answer, only those with at least this score."""
+
+    correct: bool = False
+    score: float = -math.inf
+
+    @classmethod
+    def parse(cls, text: str) -> "RowFilter":
+        """Reads `all`, or conditions joined by commas: `correct`, `score>=NUMBER`. Raises: `UserError`."""
+        correct, score = False, -math.inf
+        if text.strip() == "all":
+            return cls()
+        for condition in (part.strip() for part in text.split(",")):
+            found = re.fullmatch(r"score\s*>=\s*(\S+)", condition)
+            if condition == "correct":
+                correct = True
+            elif found and _is_number(found[1]):
+                score = float(found[1])
+            else:
+                raise UserError(f"--filter={text}: {condition!r} is no condition; give all, correct, score>=NUMBER, "
+                                "or the last two joined by a comma")
+        return cls(correct, score)
+
+    def passes(self, row: Mapping[str, Any]) -> bool:
+        """Raises: KeyError with the name of a field that a condition needs and the row has not."""
+        if self.correct and not row["correct"]:
+            return False
+        return self.score == -math.inf or (row["score"] is not None and row["score"] >= self.score)
+
+
+def read_examples(path: Path, vocabulary: Vocabulary, *, row_filter: str = "all", max_length: int, overlong: str = "drop",
+                  system_prompt: str | None = None) -> tuple[list[Example], Counts]:
+    """Reads a file of rows, in their order.
+
+    Args:
+      path: JSONL or .jsonl.gz.
+      vocabulary: the student's.
+      row_filter: see `RowFilter.parse`.
+      max_length: tokens of a row, prompt and EOS included.
+      overlong: `drop` longer rows, or `cut` them to `max_length`; one whose prompt alone is that long is dropped.
+      system_prompt: of traces and of conversations without one; None for what the template does by itself.
+
+    Raises: `UserError` that names file, line and reason; also if no row is left.
+    """
+    keep = RowFilter.parse(row_filter)
+    rows, ids = [], []
+    counts = dict.fromkeys(("rows", "filtered", "without_response", "too_long", "cut", "used"), 0)
+    for number, row in _read_rows(path):
+        counts["rows"] += 1
+        try:
+            if not keep.passes(row):
+                counts["filtered"] += 1
+            elif row.get("response", "") is None:
+                counts["without_response"] += 1
+            else:
+                rows.append(_prompt_and_target(row, vocabulary, system_prompt))
+                ids.append(str(row.get("id", number)))
+        except KeyError as error:
+            raise UserError(f"{path}, line {number}: has no field {error}; --filter={row_filter} needs it") from None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+    examples, end = [], end_of_turn(vocabulary)
+    prompts = [vocabulary.encode_prompt(prompt) for prompt, _, _ in rows]
+    targets = vocabulary.encode_batch([target for _, target, _ in rows])
+    for id_, prompt, target, (_, _, eos) in zip(ids, prompts, targets, rows, strict=True):
+        tokens = [*prompt, *target, *([end] if eos else [])]
+        if len(tokens) > max_length:
+            if overlong == "drop" or len(prompt) >= max_length:
+                counts["too_long"] += 1
+                continue
+            counts["cut"] += 1
+        examples.append(Example(id_, np.asarray(tokens[:max_length], np.int32), len(prompt)))
+    counts["used"] = len(examples)
+    if not examples:
+        raise UserError(f"{path}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length")
+    return examples, Counts(**counts)
+
+
+def end_of_turn(vocabulary: Vocabulary) -> int:
+    """The EOS that a student learns to write: the tokenizer's, or the first of those that its configuration names."""
+    eos = vocabulary.tokenizer.eos_token_id
+    return min(vocabulary.eos_ids) if eos is None else eos
+
+
+def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
+    """Every token on a line of its own: place, `*` if it is learnt, id, text."""
+    lines = []
+    for example in examples:
+        learnt = len(example.tokens) - example.prompt_length
+        lines.append(f"# row {example.id}: {len(example.tokens)} tokens, {learnt} learnt")
+        for place, token in enumerate(example.tokens.tolist()):
+            mark = "*" if place >= example.prompt_length else " "
+            text = vocabulary.token_bytes[token].decode("utf-8", "backslashreplace")
+            lines.append(f"{place:6d} {mark} {token:7d} {text!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _prompt_and_target(row: Mapping[str, Any], vocabulary: Vocabulary, system_prompt: str | None) -> tuple[str, str, bool]:
+    """The prompt, the text that is learnt, and whether EOS follows. Raises: ValueError with the reason."""
+    if "messages" in row:
+        return _conversation(row["messages"], vocabulary, system_prompt)
+    if "completion" in row:
+        _need_text(row, "prompt", "completion")
+        if not isinstance(row.get("eos", False), bool):
+            raise ValueError("eos must be true or false")
+        if not row["completion"]:
+            raise ValueError("completion is empty")
+        return row["prompt"], row["completion"], row.get("eos", False)
+    if "reasoning" in row:
+        _need_text(row, "question", "reasoning", "response")
+        if row.get("context") is not None:
+            _need_text(row, "context")
+        prompt = render_prompt(vocabulary, system_prompt, row["question"], row.get("context"))
+        return prompt, row["reasoning"] + _THINK_END + row["response"], True
+    raise ValueError("is no row to learn from: give question, reasoning and response, or messages, or prompt and "
+                     "completion")
+
+
+def _conversation(messages: Any, vocabulary: Vocabulary, system_prompt: str | None) -> tuple[str, str, bool]:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
+                                                 and isinstance(m.get("content"), str) for m in messages):
+        raise ValueError("messages must be a list of objects with the texts role and content")
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise ValueError("messages must end with one of the assistant, after at least one other")
+    last, before = messages[-1], messages[:-1]
+    if system_prompt is not None and before[0]["role"] != "system":
+        before = [{"role": "system", "content": system_prompt}, *before]
+    reasoning, answer = last.get("reasoning_content"), last["content"]
+    if not reasoning and "</think>" in answer:
+        reasoning, _, answer = answer.partition("</think>")
+        reasoning = re.sub(r"\A\s*<think>[ \t]*\n?", "", reasoning)
+        answer = answer.lstrip("\n")
+    prompt = render_messages(vocabulary, before)
+    if reasoning:
+        return open_thinking(prompt), reasoning.rstrip() + "\n" + _THINK_END + answer, True
+    if prompt.rstrip().endswith(THINK_START):
+        return open_thinking(prompt), _THINK_END + answer, True
+    return prompt, answer, True
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, line {number}: is not a JSON object; give one object a line")
+                yield number, row
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {number}: is not JSON ({error.msg}); give one object a line") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be read ({reason}); give a JSONL file, plain or .gz") from None
+
+
+def _need_text(row: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"{name} must be a text, and is {'absent' if name not in row else repr(row[name])[:40]}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,240 @@
+"""One optimisation step as one compiled program.
+
+    state = initial_state(params, shardings)
+    state, report = step(state, batch)
+
+The gradient is that of the mean loss over the batch's target tokens, wherever they are: parts of an accumulated batch
+and devices add up sums, and the sum is divided by the global number of targets.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cord_jax.student.attention import Attention
+from cord_jax.student.batches import Batch
+from cord_jax.student.config import StudentConfig
+from models.decoder import Decoder
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run carries from step to step.
+
+    params: the weights, as `nnx.State`, in the run's `param_dtype`.
+    adam: first and second moments, float32, and their count.
+    step: int32, optimisation steps taken or skipped.
+    skipped: int32, steps whose loss or gradient was not finite.
+    """
+
+    params: Any
+    adam: Any
+    step: jax.Array
+    skipped: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Report:
+    """What a step tells: float32 scalars, and `finite` (bool), false for a skipped step.
+
+    loss: mean negative log-likelihood of the target tokens, in nats. grad_norm: before clipping.
+    """
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    learning_rate: jax.Array
+    finite: jax.Array
+    skipped: jax.Array
+
+
+def learning_rate(config: StudentConfig, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate of step i (from 0), float32.
+
+    It rises linearly over the first w = round(warmup * total_steps) steps, from peak / w, and then falls over the
+    others from the peak to zero: step i has the fraction (i - w) / (total_steps - w) of the descent behind it.
+    """
+    warmup = round(config.warmup * total_steps)
+
+    def at(step: jax.Array) -> jax.Array:
+        i = step.astype(jnp.float32)
+        passed = (i - warmup) / max(total_steps - warmup, 1)
+        if config.schedule == "cosine":
+            factor = 0.5 * (1 + jnp.cos(jnp.pi * passed))
+        elif config.schedule == "linear":
+            factor = 1 - passed
+        else:
+            factor = jnp.ones_like(i)
+        return config.learning_rate * jnp.where(i < warmup, (i + 1) / max(warmup, 1), factor)
+
+    return at
+
+
+def adam(config: StudentConfig) -> optax.GradientTransformation:
+    """Adam's direction, before the learning rate and the weight decay."""
+    return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+
+
+def initial_state(params: nnx.State, config: StudentConfig) -> TrainState:
+    """The state before the first step; call it inside `jax.jit` with `state_shardings` as the output's."""
+    return TrainState(params=_cast(params, jnp.dtype(config.param_dtype)), adam=adam(config).init(_cast(params, jnp.float32)),
+                      step=jnp.zeros((), jnp.int32), skipped=jnp.zeros((), jnp.int32))
+
+
+def state_shardings(params_shardings: nnx.State, state: TrainState, mesh: Mesh, config: StudentConfig) -> TrainState:
+    """The sharding of every array of a state: moments lie like their parameters, scalars everywhere."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    moments = optax.tree_utils.tree_map_params(
+        adam(config), lambda _, sharding: sharding, state.adam, params_shardings,
+        transform_non_params=lambda _: everywhere)
+    return TrainState(params=params_shardings, adam=moments, step=everywhere, skipped=everywhere)
+
+
+def batch_sharding(mesh: Mesh, leading: bool = True) -> NamedSharding:
+    """Rows of a batch are spread over `data` and `fsdp`; `leading` is the axis of accumulation."""
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
+    return NamedSharding(mesh, PartitionSpec(None, rows) if leading else PartitionSpec(rows))
+
+
+def token_losses(model: Decoder, x_btd: jax.Array, labels_bt: jax.Array, positions_at_once: int) -> jax.Array:
+    """Negative log-likelihood of each label, float32 [b, t], 0 where there is none.
+
+    Only places with a label are projected to logits, `positions_at_once` of each row at a time, and the backward pass
+    projects them again: no array of all places times the vocabulary exists in either.
+    """
+    b, t = labels_bt.shape
+    chunk = _divisor(t, positions_at_once)
+    # Places with a label first; within a row they keep their order.
+    order_bt = jnp.argsort(labels_bt < 0, axis=1, stable=True)
+    labels_kbc = jnp.take_along_axis(labels_bt, order_bt, axis=1).reshape(b, t // chunk, chunk).swapaxes(0, 1)
+    order_kbc = order_bt.reshape(b, t // chunk, chunk).swapaxes(0, 1)
+    graphdef, weights = nnx.split(model)
+
+    @jax.checkpoint
+    def project(weights, x_btd, order_bc, labels_bc):
+        x_bcd = jnp.take_along_axis(x_btd, order_bc[..., None], axis=1)
+        logits_bcv = nnx.merge(graphdef, _cast(weights, x_bcd.dtype)).unembed(x_bcd)
+        is_label_bcv = jax.lax.broadcasted_iota(jnp.int32, logits_bcv.shape, 2) == labels_bc[..., None]
+        label_logits_bc = jnp.sum(jnp.where(is_label_bcv, logits_bcv, 0), axis=-1)
+        losses_bc = jax.nn.logsumexp(logits_bcv, axis=-1) - label_logits_bc
+        return jnp.where(labels_bc >= 0, losses_bc, 0)
+
+    def one_chunk(_, chunk):
+        order_bc, labels_bc = chunk
+        losses_bc = jax.lax.cond(jnp.any(labels_bc >= 0), project, lambda *_: jnp.zeros(labels_bc.shape, jnp.float32),
+                                 weights, x_btd, order_bc, labels_bc)
+        return None, losses_bc
+
+    _, losses_kbc = jax.lax.scan(one_chunk, None, (order_kbc, labels_kbc))
+    losses_bt = losses_kbc.swapaxes(0, 1).reshape(b, t)
+    return jnp.zeros_like(losses_bt).at[jnp.arange(b)[:, None], order_bt].set(losses_bt, unique_indices=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The functions of a run that are compiled, and what they are compiled for.
+
+    graphdef: of the decoder. config, total_steps: recipe and length of the run. attention: of the layers.
+    mesh, shardings: where the batch and the state lie.
+    """
+
+    graphdef: nnx.GraphDef
+    config: StudentConfig
+    total_steps: int
+    attention: Attention
+    mesh: Mesh
+    shardings: TrainState
+
+    def losses(self, params: nnx.State, batch_bt: Batch) -> jax.Array:
+        """Loss of every place of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
+
+        Weights are cast to the compute dtype as late as each is used, so that what they get from many places (a token's
+        embedding, the head from chunk to chunk) is summed in their own dtype.
+        """
+        config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        rows = batch_sharding(self.mesh, leading=False)
+        kept = nnx.merge(self.graphdef, params)
+        x_btd = kept.embed_tokens(batch_bt.tokens).astype(dtype)
+        x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
+        attend = self.attention(batch_bt.positions, batch_bt.segments)
+        x_btd, _ = nnx.merge(self.graphdef, _cast(params, dtype)).run_layers(
+            x_btd, batch_bt.positions, attend, None, remat=config.remat != "none")
+        x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
+        at_once = max(1, config.loss_positions * self._row_shards // x_btd.shape[0])
+        return token_losses(kept, x_btd, batch_bt.labels, at_once)
+
+    @property
+    def _row_shards(self) -> int:
+        return math.prod(self.mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
+
+    def gradient(self, params: nnx.State, batch: Batch) -> tuple[jax.Array, nnx.State]:
+        """The batch's mean loss and its gradient, float32."""
+        targets = jnp.maximum(jnp.sum(batch.labels >= 0), 1).astype(jnp.float32)
+
+        def part(batch_bt: Batch) -> tuple[jax.Array, nnx.State]:
+            total, grads = jax.value_and_grad(lambda p: jnp.sum(self.losses(p, batch_bt)))(params)
+            return total, _cast(grads, jnp.float32)
+
+        if batch.labels.shape[0] == 1:
+            total, grads = part(jax.tree.map(lambda a: a[0], batch))
+        else:
+            zeros = (jnp.zeros((), jnp.float32), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
+
+            def add(sums, batch_bt):
+                return jax.tree.map(jnp.add, sums, part(batch_bt)), None
+
+            (total, grads), _ = jax.lax.scan(add, zeros, batch)
+        grads = jax.lax.with_sharding_constraint(grads, self.shardings.params)
+        return total / targets, jax.tree.map(lambda g: g / targets, grads)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
+        """One step: gradient, clipping, AdamW. A step whose loss or gradient is not finite changes no weight."""
+        config = self.config
+        loss, grads = self.gradient(state.params, batch)
+        norm = optax.tree_utils.tree_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if config.max_grad_norm:
+            scale = jnp.minimum(1.0, config.max_grad_norm / jnp.maximum(norm, 1e-12))
+            grads = jax.tree.map(lambda g: g * scale, grads)
+        rate = learning_rate(config, self.total_steps)(state.step)
+        direction, moments = adam(config).update(grads, state.adam)
+        decayed = _decayed(state.params)
+
+        def apply(weight, update, decay):
+            weight32 = weight.astype(jnp.float32)
+            if decay:
+                update = update + config.weight_decay * weight32
+            return (weight32 - rate * update).astype(weight.dtype)
+
+        params = jax.tree.map(apply, state.params, direction, decayed)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+        state = replace(state, params=keep(params, state.params), adam=keep(moments, state.adam), step=state.step + 1,
+                        skipped=state.skipped + jnp.where(finite, 0, 1))
+        return state, Report(loss, norm, rate, finite, state.skipped)
+
+    def compile_step(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
+        """`step` for arrays of these shapes; the state given to it is consumed."""
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None)).lower(state, batch).compile()
+
+
+def _decayed(params: nnx.State) -> Any:
+    """Which parameters weight decay applies to: not norms and biases."""
+    return jax.tree.map_with_path(
+        lambda path, _: not any(str(getattr(key, "key", key)) in ("scale", "bias") for key in path), params)
+
+
+def _cast(tree: Any, dtype: jnp.dtype) -> Any:
+    return jax.tree.map(lambda a: a.astype(dtype), tree)
+
+
+def _divisor(n: int, at_most: int) -> int:
+    """The largest divisor of n that is not above `at_most`."""
+    return max(d for d in range(1, max(1, min(n, at_most)) + 1) if n % d == 0)

@@ -1,0 +1,331 @@
+"""The loop of a training run: checks, resume, steps, metrics, checkpoints, export."""
+
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import models
+from cord_jax.errors import UserError
+from cord_jax.mesh import parse_mesh
+from cord_jax.run_directory import RunDirectory, fingerprint, open_run, write_atomically
+from cord_jax.student.attention import choose_attention
+from cord_jax.student.batches import Batch, Plan, assemble, plan
+from cord_jax.student.checkpoints import Checkpoints
+from cord_jax.student.config import StudentConfig
+from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples, show_examples
+from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
+from cord_jax.student.step import Step, TrainState, batch_sharding, initial_state, state_shardings
+from cord_jax.vocabulary import Vocabulary
+from models.sharding import parameter_shardings
+
+HF = "hf"
+METRICS = "metrics.jsonl"
+NON_FINITE = "non_finite.jsonl"
+
+
+def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] | None = None) -> Path:
+    """Trains a student and exports it.
+
+    Run again with the same settings it continues where the last saved state was, to the same weights; on a finished
+    run it returns at once.
+
+    Args:
+      config: what to train, on what, and how.
+      progress: is called with every row of metrics.jsonl, with `steps` (of the whole run) added to it.
+
+    Returns: the exported Hugging Face directory, `output_dir/hf`.
+
+    Raises:
+      UserError: student, rows or settings cannot be used, or the directory holds another run; nothing was compiled.
+      KeyboardInterrupt: SIGTERM or SIGINT arrived; the state has been saved.
+    """
+    mesh = parse_mesh(config.mesh)
+    config = _resolve(config, mesh)
+    job = _prepare(config)
+    hf = config.output_dir / HF
+    with ExitStack() as stack:
+        run = None
+        if jax.process_index() == 0:
+            inputs = {name: fingerprint(path) for name, path in (
+                ("student", config.student), ("traces", config.traces), ("held_out", config.held_out)) if path}
+            run = stack.enter_context(open_run(config.output_dir, job="train_student", settings=config.settings,
+                                               inputs=inputs, environment=config.environment))
+        if (hf / "config.json").exists():
+            return hf
+        if run and not run.continued:
+            write_atomically(config.output_dir / "first_rows.txt",
+                             show_examples(job.examples[:config.show_rows], job.vocabulary))
+        _run(config, job, mesh, run, progress)
+    return hf
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What a run has read before it touches a device."""
+
+    model_config: models.ModelConfig
+    vocabulary: Vocabulary
+    examples: list[Example]
+    held_out: list[Example]
+    plan: Plan
+    summary: str
+
+
+def _resolve(config: StudentConfig, mesh: Mesh) -> StudentConfig:
+    """With the compute dtype decided; checks that the batch divides over the devices."""
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
+    if config.batch_size // config.accumulation % parts:
+        raise UserError(f"--batch_size={config.batch_size} in {config.accumulation} parts does not divide over the "
+                        f"{parts} devices of --mesh={config.mesh}; give a multiple of {parts * config.accumulation}")
+    if config.compute_dtype is None:
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        config = dataclasses.replace(config, compute_dtype="float32" if on_cpu else "bfloat16")
+    return config
+
+
+def _prepare(config: StudentConfig) -> _Job:
+    """Reads everything but the weights, so that what is wrong is told before anything is compiled."""
+    RowFilter.parse(config.row_filter)
+    model_config = models.read_config(config.student)
+    if model_config.head != "language_model":
+        raise UserError(f"{config.student}: is a reward model and cannot write; give a language model as --student")
+    vocabulary = Vocabulary.load(config.student)
+    options = dict(max_length=config.max_length, overlong=config.overlong, system_prompt=config.system_prompt)
+    examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
+    held_out, summary = [], f"{config.traces}: {counts}"
+    if config.held_out is not None:
+        held_out, held_counts = read_examples(config.held_out, vocabulary, **options)
+        summary += f"; {config.held_out}: {held_counts}"
+    largest = max(int(example.tokens.max()) for example in examples + held_out)
+    if largest >= model_config.vocab_size:
+        raise UserError(f"{config.student}: the tokenizer gives id {largest}, and the model has {model_config.vocab_size} "
+                        "embeddings; the directory mixes two models")
+    lengths = [len(example.tokens) for example in examples]
+    if max(lengths) > model_config.max_position_embeddings:
+        raise UserError(f"--max_length={config.max_length}: a row has {max(lengths)} tokens, and the student takes "
+                        f"{model_config.max_position_embeddings}; lower it")
+    steps = plan(lengths, epochs=config.epochs, batch_size=config.batch_size, max_length=config.max_length,
+                 pack=config.pack, seed=config.seed, max_steps=config.max_steps)
+    tokens = sum(lengths)
+    room = sum(length * config.batch_size for length in steps.lengths[:steps.epoch_ends[0]])
+    summary += (f"; {tokens} tokens in {steps.epoch_ends[0]} steps of the first epoch, {steps.steps} steps in all, "
+                f"windows up to {max(steps.lengths)} tokens, {min(tokens / room, 1):.0%} full")
+    return _Job(model_config, vocabulary, examples, held_out, steps, summary)
+
+
+def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
+         progress: Callable[[Mapping[str, Any]], None] | None) -> None:
+    log = run.log if run else lambda _: None
+    log(job.summary)
+
+    # The model and the state, both as shapes first: a continued run reads no weights but its own.
+    model = models.abstract(job.model_config.for_length(config.max_length))
+    graphdef, shapes = nnx.split(model)
+    shardings = parameter_shardings(shapes, mesh)
+    state_shapes = jax.eval_shape(lambda params: initial_state(params, config), shapes)
+    state_lies = state_shardings(shardings, state_shapes, mesh, config)
+    step_program = Step(graphdef, config, job.plan.steps, choose_attention(mesh, max(job.plan.lengths)), mesh, state_lies)
+
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(
+            config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints))
+        state = checkpoints.restore(jax.tree.map(
+            lambda a, lies: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=lies), state_shapes, state_lies))
+        if state is None:
+            loaded = nnx.state(models.load(config.student, mesh, config.param_dtype))
+            state = jax.jit(lambda params: initial_state(params, config), out_shardings=state_lies)(loaded)
+        first = int(state.step)
+        if first:
+            log(f"continuing after step {first} of {job.plan.steps}")
+
+        reports = _Reports(config, job, mesh, run, first, progress, stack)
+        stop = stack.enter_context(_stop_signals())
+        programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        batches = _Batches(config, job, mesh)
+        batch = batches.of_step(first) if first < job.plan.steps else None
+        for index in range(first, job.plan.steps):
+            if batch.tokens.shape not in programs:
+                programs[batch.tokens.shape] = step_program.compile_step(state, batch)
+                reports.restart_clock()
+            state, report = programs[batch.tokens.shape](state, batch)
+            if index + 1 < job.plan.steps:
+                batch = batches.of_step(index + 1)  # made while the devices compute
+            done = index + 1
+            held_out = None
+            if job.held_out and (done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)):
+                held_out = evaluate_loss(step_program, state, job.held_out, config, mesh)
+            reports.add(done, jax.device_get(report), held_out)
+            checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
+            if stop(done) and done < job.plan.steps:
+                checkpoints.save(done, state, force=True)
+                log(f"stopped by a signal after step {done} of {job.plan.steps}; the same command continues")
+                raise KeyboardInterrupt
+
+        if config.plot and run:
+            draw_curves(run.json_lines(METRICS).read(), config.output_dir / "curves.png")
+        _export(config, job, nnx.merge(graphdef, state.params))
+
+
+class _Batches:
+    """The batch of each step, on the devices."""
+
+    def __init__(self, config: StudentConfig, job: _Job, mesh: Mesh):
+        self.config, self.job = config, job
+        self.sharding = batch_sharding(mesh)
+
+    def of_step(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        arrays = assemble(self.job.examples, self.job.plan.windows[step], length=self.job.plan.lengths[step],
+                          batch_size=self.config.batch_size, accumulation=self.config.accumulation)
+        return place(arrays, self.sharding)
+
+
+def place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
+    """Puts a batch of numpy arrays on the devices; every process has the whole of it and places its own part."""
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batch)
+
+
+class _Reports:
+    """Makes a row of metrics.jsonl of what a step tells, and says it to everybody who listens."""
+
+    def __init__(self, config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None, first: int,
+                 progress: Callable[[Mapping[str, Any]], None] | None, stack: ExitStack):
+        self.config, self.job, self.progress, self.run = config, job, progress, run
+        peak = peak_flops(mesh.devices.flat[0])
+        self.peak = None if peak is None else peak * mesh.size
+        self.lines = self.events = None
+        if run:
+            self.lines = run.json_lines(METRICS)
+            # Steps after the last saved state were lost, and are taken again.
+            self.lines.rewrite(row for row in self.lines.read() if row["step"] <= first)
+            if config.tensorboard:
+                self.events = Events(config.output_dir / "tensorboard")
+                stack.callback(self.events.close)
+        self.skipped = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Forgets the steps since the last row, whose time holds something that is not training."""
+        self.since, self.tokens, self.flops = time.perf_counter(), 0, 0.0
+
+    def add(self, step: int, report: Any, held_out_loss: float | None) -> None:
+        """Takes in what step number `step` (from 1) told. Raises: `UserError` past `max_skipped` skipped steps."""
+        rows = [i for window in self.job.plan.windows[step - 1] for i in window]
+        examples = [self.job.examples[i] for i in rows]
+        self.tokens += sum(len(e.tokens) for e in examples)
+        self.flops += step_flops(self.job.model_config, [len(e.tokens) for e in examples],
+                                 sum(len(e.tokens) - max(e.prompt_length, 1) for e in examples))
+        if not report.finite:
+            self._skipped_step(step, int(report.skipped), [e.id for e in examples])
+        if step % self.config.log_every and step < self.job.plan.steps and held_out_loss is None:
+            return
+        seconds = time.perf_counter() - self.since
+        row = {"step": step, "loss": _finite(report.loss), "learning_rate": _finite(report.learning_rate),
+               "grad_norm": _finite(report.grad_norm), "tokens_per_second": _finite(self.tokens / seconds),
+               "mfu": None if self.peak is None else _finite(self.flops / seconds / self.peak)}
+        if held_out_loss is not None:
+            row["held_out_loss"] = _finite(held_out_loss)
+        if self.lines:
+            self.lines.append(row)
+        if self.events:
+            self.events.write(row)
+        if self.progress:
+            self.progress({**row, "steps": self.job.plan.steps})
+        self.restart_clock()
+
+    def _skipped_step(self, step: int, skipped: int, ids: list[str]) -> None:
+        if self.run:
+            self.run.json_lines(NON_FINITE).append({"step": step, "rows": ids})
+            self.run.log(f"step {step}: loss or gradient is not finite; the step was skipped ({skipped} so far)")
+        if skipped > self.config.max_skipped:
+            raise UserError(f"step {step}: {skipped} steps had a loss or gradient that is not finite; their rows are in "
+                            f"{self.config.output_dir / NON_FINITE}; lower --learning_rate or look at those rows")
+
+
+def evaluate_loss(program: Step, state: TrainState, examples: list[Example], config: StudentConfig, mesh: Mesh) -> float:
+    """Mean loss of all target tokens of `examples`, in nats."""
+    lengths = [len(example.tokens) for example in examples]
+    rows = config.batch_size // config.accumulation
+    batches = plan(lengths, epochs=1, batch_size=rows, max_length=config.max_length, pack=config.pack, seed=0)
+    total, targets = 0.0, 0
+    losses = jax.jit(lambda params, batch_bt: jnp.sum(program.losses(params, batch_bt)))
+    for windows, length in zip(batches.windows, batches.lengths, strict=True):
+        batch = jax.tree.map(lambda a: a[0], assemble(examples, windows, length=length, batch_size=rows))
+        targets += int(np.sum(batch.labels >= 0))
+        total += float(losses(state.params, place(batch, batch_sharding(mesh, leading=False))))
+    return total / targets
+
+
+def _export(config: StudentConfig, job: _Job, model: models.Decoder) -> None:
+    """Writes `hf/`, complete or not at all."""
+    dtype = jnp.dtype(config.export_dtype or job.model_config.dtype)
+    graphdef, weights = nnx.split(model)
+    model = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(dtype), weights))
+    hf, unfinished = config.output_dir / HF, config.output_dir / f"{HF}.unfinished"
+    if jax.process_index() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    models.save(model, unfinished, source=config.student)
+    if jax.process_index() == 0:
+        _stop_at(end_of_turn(job.vocabulary), unfinished)
+        unfinished.rename(hf)
+
+
+def _stop_at(eos_id: int, directory: Path) -> None:
+    """Makes sure that `transformers` stops at the EOS that the student has learnt, beside those it knew."""
+    path = directory / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = settings.get("eos_token_id")
+    if known is None:
+        known = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    known = [] if known is None else known if isinstance(known, list) else [known]
+    if eos_id not in known or "eos_token_id" not in settings:
+        known = known if eos_id in known else [eos_id, *known]
+        settings["eos_token_id"] = known if len(known) > 1 else known[0]
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Yields a function that says after each step whether the run should be saved and ended.
+
+    SIGTERM and SIGINT ask for it; a second one ends the process at once. In a job of several processes the preemption
+    notice that jax passes on decides, so that all of them stop after the same step.
+    """
+    asked = False
+
+    def ask(number, frame):
+        nonlocal asked
+        asked = True
+        signal.signal(number, previous[number])
+
+    previous = {}
+    if jax.process_count() == 1:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                previous[number] = signal.signal(number, ask)
+        except ValueError:
+            pass  # not in the main thread: whoever called us handles signals
+    try:
+        yield lambda step: (multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _finite(value: Any) -> float | None:
+    value = float(value)
+    return value if math.isfinite(value) else None
