@@ -79,17 +79,22 @@ def build(
 
     The weights depend on the seed, not on the mesh. `stacked` as in `load`.
     """
-    stacked = default_stacked() if stacked is None else stacked
+    stacked = default_stacked(config) if stacked is None else stacked
     return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh)
 
 
-def default_stacked() -> bool:
-    """Stacked, except on a CPU, where a scan over stacked weights copies them."""
-    return jax.default_backend() != "cpu"
+def default_stacked(config: ModelConfig) -> bool:
+    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them."""
+    alike = config.experts is None or len(set(config.experts.layers)) == 1
+    return alike and jax.default_backend() != "cpu"
 
 
 def load(
-    path: str | Path, mesh: Mesh | None = None, dtype: Any = None, stacked: bool | None = None
+    path: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    stacked: bool | None = None,
+    max_length: int | None = None,
 ) -> Decoder:
     """Loads a Hugging Face checkpoint directory.
 
@@ -99,6 +104,8 @@ def load(
         process reads only the bytes of the shards that its own devices hold.
       dtype: of the parameters and the computation; None: that of the checkpoint's config.
       stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
+      max_length: greatest length of a sequence in this run, in tokens. Dynamic and longrope frequencies
+        depend on it and are fixed for the run; None: sequences stay within the length before scaling.
 
     Raises:
       CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
@@ -106,9 +113,13 @@ def load(
     """
     directory = Path(path)
     config = read_config(directory)
+    if max_length is not None:
+        config = config.for_length(max_length)
     stored = safetensors.read_directory(directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
-    graphdef, state = nnx.split(abstract(config, dtype, default_stacked() if stacked is None else stacked))
+    graphdef, state = nnx.split(
+        abstract(config, dtype, default_stacked(config) if stacked is None else stacked)
+    )
     flat = nnx.to_flat_state(state)
     shapes = {dotted(key): variable.shape for key, variable in flat}
     parts = parts_of_parameters(config, shapes)
@@ -151,7 +162,10 @@ def check_tensors(
                 f"{list(shape)}"
             )
     for name, tensor in stored.items():
-        redundant = config.tie_word_embeddings and name == "lm_head.weight"
+        # Tied models may repeat the embedding as the head; reward models may keep the head they were made
+        # from.
+        unused_head = config.tie_word_embeddings or config.head != "language_model"
+        redundant = unused_head and name == "lm_head.weight"
         if name not in expected and not redundant and not RECOMPUTED.fullmatch(name):
             raise CheckpointError(
                 f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: config.json "

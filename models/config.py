@@ -65,7 +65,7 @@ class ModelConfig:
     sliding_windows: tuple[int | None, ...] | None = None
     experts: ExpertConfig | None = None
     head: str = "language_model"
-    num_labels: int = 0
+    num_labels: int = 2
     dtype: str = "float32"
     initializer_range: float = 0.02
     eos_token_ids: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from models.attention import NO_WINDOW, causal_mask, dense_attention
 from models.config import ModelConfig
-from models.layers import MLP, Embedding, Linear, RMSNorm
+from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
 from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 
@@ -45,14 +45,17 @@ class Attention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); the mlp is a mixture of experts if `sparse`."""
 
-    def __init__(self, config: ModelConfig, make: Maker):
+    def __init__(self, config: ModelConfig, make: Maker, sparse: bool):
         width = {"embed": config.hidden_size}
         self.attention_norm = RMSNorm(width, config.rms_norm_eps, make)
         self.attention = Attention(config, make)
         self.mlp_norm = RMSNorm(width, config.rms_norm_eps, make)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
+        if sparse:
+            self.mlp = MixtureOfExperts(config.experts, config.hidden_size, make)
+        else:
+            self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
 
     def __call__(
         self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any
@@ -71,7 +74,8 @@ class Decoder(nnx.Module):
       layers: nnx.List of `Layer`, or one `Layer` whose parameters have a leading axis "layers", run by
         `lax.scan`. Unrolled layers decode faster on a CPU, scanned ones compile faster and keep memory flat.
       norm: the final norm.
-      lm_head: projection to logits; None if tied to the embedding.
+      lm_head: projection to logits; None if tied to the embedding, or for a reward model.
+      score: reward head of a process reward model, else None.
 
     `graphdef, weights = nnx.split(model)` and `nnx.merge(graphdef, weights)` inside `jax.jit` is the way to
     run it with its weights as an argument: no module is shared and nothing is written during a call.
@@ -97,16 +101,19 @@ class Decoder(nnx.Module):
         self.config = config
         make = Maker(rngs, dtype, config.initializer_range, mesh)
         self.embed = Embedding(config.vocab_size, config.hidden_size, make)
+        sparse = config.experts.layers if config.experts else (False,) * config.num_layers
+        if stacked and len(set(sparse)) > 1:
+            raise ValueError("layers with and without experts cannot be stacked: use stacked=False")
         if stacked:
-            self.layers = Layer(config, make.stacked(config.num_layers))
+            self.layers = Layer(config, make.stacked("layers", config.num_layers), sparse[0])
         else:
-            self.layers = nnx.List([Layer(config, make) for _ in range(config.num_layers)])
+            self.layers = nnx.List([Layer(config, make, sparse[i]) for i in range(config.num_layers)])
         width = {"embed": config.hidden_size}
         self.norm = RMSNorm(width, config.rms_norm_eps, make)
-        if config.tie_word_embeddings:
-            self.lm_head = None
-        else:
-            self.lm_head = Linear(width, {"vocab": config.vocab_size}, make)
+        untied = config.head == "language_model" and not config.tie_word_embeddings
+        self.lm_head = Linear(width, {"vocab": config.vocab_size}, make) if untied else None
+        rewards = config.head == "process_reward"
+        self.score = RewardHead(config.hidden_size, config.num_labels, make) if rewards else None
 
     @property
     def is_stacked(self) -> bool:
@@ -210,10 +217,35 @@ class Decoder(nnx.Module):
         return jax.lax.scan(run, x_btd, (weights, cache, windows))
 
     def unembed(self, x: jax.Array) -> jax.Array:
-        """x [..., d] after the final norm -> logits, float32 [..., v]."""
+        """x [..., d] after the final norm -> logits, float32 [..., v].
+
+        Raises:
+          ValueError: this is a reward model.
+        """
+        if self.score is not None:
+            raise ValueError("a process reward model has no logits of tokens: use `rewards`")
         if self.lm_head is None:
             return self.embed.attend(x)
         return self.lm_head(x, jnp.float32)
+
+    def rewards(
+        self,
+        tokens_bt: jax.Array,
+        positions_bt: jax.Array | None = None,
+        segment_ids_bt: jax.Array | None = None,
+    ) -> jax.Array:
+        """Probability that the text up to each token is right, float32 [b, t]; for process reward models.
+
+        The published models are trained at the separator token that follows each step (`<extra_0>`); the
+        values at other tokens mean nothing. Arguments as in `__call__`.
+
+        Raises:
+          ValueError: this is not a reward model.
+        """
+        if self.score is None:
+            raise ValueError(f"{self.config.family} language model has no reward head")
+        logits = self.score(self.hidden(tokens_bt, positions_bt, segment_ids_bt))
+        return jax.nn.softmax(logits, axis=-1)[..., 1]
 
 
 def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) -> jax.Array:

@@ -1,10 +1,11 @@
-"""The parts of a decoder layer: projection, norm, embedding, gated feed-forward."""
+"""The parts of a decoder: projection, norm, embedding, gated feed-forward, mixture of experts, reward head."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from models.config import ExpertConfig
 from models.parameters import Axes, Maker
 
 
@@ -70,3 +71,66 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class ExpertLinear(nnx.Module):
+    """One projection of every expert; kernel: [experts, in, out]."""
+
+    def __init__(self, num_experts: int, inputs: Axes, outputs: Axes, make: Maker):
+        self.kernel = make.stacked("experts", num_experts).normal({**inputs, **outputs})
+
+    def __call__(self, x_td: jax.Array, tokens_x: jax.Array) -> jax.Array:
+        """Rows of `x_td` are ordered by expert; `tokens_x` says how many belong to each."""
+        return lax.ragged_dot(x_td, self.kernel[...], tokens_x)
+
+
+class Experts(nnx.Module):
+    """The gated feed-forwards of all experts."""
+
+    def __init__(self, config: ExpertConfig, width: int, make: Maker):
+        embed, hidden = {"embed": width}, {"mlp": config.intermediate_size}
+        self.gate = ExpertLinear(config.num_experts, embed, hidden, make)
+        self.up = ExpertLinear(config.num_experts, embed, hidden, make)
+        self.down = ExpertLinear(config.num_experts, hidden, embed, make)
+
+    def __call__(self, x_td: jax.Array, tokens_x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x_td, tokens_x)) * self.up(x_td, tokens_x), tokens_x)
+
+
+class MixtureOfExperts(nnx.Module):
+    """Every token goes to the experts to which the router gives the highest probabilities.
+
+    As Qwen3MoeSparseMoeBlock in transformers; no token is dropped. The copies of the tokens are ordered by
+    expert, so that each expert multiplies one block of rows.
+    """
+
+    def __init__(self, config: ExpertConfig, width: int, make: Maker):
+        self.config = config
+        self.router = Linear({"embed": width}, {"experts": config.num_experts}, make)
+        self.experts = Experts(config, width, make)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., embed] -> [..., embed]."""
+        k = self.config.experts_per_token
+        x_td = x.reshape(-1, x.shape[-1])
+        probability_tx = jax.nn.softmax(self.router(x_td, jnp.float32), axis=-1)
+        weight_tk, expert_tk = lax.top_k(probability_tx, k)
+        if self.config.normalise:
+            weight_tk = weight_tk / weight_tk.sum(axis=-1, keepdims=True)
+        order = jnp.argsort(expert_tk.reshape(-1), stable=True)
+        tokens_x = jnp.bincount(expert_tk.reshape(-1), length=self.config.num_experts).astype(jnp.int32)
+        out = self.experts(x_td[order // k], tokens_x)
+        out_tkd = out[jnp.argsort(order)].reshape(*expert_tk.shape, -1)
+        return jnp.einsum("tk,tkd->td", weight_tk.astype(x.dtype), out_tkd).reshape(x.shape)
+
+
+class RewardHead(nnx.Module):
+    """Linear, ReLU, Linear: the score of Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM)."""
+
+    def __init__(self, width: int, num_labels: int, make: Maker):
+        self.hidden = Linear({"embed": width}, {"reward_hidden": width}, make, bias=True)
+        self.out = Linear({"reward_hidden": width}, {"labels": num_labels}, make, bias=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., embed] after the final norm -> logits of the labels, float32 [..., labels]."""
+        return self.out(jax.nn.relu(self.hidden(x)), jnp.float32)

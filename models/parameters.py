@@ -27,7 +27,7 @@ class Maker:
       dtype: of the parameters.
       std: standard deviation of normal ones.
       mesh: where to place them; None: the default device.
-      stack: leading axes of all parameters: {} or {"layers": l}.
+      stack: leading axes of all parameters, e.g. {"layers": l}.
     """
 
     rngs: nnx.Rngs | None
@@ -36,9 +36,9 @@ class Maker:
     mesh: Mesh | None = None
     stack: Axes = dataclasses.field(default_factory=dict)
 
-    def stacked(self, num_layers: int) -> "Maker":
-        """Makes the parameters of `num_layers` layers, with a leading axis "layers"."""
-        return dataclasses.replace(self, stack={"layers": num_layers})
+    def stacked(self, axis: str, size: int) -> "Maker":
+        """Makes the parameters of `size` modules at once, with one more leading axis."""
+        return dataclasses.replace(self, stack={**self.stack, axis: size})
 
     def normal(self, axes: Axes) -> nnx.Param:
         """Normal with deviation `std`, drawn in float32."""

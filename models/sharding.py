@@ -6,9 +6,8 @@ Every parameter carries a name for each of its axes; the rules say which mesh ax
     heads     query heads (with the output projection's input)    -> model
     kv_heads  key-value heads                                     -> model
     mlp       feed-forward width                                  -> model
-    experts   experts of a mixture                                -> model
     embed     model width                                         -> fsdp, if the mesh has such an axis
-    head_dim, layers                                              -> not split
+    head_dim, experts, layers                                     -> not split
 
 So one device of the `model` axis holds whole heads and a slice of the feed-forward, and each layer needs two
 sums over `model`. The axis `data` splits the batch and replicates the parameters. An array axis that the mesh
@@ -26,7 +25,6 @@ RULES: Mapping[str, str] = {
     "vocab": "model",
     "heads": "model",
     "kv_heads": "model",
-    "experts": "model",
     "mlp": "model",
     "embed": "fsdp",
 }

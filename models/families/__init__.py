@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from models.config import ModelConfig
 from models.errors import CheckpointError
-from models.families import llama, phi3, qwen2
+from models.families import llama, mistral, phi3, qwen2, qwen3, qwen3_moe
 from models.families.keys import Entry
 
 
@@ -17,16 +17,23 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
-    "qwen2": Family(qwen2.config, qwen2.KEYS),
     "llama": Family(llama.config, llama.KEYS),
+    "mistral": Family(mistral.config, mistral.KEYS),
     "phi3": Family(phi3.config, phi3.KEYS),
+    "qwen2": Family(qwen2.config, qwen2.KEYS),
+    "qwen3": Family(qwen3.config, qwen3.KEYS),
+    "qwen3_moe": Family(qwen3_moe.config, qwen3_moe.KEYS),
 }
 
 # Class named in `architectures` of config.json -> family.
 ARCHITECTURES: dict[str, str] = {
-    "Qwen2ForCausalLM": "qwen2",
     "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
     "Phi3ForCausalLM": "phi3",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen2ForProcessRewardModel": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 
 

@@ -46,3 +46,7 @@ QKV_BIAS = {
     LAYER + "self_attn.v_proj.bias": Entry(("layers.{layer}.attention.v.bias",)),
 }
 OUT_BIAS = {LAYER + "self_attn.o_proj.bias": Entry(("layers.{layer}.attention.o.bias",))}
+QK_NORM = {
+    LAYER + "self_attn.q_norm.weight": Entry(("layers.{layer}.attention.q_norm.scale",)),
+    LAYER + "self_attn.k_norm.weight": Entry(("layers.{layer}.attention.k_norm.scale",)),
+}

@@ -1,15 +1,21 @@
 """Qwen2 and Qwen2.5: biases on q, k and v; optionally sliding windows in the upper layers.
 
-Also QwQ and the Qwen distillations of DeepSeek-R1.
+Also QwQ, the Qwen distillations of DeepSeek-R1, and the process reward models of Qwen2.5-Math.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from models.config import ModelConfig, dense_config, qwen_windows
-from models.families.keys import BODY, QKV_BIAS, SEPARATE
+from models.families.keys import BODY, QKV_BIAS, SEPARATE, Entry
 
-KEYS = BODY | SEPARATE | QKV_BIAS
+SCORE = {
+    "score.0.weight": Entry(("score.hidden.kernel",), 1),
+    "score.0.bias": Entry(("score.hidden.bias",)),
+    "score.2.weight": Entry(("score.out.kernel",), 1),
+    "score.2.bias": Entry(("score.out.bias",)),
+}
+KEYS = BODY | SEPARATE | QKV_BIAS | SCORE
 
 # Qwen2Config of transformers 5.
 DEFAULTS = {
@@ -26,6 +32,13 @@ DEFAULTS = {
 def config(hf: Mapping[str, Any]) -> ModelConfig:
     """`config.json` of a Qwen2 model -> ModelConfig."""
     num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
+    rewards = "Qwen2ForProcessRewardModel" in (hf.get("architectures") or ())
     return dense_config(
-        hf, "qwen2", DEFAULTS, attention_bias=True, sliding_windows=qwen_windows(hf, num_layers)
+        hf,
+        "qwen2",
+        DEFAULTS,
+        attention_bias=True,
+        sliding_windows=qwen_windows(hf, num_layers),
+        head="process_reward" if rewards else "language_model",
+        num_labels=hf.get("num_labels") or 2,
     )
