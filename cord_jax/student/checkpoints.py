@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint.v1 as ocp
+from orbax.checkpoint import v1 as ocp
 
 from cord_jax.errors import UserError
 from cord_jax.student.step import TrainState
