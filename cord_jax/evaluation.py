@@ -92,7 +92,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     model = models.load(config.model, mesh)
-    prompts = [vocabulary.encode(render_prompt(vocabulary, None, problem.question, problem.context))
+    prompts = [vocabulary.encode_prompt(render_prompt(vocabulary, None, problem.question, problem.context))
                for problem in problems]
     if not writes:
         for _ in _generate(config, problems, prompts, _agree(np.zeros(len(problems), bool)), vocabulary, model, mesh):

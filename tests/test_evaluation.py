@@ -1,0 +1,112 @@
+"""pass@1: samples against transformers' network, rows, counts, continuing an interrupted run."""
+
+import json
+import shutil
+
+import pytest
+import scipy.stats
+
+from cord_jax.errors import UserError
+from cord_jax.evaluation import EvaluationConfig, evaluate, summarize
+from launch import common
+from launch import evaluate as entry_point
+from tests.reference.reader import Reader
+from tests.reference.tiny import write_checkpoint, write_tokenizer
+
+PROBLEMS = [{"id": f"p{i}", "question": f"What is {i} + {i * i}?", "answer": str(i + i * i)} for i in range(5)]
+MAX_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("evaluation")
+    return write_checkpoint(directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=3)
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluation") / "problems.jsonl"
+    path.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
+    return path
+
+
+@pytest.fixture
+def settings(model, problems, tmp_path):
+    return {"model": model, "problems": problems, "output_dir": tmp_path / "run", "samples": 4,
+            "max_tokens": MAX_TOKENS, "slots": 8, "grader": "exact", "mesh": "data:1"}
+
+
+def rows_of(directory) -> dict:
+    rows = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    return {(row["problem"], row["sample"]): row for row in rows}
+
+
+def test_greedy_samples_are_those_of_transformers(model, settings, tmp_path):
+    evaluate(EvaluationConfig(**settings | {"samples": 1, "temperature": 0.0}))
+    rows = rows_of(tmp_path / "run")
+    reader = Reader(model)
+    for problem in PROBLEMS:
+        prompt, written = reader.prompt(problem, None), []
+        while len(written) < MAX_TOKENS and not (written and written[-1] in reader.eos):
+            written.append(reader.next_token(prompt + written)[0])
+        row = rows[problem["id"], 0]
+        ended = written[-1] in reader.eos
+        text = reader.bytes_of(written[:-1] if ended else written).decode(errors="replace")
+        assert (row["text"], row["tokens"], row["ended"]) == (text, len(written), "eos" if ended else "cap")
+
+
+def test_rows_summary_and_an_interruption(settings, tmp_path):
+    summary = evaluate(EvaluationConfig(**settings))
+    rows = rows_of(tmp_path / "run")
+    assert list(rows["p0", 0]) == ["problem", "sample", "text", "predicted_answer", "correct", "tokens", "ended"]
+    assert sorted(rows) == [(f"p{i}", sample) for i in range(5) for sample in range(4)]
+    assert len({row["text"] for row in rows.values()}) > 10, "the samples do not differ"
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["problems"] == 5 and summary["samples"] == 4
+    assert set(summary["per_problem"]) == {f"p{i}" for i in range(5)}
+
+    written = (tmp_path / "run" / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    other = tmp_path / "interrupted"
+    other.mkdir()
+    shutil.copy(tmp_path / "run" / "config.json", other)
+    (other / "samples.jsonl").write_bytes(b"".join(written[:7]) + written[7][:20])
+    continued = evaluate(EvaluationConfig(**settings | {"output_dir": other, "slots": 4, "mesh": "data:2"}))
+    assert rows_of(other) == rows
+    assert len((other / "samples.jsonl").read_text().splitlines()) == 20
+    assert {name: value for name, value in continued.items() if name not in ("seconds", "device")} == {
+        name: value for name, value in summary.items() if name not in ("seconds", "device")}
+    before = (other / "summary.json").read_bytes()
+    assert evaluate(EvaluationConfig(**settings | {"output_dir": other})) == continued
+    assert (other / "summary.json").read_bytes() == before
+
+
+def test_pass_at_1_and_its_standard_error():
+    correct = {"a": [True, True, False, False], "b": [False] * 4, "c": [True] * 4}
+    rows = [{"problem": problem, "correct": right, "ended": "eos", "tokens": 5}
+            for problem, samples in correct.items() for right in samples]
+    summary = summarize(rows, list(correct), 4)
+    assert summary["pass@1"] == 0.5
+    assert summary["standard_error"] == pytest.approx(scipy.stats.sem([0.5, 0.0, 1.0]), abs=1e-6)
+    assert summary["per_problem"]["a"] == {"correct": 2, "samples": 4}
+    assert summary["ended"] == {"eos": 12, "cap": 0} and summary["mean_tokens"] == 5
+
+
+@pytest.mark.parametrize("change, part", [
+    ({"model": "nowhere"}, "nowhere"),
+    ({"problems": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ({"mesh": "data:3,model:-1"}, "8 devices do not divide by 3"),
+])
+def test_input_that_cannot_be_used_leaves_nothing_behind(settings, capsys, tmp_path, change, part):
+    values = {name: settings[name] for name in ("model", "problems", "output_dir", "samples", "mesh")} | change
+    entry_point.FLAGS.unparse_flags()
+    status = common.run_with(entry_point.main, entry_point.FLAGS, entry_point.__doc__,
+                             ["evaluate", *(f"--{name}={value}" for name, value in values.items())])
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and part in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_directory_of_another_evaluation_is_refused(settings):
+    evaluate(EvaluationConfig(**settings | {"samples": 1, "limit": 1}))
+    with pytest.raises(UserError, match="limit is 1 there, 2 here"):
+        evaluate(EvaluationConfig(**settings | {"samples": 1, "limit": 2}))
