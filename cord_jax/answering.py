@@ -49,12 +49,9 @@ def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sta
              for reader, s, c in zip(plan.readers, state.readers, chosen)]
     short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
     stuck = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
-    proposed_rk = take(state.proposed_nk) + jnp.where(
-        jnp.arange(plan.num_proposers) == writer_r[:, None], count_r[:, None], 0)
     state = dataclasses.replace(
         state, answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
         answer_count_n=shards.put(state.answer_count_n, slot_r, valid_r, total_r),
-        proposed_nk=shards.put(state.proposed_nk, slot_r, valid_r, proposed_rk),
         phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)))
 
     def go_on(state: SearchState) -> SearchState:

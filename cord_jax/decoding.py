@@ -83,7 +83,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
     reader_plan = dataclasses.replace(reader_plan, start=reader_plan.free)  # only EOS and the cap end a sample
     plan = SearchPlan(
-        readers=(reader_plan,), meta=0, num_proposers=1, num_beams=samples, slots=slots, first_beams=samples,
+        readers=(reader_plan,), meta=0, num_proposers=1, num_beams=samples, slots=slots, whole=True,
         max_steps=1, max_step_tokens=max_tokens, max_thinking_tokens=max_tokens, max_answer_tokens=1, step_width=1,
         num_forms=1, shards=Shards(data, max(1, min(4, slots // data))), chunk=CHUNK, quantum=256,
         score_group=samples, seed=seed)

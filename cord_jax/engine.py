@@ -112,8 +112,8 @@ class Engine:
         slots = packing.round_up(settings.slots, data)
         proposers, beams = len(teachers.names), settings.beam_width
         self._prompts = [
-            reader.vocabulary.encode_batch(
-                [render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context) for p in problems])
+            [reader.vocabulary.encode_prompt(
+                render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context)) for p in problems]
             for reader in teachers.readers]
         meta_vocabulary = teachers.readers[teachers.meta].vocabulary
         self._closings = [_encode_closings(meta_vocabulary, settings.closing, problem) for problem in problems]
@@ -129,7 +129,7 @@ class Engine:
         self._constants = tuple(constants for _, constants in compiled)
         self.plan = SearchPlan(
             readers=tuple(plan for plan, _ in compiled), meta=teachers.meta, num_proposers=proposers, num_beams=beams,
-            slots=slots, first_beams=beams if settings.whole else 1, max_steps=max_steps, max_step_tokens=step_tokens,
+            slots=slots, whole=settings.whole, max_steps=max_steps, max_step_tokens=step_tokens,
             max_thinking_tokens=settings.max_thinking_tokens, max_answer_tokens=settings.max_answer_tokens,
             step_width=step_width, num_forms=max(len(forms) for _, forms in self._closings),
             shards=Shards(data, max(1, min(4, slots // data))), chunk=CHUNK, quantum=settings.quantum,

@@ -124,7 +124,7 @@ class Exchange:
                     ids = ids[:-1]
                 remaining = self.max_thinking_tokens - int(thinking_b[beam])
                 read[beam * self.num_proposers + reader.proposers[place]] = segmentation.read_proposal(
-                    self.segmentation, step, b"".join(vocabulary.token_bytes[i] for i in ids), stopped,
+                    self.segmentation, step, vocabulary.join(ids), stopped,
                     remaining <= self.max_step_tokens, step > 1)
         return read
 

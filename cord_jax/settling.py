@@ -74,6 +74,7 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
 
     kept_rb, source_rb, new_score_rb = select(
         take(state.score_nb), take(state.complete_nb), score_rj, candidate_rj, beams)
+    kept_rb &= jnp.arange(beams) < plan.kept_beams
     chosen_rb = jnp.maximum(source_rb - beams, 0)  # candidate of a beam that got a step
     stepped_rb = kept_rb & (source_rb >= beams)
     parent_rb = jnp.where(source_rb >= beams, chosen_rb // plan.num_proposers, source_rb)

@@ -24,7 +24,7 @@ class SearchPlan:
       readers: one entry a reader.
       meta: index of the reader through which the meta-prover scores.
       num_proposers, num_beams, slots: K, B, N.
-      first_beams: beams that a search starts from: 1, or B for whole traces (curation).
+      whole: proposers write whole traces (curation): a search starts from B beams, and only the best is kept.
       max_steps: rounds after which a search ends.
       max_step_tokens: cap of a step in its writer's tokens; also the ring's length.
       max_thinking_tokens: budget in the meta-prover's tokens.
@@ -43,7 +43,7 @@ class SearchPlan:
     num_proposers: int
     num_beams: int
     slots: int
-    first_beams: int
+    whole: bool
     max_steps: int
     max_step_tokens: int
     max_thinking_tokens: int
@@ -60,6 +60,16 @@ class SearchPlan:
     def candidates(self) -> int:
         """Candidates of a problem in a round, J = B K."""
         return self.num_beams * self.num_proposers
+
+    @property
+    def first_beams(self) -> int:
+        """Beams that a search starts from."""
+        return self.num_beams if self.whole else 1
+
+    @property
+    def kept_beams(self) -> int:
+        """Hypotheses that a selection keeps."""
+        return 1 if self.whole else self.num_beams
 
 
 @pytree
@@ -99,7 +109,7 @@ class SearchState:
       answer_nu: int32, the answer's tokens, EOS included; answer_count_n: int32.
       closings: `scoring.Closings` of the slots' problems.
       history: `History`.
-      proposed_nk: int32, sampled tokens by proposer; scored_nk: int32, tokens scored for each.
+      proposed_nk: int32, tokens sampled for proposals, by proposer; scored_nk: int32, tokens scored for each.
       short_of_columns: bool [readers], pools that could not take a commit even after compaction.
       longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
       row_ticks, busy_row_ticks: float32, ticks times rows that were computed, and those that wrote a token.

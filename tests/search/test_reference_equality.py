@@ -1,0 +1,78 @@
+"""The engine's traces equal those of a brute-force search over transformers' torch models, recomputed from text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cord_jax.synthesis import SynthesisConfig, synthesize
+from tests.reference.search import reference_search
+from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
+
+LIMITS = dict(max_steps=4, max_step_tokens=20, max_thinking_tokens=70, max_answer_tokens=12)
+
+
+def write_inputs(directory: Path, pool, problems):
+    """The pool file and the problem file that describe the same run to the engine."""
+    lines = []
+    for proposer in pool.proposers:
+        lines += ["[[proposer]]", f'name = "{proposer.name}"', f'checkpoint = "{proposer.checkpoint}"',
+                  f"temperature = {proposer.temperature}"]
+        if proposer.system_prompt is not None:
+            lines.append(f"system_prompt = {json.dumps(proposer.system_prompt)}")
+    meta = f'meta_prover = {{checkpoint = "{pool.meta_prover.checkpoint}"}}'
+    (directory / "pool.toml").write_text("\n".join([meta, *lines]))
+    (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+
+
+def engine_rows(directory: Path, output: str, **settings):
+    """The run's traces and tree rows by problem."""
+    synthesize(SynthesisConfig(pool=directory / "pool.toml", problems=directory / "problems.jsonl",
+                               output_dir=directory / output, **settings))
+    traces = [json.loads(line) for line in (directory / output / "traces.jsonl").open()]
+    tree = [json.loads(line) for line in (directory / output / "tree.jsonl").open()]
+    return {row["id"]: (row, [r for r in tree if r["problem"] == row["id"]]) for row in traces}
+
+
+def assert_same(found, expected):
+    """Rows are equal; scores to 1e-4."""
+    trace, tree = found
+    wanted, wanted_tree = expected
+    assert [{**row, "score": None} for row in tree] == [{**row, "score": None} for row in wanted_tree]
+    for row, wanted_row in zip(tree, wanted_tree):
+        assert row["score"] == (None if wanted_row["score"] is None else pytest.approx(wanted_row["score"], abs=1e-4))
+    for name, value in wanted.items():
+        if name == "score":
+            assert trace[name] == (None if value is None else pytest.approx(value, abs=1e-4))
+        elif name == "steps":
+            assert ([{**step, "score": pytest.approx(step["score"], abs=1e-4)} for step in value] == trace[name])
+        else:
+            assert trace[name] == value, name
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+    made = {}
+
+    def pool(segmentation, seed):
+        if (segmentation, seed) not in made:
+            directory = tmp_path_factory.mktemp(f"pool-{segmentation}-{seed}")
+            habits = Habits() if segmentation == "prompt" else PREFIX_HABITS
+            pool = write_pool(directory, seed, habits=habits)
+            write_inputs(directory, pool, PROBLEMS)
+            made[segmentation, seed] = directory, pool
+        return made[segmentation, seed]
+
+    return pool
+
+
+@pytest.mark.parametrize("segmentation, seed, beam_width, slots", [
+    ("prompt", 0, 4, 1), ("prompt", 1, 2, 8), ("prompt", 2, 1, 8), ("line_break", 0, 4, 8), ("line_break", 1, 2, 1),
+    ("prefix", 0, 4, 1), ("prefix", 1, 2, 8)])
+def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots):
+    directory, pool = pools(segmentation, seed)
+    found = engine_rows(directory, f"b{beam_width}-s{slots}", segmentation=segmentation, beam_width=beam_width,
+                        slots=slots, **LIMITS)
+    expected = reference_search(pool, PROBLEMS, segmentation=segmentation, beam_width=beam_width, **LIMITS)
+    for trace, tree in expected:
+        assert_same(found[trace["id"]], (trace, tree))
