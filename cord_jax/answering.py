@@ -43,16 +43,20 @@ def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sta
     place_ru = jnp.arange(state.answer_nu.shape[1]) - had_r[:, None]
     new_ru = (place_ru >= 0) & (place_ru < count_r[:, None])
     answer_ru = jnp.where(new_ru, packing.pick(piece_rt, jnp.clip(place_ru, 0, ring - 1)), take(state.answer_nu))
-    going_on_r = valid_r & ~done_r
-    chosen = [_piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers]
-    rooms = [commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
-             for reader, s, c in zip(plan.readers, state.readers, chosen)]
-    short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
-    stuck = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
+    before = state
     state = dataclasses.replace(
         state, answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
         answer_count_n=shards.put(state.answer_count_n, slot_r, valid_r, total_r),
         phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)))
+
+    if plan.max_answer_tokens <= ring:
+        return state  # a row ends within its ring
+    going_on_r = valid_r & ~done_r
+    chosen = [_piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers]
+    rooms = [commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
+             for reader, s, c in zip(plan.readers, before.readers, chosen)]
+    short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
+    stalled = dataclasses.replace(before, short_of_columns=before.short_of_columns | short)
 
     def go_on(state: SearchState) -> SearchState:
         new_readers = []
@@ -71,7 +75,7 @@ def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sta
     def proceed(state: SearchState) -> SearchState:
         return lax.cond(going_on_r.any(), go_on, lambda state: state, state)
 
-    return lax.cond(short.any(), lambda _: stuck, proceed, state)
+    return lax.cond(short.any(), lambda _: stalled, proceed, state)
 
 
 def _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) -> Chosen:
