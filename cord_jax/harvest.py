@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cord_jax.answers import predicted_answer
+from cord_jax.answers import Grader, predicted_answer
 from cord_jax.engine import Finished
 from cord_jax.exchange import ABSENT, DROPPED, ENDED
 from cord_jax.problems import Problem
@@ -49,12 +49,8 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
     return rows
 
 
-def read_trace(finished: Finished, problem: Problem, teachers: Teachers, is_correct) -> Trace:
-    """The trace of a finished search.
-
-    Args:
-      is_correct: `is_correct(predicted answer or None, accepted forms) -> bool`.
-    """
+def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader: Grader) -> Trace:
+    """The trace of a finished search, its answer graded."""
     names, history = teachers.names, finished.history
     path = winning_path(finished, len(names))
     steps = tuple(
@@ -73,7 +69,7 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, is_corr
         answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
         response = vocabulary.text(answer)
         predicted = predicted_answer(response)
-        correct = is_correct(predicted, problem.forms)
+        (correct,) = grader.grade([(predicted, problem.forms)])
     extra = dict(problem.extra)
     for name in ("context", "solution"):
         if getattr(problem, name) is not None:

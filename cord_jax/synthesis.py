@@ -101,7 +101,7 @@ def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], No
         written = len(problems) - int(pending.sum())
         for finished in engine.run(np.flatnonzero(pending).tolist()):
             problem = problems[finished.problem]
-            trace = read_trace(finished, problem, teachers, grader.correct)
+            trace = read_trace(finished, problem, teachers, grader)
             files.write(trace, read_tree(finished, problem, teachers.names))
             written += 1
             if progress is not None:

@@ -28,7 +28,7 @@ def write_inputs(directory: Path, pool, problems):
 def engine_rows(directory: Path, output: str, **settings):
     """The run's traces and tree rows by problem."""
     synthesize(SynthesisConfig(pool=directory / "pool.toml", problems=directory / "problems.jsonl",
-                               output_dir=directory / output, **settings))
+                               output_dir=directory / output, **({"mesh": "data:1,model:1"} | settings)))
     traces = [json.loads(line) for line in (directory / output / "traces.jsonl").open()]
     tree = [json.loads(line) for line in (directory / output / "tree.jsonl").open()]
     return {row["id"]: (row, [r for r in tree if r["problem"] == row["id"]]) for row in traces}
