@@ -6,6 +6,7 @@ the decoder of the search engine, and depend on seed, problem and sample index o
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -106,12 +107,13 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         pending = np.array([any((problem.id, sample) not in done for sample in range(config.samples))
                             for problem in problems])
         start = reported = time.monotonic()
-        for index, sample, ids, ended in _generate(config, problems, prompts, _agree(pending), vocabulary, model, mesh):
-            if (problems[index].id, sample) in done:
-                continue  # an interruption left the problem half sampled; its samples are drawn again, alike
-            row = _grade(problems[index], sample, ids, ended, vocabulary, grader)
-            file.append(row)
-            rows.append(row)
+        generated = _generate(config, problems, prompts, _agree(pending), vocabulary, model, mesh)
+        for index, group in itertools.groupby(generated, key=lambda item: item[0]):
+            # An interruption may leave a problem half written; its samples are then drawn again, alike.
+            new = [item for item in group if (problems[index].id, item[1]) not in done]
+            graded = _grade(problems[index], new, vocabulary, grader)
+            file.append(*graded)
+            rows += graded
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
                 run.log(f"evaluate: {len(rows)} of {len(problems) * config.samples} samples, "
@@ -156,15 +158,15 @@ def _generate(config: EvaluationConfig, problems: Sequence[Problem], prompts: Se
             yield int(chosen[index]), sample, ids, ended
 
 
-def _grade(problem: Problem, sample: int, ids: Sequence[int], ended: str, vocabulary: Vocabulary,
-           grader: Grader) -> dict[str, Any]:
-    """A row of `samples.jsonl`."""
-    written = ids[:-1] if len(ids) and ids[-1] in vocabulary.eos_ids else ids
-    text = vocabulary.text(written)
-    answer = predicted_answer(text.rpartition("</think>")[2])
-    return {"problem": problem.id, "sample": sample, "text": text, "predicted_answer": answer,
-            "correct": answer is not None and grader.correct(answer, problem.forms), "tokens": len(ids),
-            "ended": ended}
+def _grade(problem: Problem, generated: Sequence[tuple[int, int, Sequence[int], str]], vocabulary: Vocabulary,
+           grader: Grader) -> list[dict[str, Any]]:
+    """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
+    texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
+    answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
+    correct = grader.grade([(answer, problem.forms) for answer in answers])
+    return [{"problem": problem.id, "sample": sample, "text": text, "predicted_answer": answer, "correct": right,
+             "tokens": len(ids), "ended": ended}
+            for (_, sample, ids, ended), text, answer, right in zip(generated, texts, answers, correct, strict=True)]
 
 
 def _agree(pending: np.ndarray) -> np.ndarray:

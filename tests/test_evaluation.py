@@ -78,6 +78,8 @@ def test_rows_summary_and_an_interruption(settings, tmp_path):
     before = (other / "summary.json").read_bytes()
     assert evaluate(EvaluationConfig(**settings | {"output_dir": other})) == continued
     assert (other / "summary.json").read_bytes() == before
+    with pytest.raises(UserError, match="seed is 0 there, 7 here"):
+        evaluate(EvaluationConfig(**settings | {"output_dir": other, "seed": 7}))
 
 
 def test_pass_at_1_and_its_standard_error():
@@ -91,22 +93,29 @@ def test_pass_at_1_and_its_standard_error():
     assert summary["ended"] == {"eos": 12, "cap": 0} and summary["mean_tokens"] == 5
 
 
+@pytest.fixture
+def broken(model, tmp_path):
+    """Inputs that cannot be used: weights that end early, a problem without an answer."""
+    shutil.copytree(model, tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    (tmp_path / "bad.jsonl").write_text('{"id": "a", "question": "?", "answer": "1"}\n{"id": "b", "question": "?"}\n')
+    return tmp_path
+
+
 @pytest.mark.parametrize("change, part", [
     ({"model": "nowhere"}, "nowhere"),
+    ({"model": "{broken}/torn"}, "torn"),
+    ({"problems": "{broken}/bad.jsonl"}, "line 2"),
     ({"problems": "nowhere.jsonl"}, "nowhere.jsonl"),
     ({"mesh": "data:3,model:-1"}, "8 devices do not divide by 3"),
 ])
-def test_input_that_cannot_be_used_leaves_nothing_behind(settings, capsys, tmp_path, change, part):
-    values = {name: settings[name] for name in ("model", "problems", "output_dir", "samples", "mesh")} | change
+def test_input_that_cannot_be_used_leaves_nothing_behind(settings, capsys, tmp_path, broken, change, part):
+    values = {name: settings[name] for name in ("model", "problems", "output_dir", "samples", "mesh")}
+    values |= {name: value.format(broken=broken) for name, value in change.items()}
     entry_point.FLAGS.unparse_flags()
     status = common.run_with(entry_point.main, entry_point.FLAGS, entry_point.__doc__,
                              ["evaluate", *(f"--{name}={value}" for name, value in values.items())])
     error = capsys.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and part in error
     assert not (tmp_path / "run").exists()
-
-
-def test_the_directory_of_another_evaluation_is_refused(settings):
-    evaluate(EvaluationConfig(**settings | {"samples": 1, "limit": 1}))
-    with pytest.raises(UserError, match="limit is 1 there, 2 here"):
-        evaluate(EvaluationConfig(**settings | {"samples": 1, "limit": 2}))
