@@ -10,7 +10,7 @@ the next byte, and a prefix word by the next character, all of it, since a word 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -76,14 +76,19 @@ def _next_after_byte(patterns: tuple[bytes, ...], state: Hashable, byte: int) ->
     text = state + bytes([byte])
     if any(text.endswith(pattern) for pattern in patterns if pattern != STEP_MARKER):
         return _DONE
-    return next(text[i:] for i in range(len(text) + 1) if any(pattern.startswith(text[i:]) for pattern in patterns))
+    return next(text[i:] for i in range(len(text) + 1) if text[i:] in _beginnings(patterns))
+
+
+@functools.cache
+def _beginnings(patterns: tuple[Sequence, ...]) -> frozenset:
+    return frozenset(pattern[:length] for pattern in patterns for length in range(len(pattern) + 1))
 
 
 # Prefix words. Characters are folded to the few that the patterns tell apart: ! and ? to the period, the curly
 # apostrophe to the straight one, and those beyond ASCII to one of their kind. The patterns hold what comes before a word.
 _WORD, _SPACE, _OTHER = "\u00e9", "\u00a0", "\u00a7"
 _WORD_PATTERNS = tuple(before + word for before in ("\n", ". ") for word in PREFIX_WORDS)
-_CHARACTER_PATTERNS = (*_WORD_PATTERNS, THINK_END.decode())
+_THINK_END = THINK_END.decode()
 
 
 def _fold(character: str) -> str:
@@ -106,12 +111,14 @@ def _next_after_character(state: str, character: str) -> str:
     if state in _WORD_PATTERNS and not (character.isalnum() or character == "_"):
         return _DONE
     text = state + character
-    if text.endswith(THINK_END.decode()):
+    if text.endswith(_THINK_END):
         return _DONE
-    for i in range(len(text) + 1):
-        end = text[i:] if text[i:].startswith("<") else text[i:].lower()
-        if any(pattern.startswith(end) for pattern in _CHARACTER_PATTERNS):
-            return end
+    for i in range(len(text)):
+        if text[i:] in _beginnings((_THINK_END,)):
+            return text[i:]
+        if text[i:].lower() in _beginnings(_WORD_PATTERNS):
+            return text[i:].lower()
+    return ""
 
 
 class _Tree:
@@ -162,15 +169,19 @@ class _Utf8Step:
 @functools.cache
 def _characters() -> dict[int, _Tree]:
     """For each first byte of a character beyond ASCII, the tree of its next bytes, the leaves folded characters."""
+    leaves = [_fold(chr(code)) for code in range(0x110000)]
+    leaves[0xD800:0xE000] = [None] * 0x800  # surrogates are no characters
+    leaves += [None] * (0x140000 - 0x110000)  # nor is what lies above the last
     trees: dict[tuple, _Tree] = {}
 
-    def tree(first: int, further_bytes: int, least: int) -> _Tree | str | None:
+    def tree(first: int, further_bytes: int, least: int) -> _Tree | None:
         """The characters from `first` on that differ in the further bytes; below `least`, fewer bytes spell them."""
-        if further_bytes == 0:
-            is_character = least <= first < 0x110000 and not 0xD800 <= first < 0xE000
-            return _fold(chr(first)) if is_character else None
         stride = 64 ** (further_bytes - 1)
-        children = tuple(tree(first + i * stride, further_bytes - 1, least) for i in range(64))
+        blocks = range(first, first + 64 * stride, stride)
+        if further_bytes == 1:
+            children = tuple(leaves[first:first + 64])
+        else:
+            children = tuple(tree(block, further_bytes - 1, least) if block >= least else None for block in blocks)
         return trees.setdefault(children, _Tree(children)) if any(children) else None
 
     return ({byte: tree((byte - 0xC0) << 6, 1, 0x80) for byte in range(0xC2, 0xE0)}
@@ -220,7 +231,7 @@ def _token_transitions(token_bytes: list[bytes], byte_table: np.ndarray) -> tupl
     for position in range(lengths.max(initial=0)):
         active = np.flatnonzero(lengths > position)
         steps = token_class[active] * bytes_of.shape[1] + spelled[starts[active] + position]
-        steps, place = np.unique(steps, return_inverse=True)
+        steps, place = _distinct(steps)
         before, kind = np.divmod(steps, bytes_of.shape[1])
         made = bytes_of[transitions[before], kind[:, None]]
         transitions = np.concatenate([transitions, made])
@@ -228,11 +239,18 @@ def _token_transitions(token_bytes: list[bytes], byte_table: np.ndarray) -> tupl
         token_class[active] = len(transitions) - len(made) + place
         # Numbered anew, and without those that no token has any more.
         token_class = numbers[token_class]
-        used, token_class = np.unique(token_class, return_inverse=True)
+        used, token_class = _distinct(token_class)
         representative = np.zeros(numbers.max() + 1, np.int64)
         representative[numbers] = np.arange(len(numbers))
         transitions = transitions[representative[used]]
     return token_class.astype(np.int32), transitions
+
+
+def _distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `np.unique` with the inverse, for many small numbers: without sorting them."""
+    present = np.zeros(numbers.max() + 1, bool)
+    present[numbers] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
 
 
 def _number_rows(rows: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ class Vocabulary:
         self.token_bytes = _token_bytes(self._whole, definition, directory)
         self._ids = np.array(sorted(self._whole.get_vocab(with_added_tokens=True).values()))
         identity = {part: definition[part] for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
-        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
         self._continuation = self._whole
         if _drop_dummy_prefix(definition):
             self._continuation = Tokenizer.from_str(json.dumps(definition))
