@@ -1,0 +1,151 @@
+"""What a student learns from each kind of row, with real vocabularies and templates beside small ones."""
+
+import gzip
+import json
+
+import pytest
+
+from cord_jax.errors import UserError
+from cord_jax.student.data import Counts, RowFilter, read_examples, show_examples
+from cord_jax.vocabulary import Vocabulary
+from tests.reference.tiny import write_tokenizer
+
+TRACE = {"id": "p1", "question": "6 * 7?", "reasoning": "### Step 1: 42.\n\n", "response": "The answer is \\boxed{42}.",
+         "correct": True, "score": 0.75, "status": "complete"}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    return Vocabulary.load(write_tokenizer(tmp_path_factory.mktemp("tokenizer"), "digits"))
+
+
+def read(tmp_path, rows, vocabulary, **options):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return read_examples(path, vocabulary, **{"max_length": 4096, **options})
+
+
+def parts(example, vocabulary):
+    """Prompt and learnt text."""
+    tokens = example.tokens.tolist()
+    return vocabulary.text(tokens[:example.prompt_length]), vocabulary.text(tokens[example.prompt_length:])
+
+
+def test_a_trace(tmp_path, vocabulary):
+    (example,), counts = read(tmp_path, [TRACE], vocabulary)
+    assert parts(example, vocabulary) == (
+        "<|user|>6 * 7?<|end|><|assistant|><think>\n",
+        "### Step 1: 42.\n\n</think>\n\nThe answer is \\boxed{42}.<|end|>")
+    assert counts == Counts(rows=1, used=1)
+    assert example.id == "p1"
+
+
+def test_context_and_system_prompt(tmp_path, vocabulary):
+    (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, system_prompt="Think.")
+    assert parts(example, vocabulary)[0].startswith("<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>")
+
+
+@pytest.mark.parametrize("name", ["qwq-32b", "deepseek-r1", "phi-4", "llama-3.1"])
+def test_real_templates_keep_the_reasoning(name, tmp_path, shared_dir):
+    vocabulary = Vocabulary.load(shared_dir / "tokenizers" / name)
+    conversation = {"messages": [{"role": "user", "content": "6 * 7?"}, {
+        "role": "assistant", "content": "<think>\n### Step 1: 42.\n</think>\n\nThe answer is \\boxed{42}."}]}
+    (trace, chat), _ = read(tmp_path, [TRACE, conversation], vocabulary)
+    eos = vocabulary.tokenizer.eos_token
+    for example, reasoning in ((trace, "### Step 1: 42.\n\n"), (chat, "### Step 1: 42.\n")):
+        prompt, learnt = parts(example, vocabulary)
+        assert prompt.endswith("<think>\n") and prompt.count("<think>") == 1 and "6 * 7?" in prompt
+        assert learnt == reasoning + "</think>\n\nThe answer is \\boxed{42}." + eos
+    assert trace.tokens[-1] == vocabulary.tokenizer.eos_token_id
+    # The prompt is what the template gives for the question alone, so a student is asked as it was taught.
+    asked = vocabulary.tokenizer.apply_chat_template([{"role": "user", "content": "6 * 7?"}], tokenize=False,
+                                                     add_generation_prompt=True, date_string="26 Jul 2024")
+    assert parts(trace, vocabulary)[0].removesuffix("<think>\n") == asked.rstrip("\n").removesuffix("<think>") or \
+        parts(trace, vocabulary)[0] == asked + "<think>\n"
+
+
+@pytest.mark.parametrize("message, learnt", [
+    ({"content": "42", "reasoning_content": "6 * 7 = 42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
+    ({"content": "6 * 7 = 42\n</think>\n\n42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
+    ({"content": "42"}, "</think>\n\n42<|end|>")])
+def test_conversations(message, learnt, tmp_path, vocabulary):
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2?"},
+             {"role": "assistant", "content": "2"}, {"role": "user", "content": "6 * 7?"}]
+    row = {"messages": [*turns, {"role": "assistant", **message}]}
+    (example,), _ = read(tmp_path, [row], vocabulary, system_prompt="Not used: the row has its own.")
+    assert parts(example, vocabulary) == (
+        "<|system|>Be short.<|end|><|user|>2?<|end|><|assistant|>2<|end|><|user|>6 * 7?<|end|><|assistant|><think>\n",
+        learnt)
+
+
+def test_a_template_that_opens_no_thinking_leaves_plain_messages_plain(tmp_path):
+    vocabulary = Vocabulary.load(write_tokenizer(tmp_path / "tokenizer", "threes"))
+    row = {"messages": [{"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": "42"}]}
+    (example,), _ = read(tmp_path, [row], vocabulary)
+    assert parts(example, vocabulary) == ("<|user|>6 * 7?<|end|><|assistant|>", "42<|end|>")
+
+
+def test_raw_pairs(tmp_path, vocabulary):
+    pair = {"prompt": "the sum ", "completion": "is 42"}
+    without, with_eos = read(tmp_path, [pair, {**pair, "eos": True}], vocabulary)[0]
+    assert parts(without, vocabulary) == ("the sum ", "is 42")
+    assert parts(with_eos, vocabulary) == ("the sum ", "is 42<|end|>")
+
+
+def test_filters(tmp_path, vocabulary):
+    rows = [{**TRACE, "id": str(i), "correct": i % 2 == 0, "score": i / 10} for i in range(10)]
+    for text, kept in (("all", 10), ("correct", 5), ("score>=0.5", 5), ("correct, score>=0.5", 2)):
+        examples, counts = read(tmp_path, rows, vocabulary, row_filter=text)
+        assert (len(examples), counts.filtered, counts.rows) == (kept, 10 - kept, 10)
+    stuck = {**TRACE, "response": None, "correct": False}
+    assert read(tmp_path, [TRACE, stuck], vocabulary)[1] == Counts(rows=2, without_response=1, used=1)
+    with pytest.raises(UserError, match=r"--filter=right: 'right' is no condition"):
+        RowFilter.parse("right")
+    with pytest.raises(UserError, match=r"line 2: has no field 'correct'; --filter=correct needs it"):
+        read(tmp_path, [TRACE, {k: v for k, v in TRACE.items() if k != "correct"}], vocabulary, row_filter="correct")
+
+
+def test_long_rows_are_dropped_or_cut_and_counted(tmp_path, vocabulary):
+    rows = [TRACE, {**TRACE, "reasoning": "the sum " * 50}, {**TRACE, "question": "the sum " * 50}]
+    examples, counts = read(tmp_path, rows, vocabulary, max_length=60)
+    assert counts == Counts(rows=3, too_long=2, used=1)
+    examples, counts = read(tmp_path, rows, vocabulary, max_length=60, overlong="cut")
+    assert counts == Counts(rows=3, too_long=1, cut=1, used=2)  # a prompt that long leaves nothing to learn
+    assert str(counts) == "2 of 3 rows used, 1 too long, dropped, 1 too long, cut"
+    assert len(examples[1].tokens) == 60 and examples[1].tokens[-1] != vocabulary.tokenizer.eos_token_id
+
+
+def test_compressed_files(tmp_path, vocabulary):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(TRACE).encode() + b"\n"))
+    assert len(read_examples(path, vocabulary, max_length=100)[0]) == 1
+
+
+@pytest.mark.parametrize("row, message", [
+    ("{", "line 2: is not JSON"), ("[1]", "line 2: is not a JSON object"),
+    ({"question": "x"}, "line 2: is no row to learn from"),
+    ({**TRACE, "reasoning": 3}, "line 2: reasoning must be a text, and is 3"),
+    ({"question": "x", "reasoning": "y"}, "line 2: response must be a text, and is absent"),
+    ({"prompt": "x", "completion": ""}, "line 2: completion is empty"),
+    ({"prompt": "x", "completion": "y", "eos": 1}, "line 2: eos must be true or false"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages must end with one of the assistant"),
+    ({"messages": "x"}, "line 2: messages must be a list")])
+def test_bad_rows(row, message, tmp_path, vocabulary):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, [TRACE, row], vocabulary)
+
+
+def test_nothing_left(tmp_path, vocabulary):
+    with pytest.raises(UserError, match="no row is left to learn from"):
+        read(tmp_path, [TRACE], vocabulary, row_filter="score>=0.9")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_examples(tmp_path / "absent.jsonl", vocabulary, max_length=100)
+
+
+def test_shown_rows(tmp_path, vocabulary):
+    examples, _ = read(tmp_path, [TRACE], vocabulary)
+    shown = show_examples(examples, vocabulary).splitlines()
+    assert shown[0] == f"# row p1: {len(examples[0].tokens)} tokens, " \
+                       f"{len(examples[0].tokens) - examples[0].prompt_length} learnt"
+    assert shown[1].split()[1].isdigit() and "'<|user|>'" in shown[1]
+    assert shown[-1].split()[1] == "*" and "'<|end|>'" in shown[-1]
