@@ -82,7 +82,7 @@ def _find_marker(segmentation: str, body: bytes) -> int | None:
         # Bytes that are no character become lone surrogates: part of no word, and back to the same bytes.
         text = body.decode("utf-8", "surrogateescape")
         for found in _PREFIX_PATTERN.finditer(text):
-            if not _is_blank(text[:found.start()]):
+            if text[:found.start()].strip():
                 return len(text[:found.start()].encode("utf-8", "surrogateescape"))
         return None
     if segmentation == "whole":
@@ -90,13 +90,12 @@ def _find_marker(segmentation: str, body: bytes) -> int | None:
     raise ValueError(f'segmentation "{segmentation}" is not one of {", ".join(SEGMENTATIONS)}')
 
 
-def _is_blank(text: str) -> bool:
-    return not text or text.isspace()
-
-
 def read_proposal(segmentation: str, step: int, body: bytes, stopped: str, limit_is_budget: bool,
                   has_prefix: bool) -> Proposal:
     """Cuts a proposal at its earliest boundary and brings it to canonical form.
+
+    Its body is empty if nothing is left of it in that form: white space in `prompt` and `line_break`, only spaces and
+    tabs in `prefix`, which keeps newlines.
 
     The marks that depend on more than the proposal are the caller's: `budget` by the meta-prover's count of tokens,
     and `duplicate`.
@@ -122,17 +121,20 @@ def read_proposal(segmentation: str, step: int, body: bytes, stopped: str, limit
     else:
         raise ValueError(f'sampling stopped at "{stopped}", but {body[-80:]!r} holds no boundary')
     try:
-        text = body[:cut].decode("utf-8")
+        text = _strip_end(segmentation, body[:cut].decode("utf-8"))
     except UnicodeDecodeError:
         return Proposal("", ended, False, "invalid_utf8")
-    if _is_blank(text):
+    if not text:
         if has_prefix and ended in ("think_end", "eos"):
             return Proposal("", ended, True, None)
         return Proposal("", ended, False, "empty")
     return Proposal(_canonical(segmentation, step, text), ended, ended in ("think_end", "eos", "budget"), None)
 
 
+def _strip_end(segmentation: str, text: str) -> str:
+    return text.rstrip(" \t") if segmentation == "prefix" else text.rstrip()
+
+
 def _canonical(segmentation: str, step: int, text: str) -> str:
-    if segmentation == "prefix":
-        return unicodedata.normalize("NFC", text.rstrip(" \t"))
-    return unicodedata.normalize("NFC", heading(segmentation, step) + text.rstrip()) + "\n\n"
+    end = "" if segmentation == "prefix" else "\n\n"
+    return unicodedata.normalize("NFC", heading(segmentation, step) + text) + end
