@@ -124,15 +124,11 @@ def load(
     shapes = {dotted(key): variable.shape for key, variable in flat}
     parts = parts_of_parameters(config, shapes)
     check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
-    loaded, finite = [], {}
+    loaded = []
     for key, variable in flat:
         sharding = default_sharding() if mesh is None else parameter_sharding(variable, mesh)
         array = read_parameter(parts[dotted(key)], variable.shape, dtype, sharding, stored)
-        finite[dotted(key)] = all_finite(array)
         loaded.append((key, variable.replace(array)))
-    for name, is_finite in finite.items():
-        if not is_finite:
-            raise CheckpointError(first_not_finite(parts[name], stored))
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
@@ -209,31 +205,6 @@ def read_shard(
         rows = slice(row + rows.start, row + rows.stop)
         safetensors.read_block(stored[name], rows, columns, as_tensor(block, entry))
     return out
-
-
-@jax.jit
-def all_finite(array: jax.Array) -> jax.Array:
-    """Whether an array has neither NaN nor infinity, bool []."""
-    return jnp.isfinite(array).all()
-
-
-def first_not_finite(parts: list[Part], stored: dict[str, safetensors.Tensor]) -> str:
-    """The message for a parameter that is not finite: which of its tensors, and where."""
-    for part in parts:
-        tensor = stored[part.name]
-        rows, columns = tensor.shape[0], int(np.prod(tensor.shape[1:]))
-        values = np.empty((rows, columns), tensor.dtype)
-        safetensors.read_block(tensor, slice(0, rows), slice(0, columns), values)
-        places = np.argwhere(~np.isfinite(values.astype(np.float32)))
-        if len(places):
-            row, column = map(int, places[0])
-            return (
-                f"{tensor.file}: tensor {part.name!r} has {len(places)} values that are not finite, the "
-                f"first "
-                f"({values[row, column]}) at row {row}, column {column}; expected finite weights"
-            )
-    name = parts[0].name
-    return f"{stored[name].file}: tensor {name!r} has values beyond the range of the requested dtype"
 
 
 def save(

@@ -1,4 +1,4 @@
-"""The parts of a decoder: projection, norm, embedding, gated feed-forward, mixture of experts, reward head."""
+"""The parts of a decoder: projection, norm, embedding, feed-forward, mixture of experts, reward head."""
 
 import jax
 import jax.numpy as jnp

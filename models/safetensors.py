@@ -37,8 +37,9 @@ _MAX_HEADER_BYTES = 100 << 20
 
 
 class Tensor(NamedTuple):
-    """Where a tensor is stored: file, dtype, shape, first byte in the file."""
+    """Where a tensor is stored: its name, file, dtype, shape, and its first byte in the file."""
 
+    name: str
     file: Path
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -84,7 +85,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
                 f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} "
                 f"bytes"
             )
-        tensors[name] = Tensor(file, dtype, shape, 8 + length + begin)
+        tensors[name] = Tensor(name, file, dtype, shape, 8 + length + begin)
     return tensors
 
 
@@ -146,6 +147,9 @@ def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> 
     The tensor is taken as a matrix [first axis, all others] (a vector as one column), and `out` has the shape
     of the block, in any memory order (a transposed view transposes). Whole rows are read in few large reads;
     a block of columns is read row by row when it is a small part of the row.
+
+    Raises:
+      CheckpointError: a value is not finite, or the file ends early.
     """
     width = math.prod(tensor.shape[1:])
     itemsize = tensor.dtype.itemsize
@@ -169,7 +173,11 @@ def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> 
             for i, row in enumerate(range(start, stop)):
                 place = tensor.offset + (row * width + span[0]) * itemsize
                 _pread(descriptor, memoryview(buffer[i].view(np.uint8)), place)
-        out[start - begin : stop - begin] = buffer[:, skip : skip + last - first]
+        with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
+            block = buffer[:, skip : skip + last - first].astype(out.dtype, copy=False)
+        if not all_finite(block):
+            raise CheckpointError(_first_not_finite(tensor, block, start, first))
+        out[start - begin : stop - begin] = block
 
     descriptor = os.open(tensor.file, os.O_RDONLY)
     try:
@@ -181,6 +189,30 @@ def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> 
                 list(pool.map(copy, starts))
     finally:
         os.close(descriptor)
+
+
+# Bits that are all ones in NaN and infinity, and in no other value.
+_EXPONENTS = {
+    "float32": (np.uint32, 0x7F800000),
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+}
+
+
+def all_finite(block: np.ndarray) -> bool:
+    """Whether an array has neither NaN nor infinity (integers have neither)."""
+    if block.dtype.name not in _EXPONENTS:
+        return block.dtype.kind in "iu" or bool(np.isfinite(block).all())
+    unsigned, mask = _EXPONENTS[block.dtype.name]
+    return bool(((block.view(unsigned) & unsigned(mask)) != mask).all())
+
+
+def _first_not_finite(tensor: Tensor, block: np.ndarray, row: int, column: int) -> str:
+    i, j = map(int, np.argwhere(~np.isfinite(block.astype(np.float64)))[0])
+    return (
+        f"{tensor.file}: tensor {tensor.name!r} has {block[i, j]} at row {row + i}, column {column + j} as "
+        f"{block.dtype.name}; expected finite weights"
+    )
 
 
 def _pread(descriptor: int, buffer: memoryview, offset: int) -> None:

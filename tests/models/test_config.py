@@ -1,0 +1,101 @@
+"""Published configurations, and configurations that are refused."""
+
+import json
+
+import jax
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+import models
+
+# Billions of parameters, as the model cards give them.
+PUBLISHED = {
+    "qwq-32b": 32.8,
+    "deepseek-r1-distill-qwen-32b": 32.8,
+    "phi-4-reasoning-plus": 14.7,
+    "deepseek-r1-distill-qwen-7b": 7.6,
+    "deepseek-r1-distill-qwen-1.5b": 1.78,
+    "deepseek-r1-distill-llama-8b": 8.0,
+    "qwen3-8b": 8.2,
+}
+
+
+def count(config: models.ModelConfig, stacked: bool) -> int:
+    return sum(array.size for array in jax.tree.leaves(nnx.state(models.abstract(config, stacked=stacked))))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_their_number_of_parameters(shared_dir, name):
+    file = shared_dir / "configs" / f"{name}.json"
+    config = models.config_from_hf(json.loads(file.read_text()))
+    total = count(config, stacked=True)
+    assert total == count(config, stacked=False)
+    assert total / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
+    with torch.device("meta"):
+        reference = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.from_pretrained(file)
+        )
+    assert total == sum(parameter.numel() for parameter in reference.parameters())
+
+
+def test_process_reward_model_is_its_base_model_and_two_layers(shared_dir):
+    fields = json.loads((shared_dir / "configs" / "qwen2.5-math-prm-7b.json").read_text())
+    config = models.config_from_hf(fields)
+    width = config.hidden_size
+    with torch.device("meta"):
+        base = transformers.Qwen2Model(transformers.Qwen2Config(**fields))
+    expected = (
+        sum(parameter.numel() for parameter in base.parameters()) + width * width + width + 2 * width + 2
+    )
+    assert config.head == "process_reward"
+    assert count(config, stacked=True) == expected
+
+
+MINIMAL = dict(
+    architectures=["Qwen2ForCausalLM"],
+    vocab_size=10,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=16,
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            "architecture .MambaForCausalLM. is not supported; .*Qwen3MoeFor",
+        ),
+        (
+            {"architectures": [], "model_type": "gpt2"},
+            "architecture 'gpt2' is not supported; supported are Llama",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported is 'silu'"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
+        ({"vocab_size": 0}, "'vocab_size' must be a positive integer, found 0"),
+        (
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "layer_types must hold 2 of 'full_attention'",
+        ),
+        ({"layer_types": ["sliding_attention"] * 2}, "layer_types must hold 2 of"),
+    ],
+)
+def test_what_is_not_supported_is_said(fields, message):
+    with pytest.raises(models.CheckpointError, match=message):
+        models.config_from_hf(MINIMAL | fields)
+
+
+def test_a_config_is_static_under_jit():
+    config = models.config_from_hf(MINIMAL | {"eos_token_id": [3, 4]})
+    assert hash(config) == hash(models.config_from_hf(MINIMAL | {"eos_token_id": [3, 4]}))
+    assert config.eos_token_ids == (3, 4)
+    assert models.config_from_hf(MINIMAL | {"eos_token_id": 3}).eos_token_ids == (3,)
+
+
+def test_model_type_serves_where_no_architecture_is_named():
+    assert models.config_from_hf(MINIMAL | {"architectures": None, "model_type": "qwen3"}).family == "qwen3"
