@@ -1,19 +1,37 @@
-"""The flags of launch.synthesize."""
+"""launch.synthesize: its flags, its errors, the files of a run and their continuation."""
+
+import json
+import shutil
 
 import pytest
 
 from cord_jax.errors import UserError
-from launch import synthesize
+from cord_jax.synthesis import SynthesisConfig, synthesize
+from launch import common
+from launch import synthesize as entry_point
+from tests.reference.tiny import PROBLEMS, write_checkpoint, write_tokenizer
 
 NEEDED = ["--pool=pool.toml", "--problems=problems.jsonl", "--output_dir=out"]
+LIMITS = {"beam_width": 2, "max_steps": 3, "max_step_tokens": 16, "max_thinking_tokens": 60, "max_answer_tokens": 8,
+          "grader": "exact", "mesh": "data:1"}
+TRACE_FIELDS = ["id", "question", "answer", "status", "score", "reasoning", "response", "predicted_answer", "correct",
+                "steps", "usage", "seconds"]
 
 
 def parse(*arguments) -> dict:
-    synthesize.FLAGS.unparse_flags()
-    for name in synthesize.FLAGS:
-        synthesize.FLAGS[name].unparse()
-    synthesize.FLAGS(["synthesize", *NEEDED, *arguments])
-    return synthesize.config_values(synthesize.FLAGS)
+    for name in entry_point.FLAGS:
+        entry_point.FLAGS[name].unparse()
+    entry_point.FLAGS(["synthesize", *NEEDED, *arguments])
+    return entry_point.config_values(entry_point.FLAGS)
+
+
+def launch(capsys, **values) -> tuple[int, str]:
+    """Exit status and stderr of the entry point."""
+    for name in entry_point.FLAGS:
+        entry_point.FLAGS[name].unparse()
+    status = common.run_with(entry_point.main, entry_point.FLAGS, entry_point.__doc__,
+                             ["synthesize", *(f"--{name}={value}" for name, value in values.items())])
+    return status, capsys.readouterr().err
 
 
 def test_defaults_are_the_contracts():
@@ -23,6 +41,11 @@ def test_defaults_are_the_contracts():
         "method": "cord", "decoding": "beam", "selector": "predictive_perplexity", "segmentation": "prompt",
         "beam_width": 4, "max_thinking_tokens": 16384, "max_answer_tokens": 4096, "mesh": "data:1,model:-1",
         "closing": "</think>\n\nThe final answer is "}
+
+
+def test_the_command_and_the_library_have_the_same_defaults():
+    needed = {"pool": "pool.toml", "problems": "problems.jsonl", "output_dir": "out"}
+    assert SynthesisConfig(**parse()) == SynthesisConfig(**needed)
 
 
 def test_greedy_keeps_one():
@@ -43,3 +66,93 @@ def test_contradictions_are_refused(arguments, parts):
 
 def test_new_lines_in_the_closing():
     assert parse(r"--closing=</think>\n\nAnswer: ")["closing"] == "</think>\n\nAnswer: "
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A pool of one small checkpoint with two ways of sampling, and its problems."""
+    directory = tmp_path_factory.mktemp("world")
+    write_checkpoint(directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=5)
+    proposers = "".join(f'[[proposer]]\nname = "{name}"\ncheckpoint = "model"\ntemperature = {temperature}\n'
+                        for name, temperature in (("calm", 0.6), ("lively", 1.2)))
+    (directory / "pool.toml").write_text('meta_prover = "calm"\n' + proposers)
+    problems = [problem | {"level": index, "score": "easy"} for index, problem in enumerate(PROBLEMS)]
+    (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    return directory
+
+
+def rows(directory, name) -> list:
+    return [json.loads(line) for line in (directory / name).read_text().splitlines()]
+
+
+def without_seconds(row) -> dict:
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_an_interrupted_run_continues_to_the_same_rows(world, tmp_path, capsys):
+    inputs = {"pool": world / "pool.toml", "problems": world / "problems.jsonl"}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    synthesize(SynthesisConfig(**inputs, **LIMITS, output_dir=whole, slots=3))
+    run.mkdir()
+    shutil.copy(whole / "config.json", run)
+    trace_lines = (whole / "traces.jsonl").read_bytes().splitlines(keepends=True)
+    tree_lines = (whole / "tree.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "traces.jsonl").write_bytes(trace_lines[0] + trace_lines[1][:50])
+    (run / "tree.jsonl").write_bytes(b"".join(tree_lines[:-2]) + tree_lines[-2][:9])
+    assert launch(capsys, **inputs, **LIMITS, output_dir=run, slots=1)[0] == 0
+
+    traces, tree = rows(run, "traces.jsonl"), rows(run, "tree.jsonl")
+    assert {row["id"]: without_seconds(row) for row in traces} == {
+        row["id"]: without_seconds(row) for row in rows(whole, "traces.jsonl")}
+    assert len(traces) == len(PROBLEMS) and len(tree) == len(tree_lines)
+    for problem in PROBLEMS:
+        assert [row for row in tree if row["problem"] == problem["id"]] == [
+            row for row in rows(whole, "tree.jsonl") if row["problem"] == problem["id"]]
+    for row in traces:
+        assert list(row)[:len(TRACE_FIELDS)] == TRACE_FIELDS
+        assert row["level"] == [problem["id"] for problem in PROBLEMS].index(row["id"])
+        assert row["problem_score"] == "easy" and set(row["usage"]) == {"calm", "lively"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["problems"] == len(PROBLEMS) and set(summary["share"]["all"]) == {"calm", "lively"}
+
+    status, error = launch(capsys, **inputs, **LIMITS | {"max_steps": 5}, output_dir=run)
+    assert status == 2 and "max_steps is 3 there, 5 here" in error and error.count("\n") == 1
+
+
+def edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+BREAK = {
+    "a proposer that does not exist": (
+        lambda world: edit(world / "pool.toml", 'meta_prover = "calm"', 'meta_prover = "calmer"'), ["calmer", "calm"]),
+    "a key that does not exist": (
+        lambda world: edit(world / "pool.toml", "temperature = 1.2", "temprature = 1.2"), ["temprature", "temperature"]),
+    "a checkpoint that does not exist": (
+        lambda world: shutil.rmtree(world / "model"), ["model"]),
+    "weights that end early": (
+        lambda world: (world / "model/model.safetensors").write_bytes(
+            (world / "model/model.safetensors").read_bytes()[:-999]), ["model.safetensors"]),
+    "a network of no known family": (
+        lambda world: edit(world / "model/config.json", "Qwen2ForCausalLM", "MambaForCausalLM"), ["Mamba", "config.json"]),
+    "a vocabulary that cannot write every text": (
+        lambda world: edit(world / "model/tokenizer.json", '"type": "ByteLevel"', '"type": "Whitespace"'), ["model"]),
+    "a problem without an answer": (
+        lambda world: edit(world / "problems.jsonl", '"answer": "7", ', ""), ["problems.jsonl", "line 1", "answer"]),
+    "a problem file that is not JSON": (
+        lambda world: edit(world / "problems.jsonl", '{"id": "b"', '"id": "b"'), ["problems.jsonl", "line 2"]),
+}
+
+
+@pytest.mark.parametrize("what", BREAK)
+def test_input_that_cannot_be_used_is_one_line_and_leaves_nothing(world, tmp_path, capsys, what):
+    damage, parts = BREAK[what]
+    shutil.copytree(world, tmp_path / "world")
+    damage(tmp_path / "world")
+    status, error = launch(capsys, pool=tmp_path / "world/pool.toml", problems=tmp_path / "world/problems.jsonl",
+                           output_dir=tmp_path / "run", **LIMITS)
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
+    assert all(part in error for part in parts), error
+    assert not (tmp_path / "run").exists()
