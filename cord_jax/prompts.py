@@ -10,7 +10,15 @@ THINK_START = "<think>"
 
 # Some templates write today's date into the system turn. It is fixed to the day that Llama 3.1's template names when it
 # is given none, so that a trace does not depend on the day it is made.
-TEMPLATE_DATE = datetime.date(2024, 7, 26)
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+
+
+def _fixed_clock() -> str:
+    """A Jinja macro that takes the place of the clock, `strftime_now`: a template is handed data, but no functions."""
+    replaced = "".join(f"|replace('%{directive}', '{TEMPLATE_DATE.strftime('%' + directive)}')"
+                       for directive in ("a", "A", "b", "B", "-d", "d", "-m", "m", "y", "Y", "j", "H", "I", "M", "S", "p"))
+    # The empty expression keeps a newline with which the template may begin: one after a tag would be dropped.
+    return "{% macro strftime_now(format) %}{{ format" + replaced + " }}{% endmacro %}{{ '' }}"
 
 
 def render_prompt(vocabulary: Vocabulary, system_prompt: str | None, question: str, context: str | None = None) -> str:
@@ -39,13 +47,16 @@ def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]
     Raises:
       UserError: the tokenizer has no chat template, or the template refuses these turns.
     """
-    if not vocabulary.tokenizer.chat_template:
+    tokenizer = vocabulary.tokenizer
+    if not tokenizer.chat_template:
         raise UserError(f"{vocabulary.directory}: the tokenizer has no chat template; "
                         "add chat_template.jinja, or chat_template to tokenizer_config.json")
     try:
-        return vocabulary.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True,
-            date_string=TEMPLATE_DATE.strftime("%d %b %Y"), strftime_now=TEMPLATE_DATE.strftime)
+        template = tokenizer.get_chat_template()
+        return tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=_fixed_clock() + template if "strftime_now" in template else template,
+            tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE.strftime("%d %b %Y"))
     except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         turns = " and ".join(f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages))

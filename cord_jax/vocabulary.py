@@ -122,6 +122,8 @@ class Vocabulary:
           UserError: no token of the closing comes before the first that counts, so that nothing would predict it.
         """
         answer = unicodedata.normalize("NFC", answer)
+        if not answer:
+            raise UserError("an empty answer has no text to score")
         ids = self.encode(closing + answer + ".")
         start = len(closing.encode())
         stop = start + len(answer.encode())
@@ -130,8 +132,8 @@ class Vocabulary:
             raise UserError(f'{self.directory}: the tokenizer changes the text "{closing}{answer}."; '
                             "use another --closing or another form of the answer")
         scored = [begin < stop and end > start for begin, end in spans]
-        if not any(scored):
-            raise UserError(f'the answer "{answer}" has no text to score')
+        if not any(scored):  # All of it is white space that an added token beside it swallowed.
+            raise UserError(f'{self.directory}: the tokenizer drops the answer "{answer}"; use another form of it')
         if scored[0]:
             raise UserError(f'--closing "{closing}": its first token is already part of the answer "{answer}"; '
                             "use a closing of at least one token")
