@@ -1,8 +1,8 @@
 """pass@1 of a model on a problem file: n sampled answers per problem, each graded.
 
-The model writes freely after its prompt (which ends in `<think>`): reasoning, `</think>`, response. What is graded is
-the answer that the text after the last `</think>` states, or the whole text's if there is none. The samples come from
-the decoder of the search engine, and depend on seed, problem and sample index only.
+The model writes freely after its prompt (which ends in `<think>`): reasoning, `</think>`, response. What is
+graded is the answer that the text after the last `</think>` states, or the whole text's if there is none. The
+samples come from the decoder of the search engine, and depend on seed, problem and sample index only.
 """
 
 import dataclasses
@@ -74,9 +74,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """Writes `samples.jsonl` and `summary.json` into the run directory and returns the summary.
 
     A row of `samples.jsonl`, appended as samples finish: `problem`, `sample` (its index, from 0), `text`,
-    `predicted_answer`, `correct`, `tokens` (sampled, EOS included), `ended` (`eos` or `cap`). The summary: `pass@1` and
-    its `standard_error` over problems, `problems`, `samples` (per problem), `per_problem` (id -> `correct`,
-    `samples`), `ended` counts, `mean_tokens`, `seconds` (of the process that finished the run), `device`.
+    `predicted_answer`, `correct`, `tokens` (sampled, EOS included), `ended` (`eos` or `cap`). The summary:
+    `pass@1` and its `standard_error` over problems, `problems`, `samples` (per problem), `per_problem` (id ->
+    `correct`, `samples`), `ended` counts, `mean_tokens`, `seconds` (of the process that finished the run),
+    `device`.
 
     In a job of several processes all call it; process 0 writes and returns the summary, the others return {}.
 
@@ -84,28 +85,48 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """
     problems = read_problems(config.problems)[: config.limit or None]
     mesh = parse_mesh(config.mesh)
-    run_is = {"job": "evaluate",
-              "settings": {name: getattr(config, name) for name in
-                           ("samples", "temperature", "top_k", "top_p", "max_tokens", "seed", "grader", "limit")},
-              "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)}}
+    run_is = {
+        "job": "evaluate",
+        "settings": {
+            name: getattr(config, name)
+            for name in ("samples", "temperature", "top_k", "top_p", "max_tokens", "seed", "grader", "limit")
+        },
+        "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
+    }
     writes = jax.process_index() == 0
     if writes:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     model = models.load(config.model, mesh)
-    prompts = [vocabulary.encode_prompt(render_prompt(vocabulary, None, problem.question, problem.context))
-               for problem in problems]
+    prompts = [
+        vocabulary.encode_prompt(render_prompt(vocabulary, None, problem.question, problem.context))
+        for problem in problems
+    ]
     if not writes:
-        for _ in _generate(config, problems, prompts, _agree(np.zeros(len(problems), bool)), vocabulary, model, mesh):
+        for _ in _generate(
+            config, problems, prompts, _agree(np.zeros(len(problems), bool)), vocabulary, model, mesh
+        ):
             pass
         return {}
-    environment = {"model": config.model, "problems": config.problems, "slots": config.slots, "mesh": config.mesh}
-    with open_run(config.output_dir, **run_is, environment=environment) as run, Grader(config.grader) as grader:
+    environment = {
+        "model": config.model,
+        "problems": config.problems,
+        "slots": config.slots,
+        "mesh": config.mesh,
+    }
+    with (
+        open_run(config.output_dir, **run_is, environment=environment) as run,
+        Grader(config.grader) as grader,
+    ):
         file = run.json_lines(SAMPLES)
         rows = file.read()
         done = {(row["problem"], row["sample"]) for row in rows}
-        pending = np.array([any((problem.id, sample) not in done for sample in range(config.samples))
-                            for problem in problems])
+        pending = np.array(
+            [
+                any((problem.id, sample) not in done for sample in range(config.samples))
+                for problem in problems
+            ]
+        )
         start = reported = time.monotonic()
         generated = _generate(config, problems, prompts, _agree(pending), vocabulary, model, mesh)
         for index, group in itertools.groupby(generated, key=lambda item: item[0]):
@@ -116,8 +137,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
             rows += graded
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
-                run.log(f"evaluate: {len(rows)} of {len(problems) * config.samples} samples, "
-                        f"{np.mean([row['correct'] for row in rows]):.1%} of them correct")
+                run.log(
+                    f"evaluate: {len(rows)} of {len(problems) * config.samples} samples, "
+                    f"{np.mean([row['correct'] for row in rows]):.1%} of them correct"
+                )
         if not pending.any() and (run.path / SUMMARY).exists():
             return json.loads((run.path / SUMMARY).read_text())
         summary = summarize(rows, [problem.id for problem in problems], config.samples)
@@ -135,38 +158,73 @@ def summarize(rows: Sequence[Mapping[str, Any]], problems: Sequence[str], sample
     ended = Counter(row["ended"] for row in rows)
     return {
         "pass@1": round(pass_at_1.mean, 6),
-        "standard_error": None if math.isnan(pass_at_1.standard_error) else round(pass_at_1.standard_error, 6),
+        "standard_error": None
+        if math.isnan(pass_at_1.standard_error)
+        else round(pass_at_1.standard_error, 6),
         "problems": pass_at_1.count,
         "samples": samples,
-        "per_problem": {problem: {"correct": sum(correct), "samples": len(correct)}
-                        for problem, correct in by_problem.items()},
+        "per_problem": {
+            problem: {"correct": sum(correct), "samples": len(correct)}
+            for problem, correct in by_problem.items()
+        },
         "ended": {name: ended[name] for name in ("eos", "cap")},
         "mean_tokens": round(sum(row["tokens"] for row in rows) / len(rows), 1),
     }
 
 
-def _generate(config: EvaluationConfig, problems: Sequence[Problem], prompts: Sequence[list[int]],
-              pending: np.ndarray, vocabulary: Vocabulary, model: models.Decoder,
-              mesh: Mesh) -> Iterator[tuple[int, int, Sequence[int], str]]:
+def _generate(
+    config: EvaluationConfig,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    pending: np.ndarray,
+    vocabulary: Vocabulary,
+    model: models.Decoder,
+    mesh: Mesh,
+) -> Iterator[tuple[int, int, Sequence[int], str]]:
     """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
     chosen = np.flatnonzero(pending)
     if chosen.size:
         for index, sample, ids, ended in generate(
-                model, vocabulary, [prompts[i] for i in chosen], samples=config.samples,
-                temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, max_tokens=config.max_tokens,
-                seed=config.seed, keys=[problems[i].id for i in chosen], slots=config.slots, mesh=mesh):
+            model,
+            vocabulary,
+            [prompts[i] for i in chosen],
+            samples=config.samples,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+            keys=[problems[i].id for i in chosen],
+            slots=config.slots,
+            mesh=mesh,
+        ):
             yield int(chosen[index]), sample, ids, ended
 
 
-def _grade(problem: Problem, generated: Sequence[tuple[int, int, Sequence[int], str]], vocabulary: Vocabulary,
-           grader: Grader) -> list[dict[str, Any]]:
+def _grade(
+    problem: Problem,
+    generated: Sequence[tuple[int, int, Sequence[int], str]],
+    vocabulary: Vocabulary,
+    grader: Grader,
+) -> list[dict[str, Any]]:
     """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
     texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
     answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
     correct = grader.grade([(answer, problem.forms) for answer in answers])
-    return [{"problem": problem.id, "sample": sample, "text": text, "predicted_answer": answer, "correct": right,
-             "tokens": len(ids), "ended": ended}
-            for (_, sample, ids, ended), text, answer, right in zip(generated, texts, answers, correct, strict=True)]
+    return [
+        {
+            "problem": problem.id,
+            "sample": sample,
+            "text": text,
+            "predicted_answer": answer,
+            "correct": right,
+            "tokens": len(ids),
+            "ended": ended,
+        }
+        for (_, sample, ids, ended), text, answer, right in zip(
+            generated, texts, answers, correct, strict=True
+        )
+    ]
 
 
 def _agree(pending: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Meshes of devices, and jobs of several processes.
 
 A mesh has the axes `data` (problems, or a batch's rows), `model` (heads and features) and, for training,
-`fsdp` (parameters spread over the data-parallel devices). It is written as text: `data:2,model:4`, where one size
-may be -1, "the devices that are left". Axes are of type Auto: the compiler propagates shardings from the
+`fsdp` (parameters spread over the data-parallel devices). It is written as text: `data:2,model:4`, where one
+size may be -1, "the devices that are left". Axes are of type Auto: the compiler propagates shardings from the
 parameters' and the state's, and a contraction over a sharded axis needs no annotation of its own.
 """
 
@@ -22,8 +22,8 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
     Args:
       text: `axis:size` pairs joined by commas, in any order; at most one size is -1.
-      devices: the devices to use; all of the job's by default. One process may use the first few of its devices;
-        a job of several processes uses all of them.
+      devices: the devices to use; all of the job's by default. One process may use the first few of its
+        devices; a job of several processes uses all of them.
 
     Raises: `UserError` for text that is no mesh, and for one that does not fit the devices.
     """
@@ -32,18 +32,25 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values():
         if len(devices) % fixed:
-            raise UserError(f"--mesh={text}: {len(devices)} devices do not divide by {fixed}; "
-                            "give sizes whose product divides them")
+            raise UserError(
+                f"--mesh={text}: {len(devices)} devices do not divide by {fixed}; "
+                "give sizes whose product divides them"
+            )
         sizes = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
     count = math.prod(sizes.values())
     if count > len(devices):
-        raise UserError(f"--mesh={text}: asks for {count} devices and there are {len(devices)}; "
-                        "give smaller sizes, or -1 for the rest")
+        raise UserError(
+            f"--mesh={text}: asks for {count} devices and there are {len(devices)}; "
+            "give smaller sizes, or -1 for the rest"
+        )
     if count < len(devices) and jax.process_count() > 1:
-        raise UserError(f"--mesh={text}: uses {count} of {len(devices)} devices, and a job of several processes "
-                        "must use all; give one size as -1")
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=devices[:count],
-                         axis_types=(AxisType.Auto,) * len(sizes))
+        raise UserError(
+            f"--mesh={text}: uses {count} of {len(devices)} devices, and a job of several processes "
+            "must use all; give one size as -1"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), devices=devices[:count], axis_types=(AxisType.Auto,) * len(sizes)
+    )
 
 
 def device_name(mesh: Mesh) -> str:
@@ -56,7 +63,8 @@ def join_processes(how: str) -> None:
 
     Args:
       how: `none` (a job of its own), `auto` (a TPU pod, Slurm or Open MPI says who the others are), or
-        `HOST:PORT,COUNT,INDEX`: the address of process 0, the number of processes and this one's index from 0.
+        `HOST:PORT,COUNT,INDEX`: the address of process 0, the number of processes and this one's
+        index from 0.
 
     Raises: `UserError` if the text is none of these or the environment says nothing.
     """
@@ -66,30 +74,40 @@ def join_processes(how: str) -> None:
         try:
             jax.distributed.initialize()
         except ValueError as error:
-            raise UserError(f"--distributed=auto: no cluster was recognised ({_one_line(error)}); "
-                            "give HOST:PORT,COUNT,INDEX") from None
+            raise UserError(
+                f"--distributed=auto: no cluster was recognised ({_one_line(error)}); "
+                "give HOST:PORT,COUNT,INDEX"
+            ) from None
         return
     address, _, numbers = how.partition(",")
     count, _, index = numbers.partition(",")
-    if not (address.rpartition(":")[2].isdigit() and count.isdigit() and index.isdigit()
-            and int(index) < int(count)):
-        raise UserError(f"--distributed={how}: is none of none, auto and HOST:PORT,COUNT,INDEX "
-                        "with INDEX below COUNT")
+    if not (
+        address.rpartition(":")[2].isdigit()
+        and count.isdigit()
+        and index.isdigit()
+        and int(index) < int(count)
+    ):
+        raise UserError(
+            f"--distributed={how}: is none of none, auto and HOST:PORT,COUNT,INDEX with INDEX below COUNT"
+        )
     jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
 
 
 def _parse_sizes(text: str) -> dict[str, int]:
-    """"model:2,data:-1" -> {"data": -1, "model": 2}, in the order of `AXES`."""
+    """Sizes by axis in the order of `AXES`, `data` and `model` always among them."""
     given: dict[str, int] = {}
     for pair in text.split(","):
         axis, _, size = (part.strip() for part in pair.partition(":"))
         if axis not in AXES:
-            raise UserError(f"--mesh={text}: no axis {axis!r}; the axes are {', '.join(AXES)}, "
-                            "as in data:1,model:-1")
+            raise UserError(
+                f"--mesh={text}: no axis {axis!r}; the axes are {', '.join(AXES)}, as in data:1,model:-1"
+            )
         if axis in given:
             raise UserError(f"--mesh={text}: axis {axis} is given twice; give it once")
         if size != "-1" and not (size.isascii() and size.isdigit() and int(size) > 0):
-            raise UserError(f"--mesh={text}: the size of {axis} is {size!r}; give a positive number, or -1 once")
+            raise UserError(
+                f"--mesh={text}: the size of {axis} is {size!r}; give a positive number, or -1 once"
+            )
         given[axis] = int(size)
     if list(given.values()).count(-1) > 1:
         raise UserError(f"--mesh={text}: more than one size is -1; give the others as numbers")

@@ -10,10 +10,10 @@ Every job that writes results (`synthesize`, `evaluate`, `train_student`) opens 
 
 `config.json` says what the run is. It has five parts:
 
-- `job`, `settings`, `inputs` decide what the rows will be. Running a command again on its own directory continues
-  it; where one of these differs the directory is refused and the difference is shown.
-- `environment` (mesh, slots, paths as the user wrote them, ...) and `packages` (versions) must not change the rows.
-  A run may be continued under others: the change is logged, and `config.json` keeps the first ones.
+- `job`, `settings`, `inputs` decide what the rows will be. Running a command again on its own directory
+  continues it; where one of these differs the directory is refused and the difference is shown.
+- `environment` (mesh, slots, paths as the user wrote them, ...) and `packages` (versions) must not change the
+  rows. A run may be continued under others: the change is logged, and `config.json` keeps the first ones.
 
 In a job of several processes only process 0 opens the directory.
 """
@@ -37,8 +37,19 @@ CONFIG = "config.json"
 LOG = "log.txt"
 _LOCK = ".lock"
 _TEMPORARY = ".tmp"
-_PACKAGES = ("cord_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers",
-             "safetensors", "math-verify", "numpy")
+_PACKAGES = (
+    "cord_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "math-verify",
+    "numpy",
+)
 _CHECKPOINT_SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
 _WHOLE_FILE_BYTES = 32 * 2**20
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 4096
@@ -47,8 +58,8 @@ _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 4096
 class JsonLines:
     """A file of one JSON object a line that only grows, and whose lines are always complete.
 
-    Opening it for the first time after a crash cuts off a torn last line. `append` returns when its rows are on
-    the disk. Text is UTF-8, floats are finite, keys keep their order.
+    Opening it for the first time after a crash cuts off a torn last line. `append` returns when its rows are
+    on the disk. Text is UTF-8, floats are finite, keys keep their order.
     """
 
     def __init__(self, path: Path):
@@ -126,8 +137,14 @@ class RunDirectory:
         self.close()
 
 
-def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, Any],
-             inputs: Mapping[str, Any] = {}, environment: Mapping[str, Any] = {}) -> RunDirectory:
+def open_run(
+    output_dir: str | os.PathLike,
+    *,
+    job: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any] = {},
+    environment: Mapping[str, Any] = {},
+) -> RunDirectory:
     """Creates the directory of a run, or continues the run that it holds.
 
     Args:
@@ -140,18 +157,25 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
     Returns: the open directory. No other process can open it until it is closed.
 
     Raises:
-      UserError: it is not a directory, cannot be written, is open in another process, holds files but no run, or
-        holds a run of another job or with other settings or inputs. Nothing in it has been changed then.
+      UserError: it is not a directory, cannot be written, is open in another process, holds files but no run,
+        or holds a run of another job or with other settings or inputs. Nothing in it has been changed then.
     """
     path = Path(output_dir)
-    wanted = {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs),
-              "environment": _as_json(environment), "packages": _package_versions()}
+    wanted = {
+        "job": job,
+        "settings": _as_json(settings),
+        "inputs": _as_json(inputs),
+        "environment": _as_json(environment),
+        "packages": _package_versions(),
+    }
     check_run(path, job=job, settings=settings, inputs=inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
     except OSError as error:
-        raise UserError(f"output directory {path}: cannot be written ({error.strerror}); choose another") from None
+        raise UserError(
+            f"output directory {path}: cannot be written ({error.strerror}); choose another"
+        ) from None
     try:
         held = _read_config(path)
         if held is None:
@@ -159,7 +183,9 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
             return RunDirectory(path, wanted, False, lock)
         _refuse_other_run(path, held, wanted)  # another process may have been here since the check
         run = RunDirectory(path, held, True, lock)
-        changes = _differences(_flat(held, "environment", "packages"), _flat(wanted, "environment", "packages"))
+        changes = _differences(
+            _flat(held, "environment", "packages"), _flat(wanted, "environment", "packages")
+        )
         if changes:
             run.log(f"continuing {path} in another environment: " + "; ".join(changes))
         return run
@@ -168,33 +194,41 @@ def open_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, 
         raise
 
 
-def check_run(output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, Any],
-              inputs: Mapping[str, Any] = {}) -> None:
+def check_run(
+    output_dir: str | os.PathLike, *, job: str, settings: Mapping[str, Any], inputs: Mapping[str, Any] = {}
+) -> None:
     """Raises what `open_run` would for the same arguments, and writes nothing.
 
-    For a job that loads its models before it creates its directory, so that a broken checkpoint leaves none behind
-    and a directory that will be refused costs no loading.
+    For a job that loads its models before it creates its directory, so that a broken checkpoint leaves none
+    behind and a directory that will be refused costs no loading.
     """
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UserError(f"output directory {path}: is a file; choose a directory")
     held = _read_config(path)
     if held is not None:
-        _refuse_other_run(path, held, {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs)})
+        _refuse_other_run(
+            path, held, {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs)}
+        )
     elif path.is_dir():
-        foreign = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY))
+        foreign = sorted(
+            f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY)
+        )
         if foreign:
             shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-            raise UserError(f"output directory {path}: holds files that belong to no run ({shown}); "
-                            "choose a new or empty directory")
+            raise UserError(
+                f"output directory {path}: holds files that belong to no run ({shown}); "
+                "choose a new or empty directory"
+            )
 
 
 def fingerprint(path: str | os.PathLike) -> dict[str, Any]:
     """What identifies a file or a checkpoint directory without reading all of its weights.
 
     A file: its size and the SHA-256 of its content. A directory: the same for each of its configuration,
-    tokenizer and weight files, by name. Of a weight file above 32 MiB the hash covers its header and 64 blocks
-    of 4 KiB spread evenly over it, which tells checkpoints of one architecture apart and takes milliseconds.
+    tokenizer and weight files, by name. Of a weight file above 32 MiB the hash covers its header and 64
+    blocks of 4 KiB spread evenly over it, which tells checkpoints of one architecture apart and takes
+    milliseconds.
 
     Raises: `UserError` if the path does not exist or cannot be read.
     """
@@ -241,13 +275,19 @@ def _fingerprint_file(path: Path) -> dict[str, Any]:
 
 def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if held["job"] != wanted["job"]:
-        raise UserError(f"output directory {path}: holds a run of {held['job']}, not of {wanted['job']}; "
-                        "choose another directory")
+        raise UserError(
+            f"output directory {path}: holds a run of {held['job']}, not of {wanted['job']}; "
+            "choose another directory"
+        )
     differences = _differences(_flat(held, "settings", "inputs"), _flat(wanted, "settings", "inputs"))
     if differences:
-        shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
-        raise UserError(f"output directory {path}: holds a run with other settings: {shown}; "
-                        "repeat its settings to continue it, or choose another directory")
+        shown = "; ".join(differences[:6]) + (
+            f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
+        )
+        raise UserError(
+            f"output directory {path}: holds a run with other settings: {shown}; "
+            "repeat its settings to continue it, or choose another directory"
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
@@ -267,7 +307,9 @@ def _take_lock(path: Path) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise UserError(f"output directory {path}: is in use by another process; wait for it or end it") from None
+        raise UserError(
+            f"output directory {path}: is in use by another process; wait for it or end it"
+        ) from None
     except OSError:
         pass  # some network file systems have no locks; the run is worth more than this protection
     return lock
@@ -330,7 +372,9 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _damaged(path: Path, number: int, reason: str) -> UserError:
-    return UserError(f"{path}, line {number}: damaged ({reason}); remove that line or start a new output directory")
+    return UserError(
+        f"{path}, line {number}: damaged ({reason}); remove that line or start a new output directory"
+    )
 
 
 def _encode_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -338,11 +382,14 @@ def _encode_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _encode_pretty(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_path_as_text).encode() + b"\n"
+    return (
+        json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, default=_path_as_text).encode()
+        + b"\n"
+    )
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will come back from the file (tuples as lists, paths as text), so that the two can be compared."""
+    """As it will come back from the file (tuples as lists, paths as text), to be compared with it."""
     return json.loads(json.dumps(dict(values), default=_path_as_text))
 
 

@@ -1,7 +1,7 @@
-"""How sure a number is: means with standard errors, paired comparisons, and who wrote which part of the traces.
+"""How sure a number is: means with standard errors, paired comparisons; and who wrote which part of traces.
 
-Problems are the unit: the samples of one problem are not independent, so standard errors are over problems, and two
-systems are compared on the same problems.
+Problems are the unit: the samples of one problem are not independent, so standard errors are over problems,
+and two systems are compared on the same problems.
 """
 
 import dataclasses
@@ -65,13 +65,14 @@ def pass_at_1(correct: Mapping[str, Sequence[bool]]) -> Estimate:
     return estimate([float(np.mean(samples)) for samples in correct.values()])
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], *, flips: int = 100_000,
-                      seed: int = 0) -> PairedDifference:
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], *, flips: int = 100_000, seed: int = 0
+) -> PairedDifference:
     """Compares two systems by one value per problem each, with a sign-flip (permutation) test.
 
-    Under the hypothesis that the two are interchangeable each problem's difference could as well have had the other
-    sign. Up to 16 problems that differ all sign patterns are tried and the p value is exact; above, `flips` random
-    patterns are drawn from `seed`, and the observed one counts as one of them.
+    Under the hypothesis that the two are interchangeable each problem's difference could as well have had the
+    other sign. Up to 16 problems that differ all sign patterns are tried and the p value is exact; above,
+    `flips` random patterns are drawn from `seed`, and the observed one counts as one of them.
 
     Raises: `ValueError` if the two do not hold one value for each of the same problems (by their number).
     """
@@ -80,8 +81,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, flips:
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     if not differences.size:
         return PairedDifference(math.nan, math.nan, math.nan, 0)
-    return PairedDifference(float(differences.mean()), _standard_error(differences),
-                            _sign_flip_p_value(differences[differences != 0], flips, seed), differences.size)
+    return PairedDifference(
+        float(differences.mean()),
+        _standard_error(differences),
+        _sign_flip_p_value(differences[differences != 0], flips, seed),
+        differences.size,
+    )
 
 
 def position(index: int, count: int) -> str:
@@ -100,16 +105,18 @@ def shares(authors: Sequence[Sequence[str]], teachers: Sequence[str]) -> dict[st
       authors: for each trace, the teacher of each of its steps.
       teachers: the names to report, also of those that wrote nothing.
 
-    Returns: {"all" and each of `POSITIONS`: {teacher: share from 0 to 1}}; the shares of a position that no step
-    falls on are all 0.
+    Returns: {"all" and each of `POSITIONS`: {teacher: share from 0 to 1}}; the shares of a position that no
+    step falls on are all 0.
     """
     counts = {part: Counter() for part in ("all", *POSITIONS)}
     for trace in authors:
         for index, teacher in enumerate(trace):
             counts["all"][teacher] += 1
             counts[position(index, len(trace))][teacher] += 1
-    return {part: {teacher: count[teacher] / max(1, count.total()) for teacher in teachers}
-            for part, count in counts.items()}
+    return {
+        part: {teacher: count[teacher] / max(1, count.total()) for teacher in teachers}
+        for part, count in counts.items()
+    }
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -1,11 +1,12 @@
 """Traces and candidates as rows of `traces.jsonl` and `tree.jsonl`, and the summary of a run.
 
-A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is one
-proposal of one teacher for one beam in one round, kept or not; a problem's candidates, in the order of step, beam and
-proposer, are its search tree: a candidate's parent is that of the step before whose `rank` is its `beam`.
+A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is
+one proposal of one teacher for one beam in one round, kept or not; a problem's candidates, in the order of
+step, beam and proposer, are its search tree: a candidate's parent is that of the step before whose `rank` is
+its `beam`.
 
-`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always has its
-whole tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
+`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always
+has its whole tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
 """
 
 import dataclasses
@@ -114,8 +115,11 @@ class Trace:
         values = {name: row[name] for name in names}
         values["steps"] = tuple(Step(**step) for step in values["steps"])
         values["usage"] = {teacher: Usage(**usage) for teacher, usage in values["usage"].items()}
-        extra = {name.removeprefix("problem_") if name.removeprefix("problem_") in names else name: value
-                 for name, value in row.items() if name not in names}
+        extra = {
+            name.removeprefix("problem_") if name.removeprefix("problem_") in names else name: value
+            for name, value in row.items()
+            if name not in names
+        }
         return cls(**values, extra=extra)
 
 
@@ -189,7 +193,9 @@ def decimal(score: float | np.floating | None) -> float | None:
     return None if score is None else float(str(np.float32(score)))
 
 
-def summarize(traces: Sequence[Trace], teachers: Sequence[str], *, seconds: float, device: str) -> dict[str, Any]:
+def summarize(
+    traces: Sequence[Trace], teachers: Sequence[str], *, seconds: float, device: str
+) -> dict[str, Any]:
     """The content of `summary.json`.
 
     Args:
@@ -198,9 +204,9 @@ def summarize(traces: Sequence[Trace], teachers: Sequence[str], *, seconds: floa
       seconds: wall time of the run, continuations added up.
       device: in words, for instance "8 x TPU v5e".
 
-    Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without a
-    score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all and by
-    position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
+    Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without
+    a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
+    and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
     accuracy = statistics.estimate([trace.correct for trace in traces])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
@@ -214,10 +220,16 @@ def summarize(traces: Sequence[Trace], teachers: Sequence[str], *, seconds: floa
         "mean_score_standard_error": _rounded(score.standard_error),
         "status": {status: statuses[status] for status in STATUSES},
         "mean_steps": _rounded(statistics.estimate([len(trace.steps) for trace in traces]).mean),
-        "share": {part: {teacher: _rounded(share) for teacher, share in by_teacher.items()} for part, by_teacher
-                  in statistics.shares([[s.teacher for s in trace.steps] for trace in traces], teachers).items()},
-        "tokens": {name: dataclasses.asdict(usage) for name, usage
-                   in {**tokens, "total": _add_up(tokens.values())}.items()},
+        "share": {
+            part: {teacher: _rounded(share) for teacher, share in by_teacher.items()}
+            for part, by_teacher in statistics.shares(
+                [[s.teacher for s in trace.steps] for trace in traces], teachers
+            ).items()
+        },
+        "tokens": {
+            name: dataclasses.asdict(usage)
+            for name, usage in {**tokens, "total": _add_up(tokens.values())}.items()
+        },
         "seconds": round(seconds, 1),
         "device": device,
     }
@@ -235,7 +247,9 @@ def _row(record: Any) -> dict[str, Any]:
 
 def _add_up(usages: Iterable[Usage]) -> Usage:
     usages = list(usages)
-    return Usage(*(sum(getattr(usage, field.name) for usage in usages) for field in dataclasses.fields(Usage)))
+    return Usage(
+        *(sum(getattr(usage, field.name) for usage in usages) for field in dataclasses.fields(Usage))
+    )
 
 
 def _rounded(value: float) -> float | None:

@@ -7,7 +7,7 @@ An entry point has a set of flags of its own, so that several can be imported in
     flags.DEFINE_integer("seed", 0, "random seed", flag_values=FLAGS)
 
     def main(values: flags.FlagValues) -> None:
-        from cord_jax.evaluation import EvaluationConfig, evaluate    # jax is imported after the flags are checked
+        from cord_jax.evaluation import evaluate  # jax is imported after the flags are checked
         ...
 
     if __name__ == "__main__":
@@ -32,17 +32,23 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def run(main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str) -> NoReturn:
+def run(
+    main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str
+) -> NoReturn:
     """Runs an entry point on the command line's flags and exits with its status; see `run_with`."""
     sys.exit(run_with(main, flag_values, description, sys.argv))
 
 
-def run_with(main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str,
-             argv: Sequence[str]) -> int:
+def run_with(
+    main: Callable[[flags.FlagValues], None],
+    flag_values: flags.FlagValues,
+    description: str,
+    argv: Sequence[str],
+) -> int:
     """Parses `argv` (program name first), runs `main` on the flags and returns the exit status.
 
-    0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory), told
-    in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
+    0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
+    told in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
     """
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
         print(_help(flag_values, description))
@@ -65,23 +71,33 @@ def run_with(main: Callable[[flags.FlagValues], None], flag_values: flags.FlagVa
 def define_required(name: str, help_text: str, flag_values: flags.FlagValues) -> None:
     """A text flag without a default, whose absence is an error."""
     flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
-    flags.register_validator(name, lambda value: value is not None, message="must be given; see --help",
-                             flag_values=flag_values)
+    flags.register_validator(
+        name, lambda value: value is not None, message="must be given; see --help", flag_values=flag_values
+    )
 
 
 def define_devices(flag_values: flags.FlagValues) -> None:
     """`--mesh` and `--distributed`, for jobs that compute; `open_mesh` reads them."""
-    flags.DEFINE_string("mesh", "data:1,model:-1", "devices along each axis, -1 for those that are left: data "
-                        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training)",
-                        flag_values=flag_values)
-    flags.DEFINE_string("distributed", "none", "processes of this job: none (only this one), auto (as a TPU pod, "
-                        "Slurm or Open MPI says), or HOST:PORT,COUNT,INDEX (process 0's address, how many, which)",
-                        flag_values=flag_values)
+    flags.DEFINE_string(
+        "mesh",
+        "data:1,model:-1",
+        "devices along each axis, -1 for those that are left: data "
+        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training)",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "distributed",
+        "none",
+        "processes of this job: none (only this one), auto (as a TPU pod, "
+        "Slurm or Open MPI says), or HOST:PORT,COUNT,INDEX (process 0's address, how many, which)",
+        flag_values=flag_values,
+    )
 
 
 def open_mesh(flag_values: flags.FlagValues):
     """Joins the job's other processes if asked to, and returns the mesh (`jax.sharding.Mesh`) of `--mesh`."""
     from cord_jax.mesh import join_processes, parse_mesh
+
     join_processes(flag_values.distributed)
     return parse_mesh(flag_values.mesh)
 
@@ -117,6 +133,7 @@ def _prepare_libraries() -> None:
     except OSError:
         return  # a read-only home: compile every time
     import jax
+
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
@@ -124,6 +141,7 @@ def _is_user_error(error: Exception) -> bool:
     if isinstance(error, UserError):
         return True
     from models import CheckpointError  # only now: it brings jax, which a mistyped flag need not wait for
+
     return isinstance(error, CheckpointError)
 
 

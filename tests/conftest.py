@@ -1,4 +1,4 @@
-"""What all tests share: eight simulated devices, a cache of compiled programs, real problem sets and vocabularies."""
+"""Eight simulated devices, a cache of compiled programs, real problem sets and vocabularies."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 # Before jax starts. The tests compare with torch on the CPU, and shard over eight simulated devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "compiled"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "compiled")
+)
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -17,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The directory of real problem sets and vocabularies: $CORD_SHARED, else `../shared` beside the repository.
+    """Real problem sets and vocabularies: the directory $CORD_SHARED, else `../shared` beside the repository.
 
     They are not part of the project; a test that needs them is skipped where they are absent.
     """

@@ -13,14 +13,18 @@ from launch import evaluate as entry_point
 from tests.reference.reader import Reader
 from tests.reference.tiny import write_checkpoint, write_tokenizer
 
-PROBLEMS = [{"id": f"p{i}", "question": f"What is {i} + {i * i}?", "answer": str(i + i * i)} for i in range(5)]
+PROBLEMS = [
+    {"id": f"p{i}", "question": f"What is {i} + {i * i}?", "answer": str(i + i * i)} for i in range(5)
+]
 MAX_TOKENS = 24
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("evaluation")
-    return write_checkpoint(directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=3)
+    return write_checkpoint(
+        directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,16 @@ def problems(tmp_path_factory):
 
 @pytest.fixture
 def settings(model, problems, tmp_path):
-    return {"model": model, "problems": problems, "output_dir": tmp_path / "run", "samples": 4,
-            "max_tokens": MAX_TOKENS, "slots": 8, "grader": "exact", "mesh": "data:1"}
+    return {
+        "model": model,
+        "problems": problems,
+        "output_dir": tmp_path / "run",
+        "samples": 4,
+        "max_tokens": MAX_TOKENS,
+        "slots": 8,
+        "grader": "exact",
+        "mesh": "data:1",
+    }
 
 
 def rows_of(directory) -> dict:
@@ -58,7 +70,15 @@ def test_greedy_samples_are_those_of_transformers(model, settings, tmp_path):
 def test_rows_summary_and_an_interruption(settings, tmp_path):
     summary = evaluate(EvaluationConfig(**settings))
     rows = rows_of(tmp_path / "run")
-    assert list(rows["p0", 0]) == ["problem", "sample", "text", "predicted_answer", "correct", "tokens", "ended"]
+    assert list(rows["p0", 0]) == [
+        "problem",
+        "sample",
+        "text",
+        "predicted_answer",
+        "correct",
+        "tokens",
+        "ended",
+    ]
     assert sorted(rows) == [(f"p{i}", sample) for i in range(5) for sample in range(4)]
     assert len({row["text"] for row in rows.values()}) > 10, "the samples do not differ"
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -74,7 +94,8 @@ def test_rows_summary_and_an_interruption(settings, tmp_path):
     assert rows_of(other) == rows
     assert len((other / "samples.jsonl").read_text().splitlines()) == 20
     assert {name: value for name, value in continued.items() if name not in ("seconds", "device")} == {
-        name: value for name, value in summary.items() if name not in ("seconds", "device")}
+        name: value for name, value in summary.items() if name not in ("seconds", "device")
+    }
     before = (other / "summary.json").read_bytes()
     assert evaluate(EvaluationConfig(**settings | {"output_dir": other})) == continued
     assert (other / "summary.json").read_bytes() == before
@@ -84,8 +105,11 @@ def test_rows_summary_and_an_interruption(settings, tmp_path):
 
 def test_pass_at_1_and_its_standard_error():
     correct = {"a": [True, True, False, False], "b": [False] * 4, "c": [True] * 4}
-    rows = [{"problem": problem, "correct": right, "ended": "eos", "tokens": 5}
-            for problem, samples in correct.items() for right in samples]
+    rows = [
+        {"problem": problem, "correct": right, "ended": "eos", "tokens": 5}
+        for problem, samples in correct.items()
+        for right in samples
+    ]
     summary = summarize(rows, list(correct), 4)
     assert summary["pass@1"] == 0.5
     assert summary["standard_error"] == pytest.approx(scipy.stats.sem([0.5, 0.0, 1.0]), abs=1e-6)
@@ -99,23 +123,32 @@ def broken(model, tmp_path):
     shutil.copytree(model, tmp_path / "torn")
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    (tmp_path / "bad.jsonl").write_text('{"id": "a", "question": "?", "answer": "1"}\n{"id": "b", "question": "?"}\n')
+    (tmp_path / "bad.jsonl").write_text(
+        '{"id": "a", "question": "?", "answer": "1"}\n{"id": "b", "question": "?"}\n'
+    )
     return tmp_path
 
 
-@pytest.mark.parametrize("change, part", [
-    ({"model": "nowhere"}, "nowhere"),
-    ({"model": "{broken}/torn"}, "torn"),
-    ({"problems": "{broken}/bad.jsonl"}, "line 2"),
-    ({"problems": "nowhere.jsonl"}, "nowhere.jsonl"),
-    ({"mesh": "data:3,model:-1"}, "8 devices do not divide by 3"),
-])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        ({"model": "nowhere"}, "nowhere"),
+        ({"model": "{broken}/torn"}, "torn"),
+        ({"problems": "{broken}/bad.jsonl"}, "line 2"),
+        ({"problems": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"mesh": "data:3,model:-1"}, "8 devices do not divide by 3"),
+    ],
+)
 def test_input_that_cannot_be_used_leaves_nothing_behind(settings, capsys, tmp_path, broken, change, part):
     values = {name: settings[name] for name in ("model", "problems", "output_dir", "samples", "mesh")}
     values |= {name: value.format(broken=broken) for name, value in change.items()}
     entry_point.FLAGS.unparse_flags()
-    status = common.run_with(entry_point.main, entry_point.FLAGS, entry_point.__doc__,
-                             ["evaluate", *(f"--{name}={value}" for name, value in values.items())])
+    status = common.run_with(
+        entry_point.main,
+        entry_point.FLAGS,
+        entry_point.__doc__,
+        ["evaluate", *(f"--{name}={value}" for name, value in values.items())],
+    )
     error = capsys.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and part in error
     assert not (tmp_path / "run").exists()

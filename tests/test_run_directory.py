@@ -38,7 +38,10 @@ def test_a_run_is_created_with_its_parents_and_says_what_it_is(tmp_path):
     assert config["settings"] == {"seed": 1, "beam_width": 4, "pool": "pool.toml", "limits": [1, 2]}
     assert config["inputs"] == INPUTS
     assert config["environment"] == {"mesh": "data:1,model:1"}
-    assert config["packages"]["python"] == ".".join(map(str, sys.version_info[:3])) and "jax" in config["packages"]
+    assert (
+        config["packages"]["python"] == ".".join(map(str, sys.version_info[:3]))
+        and "jax" in config["packages"]
+    )
 
 
 def test_the_same_command_continues(tmp_path, capsys):
@@ -59,7 +62,8 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert 'selector is absent there, "random" here' in message
     assert "beam_width" not in message and "limits" not in message
     assert 'problems.sha256 is "aa" there, "bb" here' in refusal(
-        tmp_path, inputs={"problems": {"bytes": 10, "sha256": "bb"}})
+        tmp_path, inputs={"problems": {"bytes": 10, "sha256": "bb"}}
+    )
     assert "holds a run of synthesize, not of evaluate" in refusal(tmp_path, job="evaluate")
     assert (sorted(p.name for p in tmp_path.iterdir()), (tmp_path / "config.json").read_bytes()) == before
 
@@ -97,8 +101,13 @@ def test_one_process_at_a_time(tmp_path):
     start(tmp_path).close()
 
 
-@given(st.lists(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text("aé\n\u2028\"\\")),
-                max_size=4), st.data())
+@given(
+    st.lists(
+        st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text('aé\n\u2028"\\')),
+        max_size=4,
+    ),
+    st.data(),
+)
 def test_a_torn_file_keeps_its_complete_lines(tmp_path_factory, rows, data):
     path = tmp_path_factory.mktemp("torn") / "rows.jsonl"
     JsonLines(path).append(*rows)
@@ -121,9 +130,11 @@ def test_a_torn_line_longer_than_a_read_block_is_cut(tmp_path):
 
 
 def test_a_killed_writer_leaves_complete_rows(tmp_path):
-    program = ("import sys; from cord_jax.run_directory import JsonLines\n"
-               "lines = JsonLines(sys.argv[1]); n = 0\n"
-               "while True: lines.append({'n': n, 'fill': 'x' * 5000}); n += 1; print(n, flush=True)\n")
+    program = (
+        "import sys; from cord_jax.run_directory import JsonLines\n"
+        "lines = JsonLines(sys.argv[1]); n = 0\n"
+        "while True: lines.append({'n': n, 'fill': 'x' * 5000}); n += 1; print(n, flush=True)\n"
+    )
     path = tmp_path / "rows.jsonl"
     writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
     reported = [int(writer.stdout.readline()) for _ in range(20)][-1]
@@ -169,8 +180,12 @@ def test_fingerprints_tell_checkpoints_apart(tmp_path):
     assert set(first) == {"config.json", "model.safetensors"}
     assert first["model.safetensors"]["bytes"] == 40 * 2**20
     assert first == checkpoint("same")
-    others = [checkpoint("config", config=b"{ }"), checkpoint("middle", at=20 * 2**20),
-              checkpoint("end", at=39 * 2**20), checkpoint("longer", size=41 * 2**20)]
+    others = [
+        checkpoint("config", config=b"{ }"),
+        checkpoint("middle", at=20 * 2**20),
+        checkpoint("end", at=39 * 2**20),
+        checkpoint("longer", size=41 * 2**20),
+    ]
     assert all(first != other for other in others)
     with pytest.raises(UserError, match="nowhere"):
         fingerprint(tmp_path / "nowhere")

@@ -30,8 +30,13 @@ def test_paired_difference(count):
     first, second = generator.random(count).round(2) + 0.1, generator.random(count).round(2)
     result = statistics.paired_difference(first, second)
     expected = scipy.stats.permutation_test(
-        (first, second), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples",
-        n_resamples=100_000, vectorized=True, rng=generator)
+        (first, second),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        permutation_type="samples",
+        n_resamples=100_000,
+        vectorized=True,
+        rng=generator,
+    )
     assert result.difference == pytest.approx(np.mean(first - second))
     assert result.standard_error == pytest.approx(scipy.stats.sem(first - second))
     assert result.p_value == pytest.approx(expected.pvalue, abs=1e-9 if count <= 10 else 0.006)

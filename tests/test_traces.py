@@ -11,26 +11,76 @@ from hypothesis import strategies as st
 from cord_jax.run_directory import open_run
 from cord_jax.traces import Candidate, Step, Trace, TraceFiles, Usage, decimal, summarize
 
-STEPS = (Step("### Step 1: 2 + 2 = 4\n\n", "left", np.float32(0.3), 9, "marker"),
-         Step("### Step 2: so 4\n\n", "right", np.float32(0.7), 7, "think_end"))
-TRACE = Trace("p1", "2 + 2?", "4", "complete", np.float32(0.7), "".join(s.text for s in STEPS), "So \\boxed{4}", "4",
-              True, STEPS, {"left": Usage(40, 9, 60), "right": Usage(35, 8, 55)}, 1.25,
-              {"context": "sums", "level": 3, "score": "a field of the user's"})
-STUCK = Trace("p2", "3 + 3?", "6", "stuck", None, "", None, None, False, (),
-              {"left": Usage(5, 0, 0), "right": Usage(6, 0, 0)}, 0.5)
-CANDIDATES = [Candidate("p1", 1, 0, "left", STEPS[0].text, np.float32(0.3), True, 0, None, "marker"),
-              Candidate("p1", 1, 0, "right", "### Step 1: 5\n\n", None, False, None, "duplicate", "cap")]
+STEPS = (
+    Step("### Step 1: 2 + 2 = 4\n\n", "left", np.float32(0.3), 9, "marker"),
+    Step("### Step 2: so 4\n\n", "right", np.float32(0.7), 7, "think_end"),
+)
+TRACE = Trace(
+    "p1",
+    "2 + 2?",
+    "4",
+    "complete",
+    np.float32(0.7),
+    "".join(s.text for s in STEPS),
+    "So \\boxed{4}",
+    "4",
+    True,
+    STEPS,
+    {"left": Usage(40, 9, 60), "right": Usage(35, 8, 55)},
+    1.25,
+    {"context": "sums", "level": 3, "score": "a field of the user's"},
+)
+STUCK = Trace(
+    "p2",
+    "3 + 3?",
+    "6",
+    "stuck",
+    None,
+    "",
+    None,
+    None,
+    False,
+    (),
+    {"left": Usage(5, 0, 0), "right": Usage(6, 0, 0)},
+    0.5,
+)
+CANDIDATES = [
+    Candidate("p1", 1, 0, "left", STEPS[0].text, np.float32(0.3), True, 0, None, "marker"),
+    Candidate("p1", 1, 0, "right", "### Step 1: 5\n\n", None, False, None, "duplicate", "cap"),
+]
 
 
 def test_rows_follow_the_contract():
     row = TRACE.to_row()
-    assert list(row)[:12] == ["id", "question", "answer", "status", "score", "reasoning", "response",
-                              "predicted_answer", "correct", "steps", "usage", "seconds"]
+    assert list(row)[:12] == [
+        "id",
+        "question",
+        "answer",
+        "status",
+        "score",
+        "reasoning",
+        "response",
+        "predicted_answer",
+        "correct",
+        "steps",
+        "usage",
+        "seconds",
+    ]
     assert list(row)[12:] == ["context", "level", "problem_score"]
     assert list(row["steps"][0]) == ["text", "teacher", "score", "tokens", "ended"]
     assert row["usage"]["left"] == {"proposed": 40, "committed": 9, "scored": 60}
-    assert list(CANDIDATES[0].to_row()) == ["problem", "step", "beam", "teacher", "text", "score", "kept", "rank",
-                                            "dropped", "ended"]
+    assert list(CANDIDATES[0].to_row()) == [
+        "problem",
+        "step",
+        "beam",
+        "teacher",
+        "text",
+        "score",
+        "kept",
+        "rank",
+        "dropped",
+        "ended",
+    ]
     assert '"score": 0.7' in json.dumps(row)
 
 
@@ -73,7 +123,9 @@ def test_an_interrupted_problem_leaves_no_rows_behind(tmp_path):
 
 def test_summary():
     summary = summarize([TRACE, STUCK], ["left", "right"], seconds=3.0, device="cpu")
-    assert summary["problems"] == 2 and summary["accuracy"] == 0.5 and summary["accuracy_standard_error"] == 0.5
+    assert (
+        summary["problems"] == 2 and summary["accuracy"] == 0.5 and summary["accuracy_standard_error"] == 0.5
+    )
     assert summary["mean_score"] == pytest.approx(0.35)
     assert summary["status"] == {"complete": 1, "budget": 0, "max_steps": 0, "stuck": 1}
     assert summary["share"]["all"] == {"left": 0.5, "right": 0.5}

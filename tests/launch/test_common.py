@@ -25,32 +25,42 @@ def call(capsys, *arguments, main=lambda values: None) -> tuple[int, str, str]:
     return status, output.out, output.err
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--model=m", "--beam_widht=2"], "unknown flag --beam_widht; did you mean --beam_width?"),
-    (["--model=m", "--colour=2"], "unknown flag --colour; see --help"),
-    (["--model=m", "--beam_width=0"], "--beam_width=0"),
-    (["--model=m", "--beam_width=two"], "--beam_width=two"),
-    (["--model=m", "--method=mcts"], "<cord|curation>"),
-    (["--model=m", "here"], "unexpected argument 'here'"),
-    ([], "--model"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model=m", "--beam_widht=2"], "unknown flag --beam_widht; did you mean --beam_width?"),
+        (["--model=m", "--colour=2"], "unknown flag --colour; see --help"),
+        (["--model=m", "--beam_width=0"], "--beam_width=0"),
+        (["--model=m", "--beam_width=two"], "--beam_width=two"),
+        (["--model=m", "--method=mcts"], "<cord|curation>"),
+        (["--model=m", "here"], "unexpected argument 'here'"),
+        ([], "--model"),
+    ],
+)
 def test_a_wrong_flag_is_one_line(capsys, arguments, message):
     status, out, err = call(capsys, *arguments, main=lambda values: pytest.fail("ran"))
     assert status == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
 
 
-@pytest.mark.parametrize("error", [UserError("problems.jsonl, line 3:\nno answer"),
-                                   models.CheckpointError("problems.jsonl, line 3: no answer")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("problems.jsonl, line 3:\nno answer"),
+        models.CheckpointError("problems.jsonl, line 3: no answer"),
+    ],
+)
 def test_a_users_mistake_is_one_line(capsys, error):
     def main(values):
         raise error
+
     assert call(capsys, "--model=m", main=main) == (2, "", "error: problems.jsonl, line 3: no answer\n")
 
 
 def test_a_bug_keeps_its_traceback():
     def main(values):
         raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
         common.run_with(*job(main), ["job", "--model=m"])
 
@@ -58,6 +68,7 @@ def test_a_bug_keeps_its_traceback():
 def test_an_interruption_says_how_to_go_on(capsys):
     def main(values):
         raise KeyboardInterrupt
+
     status, _, err = call(capsys, "--model=m", main=main)
     assert status == 130 and "continues" in err and err.count("\n") == 1
 
@@ -72,7 +83,12 @@ def test_flags_reach_main(capsys):
 def test_help_shows_every_flag_with_its_default(capsys):
     status, out, _ = call(capsys, "--help", main=lambda values: pytest.fail("ran"))
     assert status == 0 and out.startswith("Does something.")
-    for part in ("--model\n", "--beam_width=4\n      traces kept", "<cord|curation>", "--mesh=data:1,model:-1"):
+    for part in (
+        "--model\n",
+        "--beam_width=4\n      traces kept",
+        "<cord|curation>",
+        "--mesh=data:1,model:-1",
+    ):
         assert part in out
 
 

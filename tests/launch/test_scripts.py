@@ -25,32 +25,54 @@ print(jax.process_index(), jax.process_count(), mesh.size, int(jax.jit(lambda x:
 @pytest.fixture
 def path_with(tmp_path):
     """Makes a PATH on which `name` is a program that appends its arguments to a file, one a line."""
+
     def make(name):
         tool = tmp_path / "bin" / name
         tool.parent.mkdir(exist_ok=True)
         tool.write_text(f'#!/bin/sh\nfor a in "$@"; do printf "%s\\n" "$a"; done >> {tmp_path}/calls\n')
         tool.chmod(0o755)
         return {"PATH": f"{tool.parent}:{os.environ['PATH']}"}, tmp_path / "calls"
+
     return make
 
 
 def test_the_pod_script_runs_the_job_on_all_workers(path_with):
     environment, calls = path_with("gcloud")
-    subprocess.run([REPOSITORY / "launch/pod/run", "slice", "zone-a", "launch.synthesize", "--pool=my pool.toml",
-                    "--seed=1"], env=os.environ | environment, check=True)
+    subprocess.run(
+        [
+            REPOSITORY / "launch/pod/run",
+            "slice",
+            "zone-a",
+            "launch.synthesize",
+            "--pool=my pool.toml",
+            "--seed=1",
+        ],
+        env=os.environ | environment,
+        check=True,
+    )
     written = calls.read_text()
     assert written.count("--worker=all") == 2 and written.count("--zone=zone-a") == 2
-    assert r".venv/bin/python -m launch.synthesize --distributed=auto --pool=my\ pool.toml --seed=1" in written
+    assert (
+        r".venv/bin/python -m launch.synthesize --distributed=auto --pool=my\ pool.toml --seed=1" in written
+    )
     refused = subprocess.run([REPOSITORY / "launch/pod/run"], capture_output=True, text=True)
     assert refused.returncode == 2 and "launch/pod/run NAME ZONE" in refused.stderr
 
 
 def test_the_slurm_script_starts_the_job_under_srun(path_with):
     environment, calls = path_with("srun")
-    subprocess.run([REPOSITORY / "launch/slurm/run.sbatch", "launch.evaluate", "--model=my model"],
-                   env=os.environ | environment, check=True)
-    assert calls.read_text().splitlines() == [".venv/bin/python", "-m", "launch.evaluate", "--distributed=auto",
-                                              "--model=my model"]
+    subprocess.run(
+        [REPOSITORY / "launch/slurm/run.sbatch", "launch.evaluate", "--model=my model"],
+        env=os.environ | environment,
+        check=True,
+    )
+    assert calls.read_text().splitlines() == [
+        ".venv/bin/python",
+        "-m",
+        "launch.evaluate",
+        "--distributed=auto",
+        "--model=my model",
+    ]
 
 
 @pytest.mark.parametrize("how", ["slurm", "address"])
@@ -60,13 +82,28 @@ def test_two_processes_find_each_other(how):
         port = free.getsockname()[1]
 
     def start(index):
-        slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
-                 "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "JAX_COORDINATOR_PORT": str(port)}
-        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | (
-            slurm if how == "slurm" else {})
+        slurm = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+            "JAX_COORDINATOR_PORT": str(port),
+        }
+        environment = (
+            os.environ
+            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+            | (slurm if how == "slurm" else {})
+        )
         argument = "auto" if how == "slurm" else f"localhost:{port},2,{index}"
-        return subprocess.Popen([sys.executable, "-c", JOIN, argument], env=environment, cwd=REPOSITORY, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, "-c", JOIN, argument],
+            env=environment,
+            cwd=REPOSITORY,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     processes = [start(index) for index in range(2)]
     results = [process.communicate(timeout=120) for process in processes]

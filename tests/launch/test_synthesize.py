@@ -12,10 +12,29 @@ from launch import synthesize as entry_point
 from tests.reference.tiny import PROBLEMS, write_checkpoint, write_tokenizer
 
 NEEDED = ["--pool=pool.toml", "--problems=problems.jsonl", "--output_dir=out"]
-LIMITS = {"beam_width": 2, "max_steps": 3, "max_step_tokens": 16, "max_thinking_tokens": 60, "max_answer_tokens": 8,
-          "grader": "exact", "mesh": "data:1"}
-TRACE_FIELDS = ["id", "question", "answer", "status", "score", "reasoning", "response", "predicted_answer", "correct",
-                "steps", "usage", "seconds"]
+LIMITS = {
+    "beam_width": 2,
+    "max_steps": 3,
+    "max_step_tokens": 16,
+    "max_thinking_tokens": 60,
+    "max_answer_tokens": 8,
+    "grader": "exact",
+    "mesh": "data:1",
+}
+TRACE_FIELDS = [
+    "id",
+    "question",
+    "answer",
+    "status",
+    "score",
+    "reasoning",
+    "response",
+    "predicted_answer",
+    "correct",
+    "steps",
+    "usage",
+    "seconds",
+]
 
 
 def parse(*arguments) -> dict:
@@ -29,18 +48,41 @@ def launch(capsys, **values) -> tuple[int, str]:
     """Exit status and stderr of the entry point."""
     for name in entry_point.FLAGS:
         entry_point.FLAGS[name].unparse()
-    status = common.run_with(entry_point.main, entry_point.FLAGS, entry_point.__doc__,
-                             ["synthesize", *(f"--{name}={value}" for name, value in values.items())])
+    status = common.run_with(
+        entry_point.main,
+        entry_point.FLAGS,
+        entry_point.__doc__,
+        ["synthesize", *(f"--{name}={value}" for name, value in values.items())],
+    )
     return status, capsys.readouterr().err
 
 
 def test_defaults_are_the_contracts():
     values = parse()
-    assert {name: values[name] for name in ("method", "decoding", "selector", "segmentation", "beam_width",
-                                            "max_thinking_tokens", "max_answer_tokens", "mesh", "closing")} == {
-        "method": "cord", "decoding": "beam", "selector": "predictive_perplexity", "segmentation": "prompt",
-        "beam_width": 4, "max_thinking_tokens": 16384, "max_answer_tokens": 4096, "mesh": "data:1,model:-1",
-        "closing": "</think>\n\nThe final answer is "}
+    assert {
+        name: values[name]
+        for name in (
+            "method",
+            "decoding",
+            "selector",
+            "segmentation",
+            "beam_width",
+            "max_thinking_tokens",
+            "max_answer_tokens",
+            "mesh",
+            "closing",
+        )
+    } == {
+        "method": "cord",
+        "decoding": "beam",
+        "selector": "predictive_perplexity",
+        "segmentation": "prompt",
+        "beam_width": 4,
+        "max_thinking_tokens": 16384,
+        "max_answer_tokens": 4096,
+        "mesh": "data:1,model:-1",
+        "closing": "</think>\n\nThe final answer is ",
+    }
 
 
 def test_the_command_and_the_library_have_the_same_defaults():
@@ -53,11 +95,14 @@ def test_greedy_keeps_one():
     assert parse("--decoding=greedy", "--beam_width=1")["beam_width"] == 1
 
 
-@pytest.mark.parametrize("arguments, parts", [
-    (["--decoding=greedy", "--beam_width=4"], ["--decoding=greedy", "--beam_width=4"]),
-    (["--method=curation", "--segmentation=prefix"], ["--method=curation", "--segmentation"]),
-    (["--method=curation", "--max_steps=3"], ["--method=curation", "--max_steps"]),
-])
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--decoding=greedy", "--beam_width=4"], ["--decoding=greedy", "--beam_width=4"]),
+        (["--method=curation", "--segmentation=prefix"], ["--method=curation", "--segmentation"]),
+        (["--method=curation", "--max_steps=3"], ["--method=curation", "--max_steps"]),
+    ],
+)
 def test_contradictions_are_refused(arguments, parts):
     with pytest.raises(UserError) as caught:
         parse(*arguments)
@@ -73,8 +118,10 @@ def world(tmp_path_factory):
     """A pool of one small checkpoint with two ways of sampling, and its problems."""
     directory = tmp_path_factory.mktemp("world")
     write_checkpoint(directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=5)
-    proposers = "".join(f'[[proposer]]\nname = "{name}"\ncheckpoint = "model"\ntemperature = {temperature}\n'
-                        for name, temperature in (("calm", 0.6), ("lively", 1.2)))
+    proposers = "".join(
+        f'[[proposer]]\nname = "{name}"\ncheckpoint = "model"\ntemperature = {temperature}\n'
+        for name, temperature in (("calm", 0.6), ("lively", 1.2))
+    )
     (directory / "pool.toml").write_text('meta_prover = "calm"\n' + proposers)
     problems = [problem | {"level": index, "score": "easy"} for index, problem in enumerate(PROBLEMS)]
     (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
@@ -103,13 +150,15 @@ def test_an_interrupted_run_continues_to_the_same_rows(world, tmp_path, capsys):
 
     traces, tree = rows(run, "traces.jsonl"), rows(run, "tree.jsonl")
     assert {row["id"]: without_seconds(row) for row in traces} == {
-        row["id"]: without_seconds(row) for row in rows(whole, "traces.jsonl")}
+        row["id"]: without_seconds(row) for row in rows(whole, "traces.jsonl")
+    }
     assert len(traces) == len(PROBLEMS) and len(tree) == len(tree_lines)
     for problem in PROBLEMS:
         assert [row for row in tree if row["problem"] == problem["id"]] == [
-            row for row in rows(whole, "tree.jsonl") if row["problem"] == problem["id"]]
+            row for row in rows(whole, "tree.jsonl") if row["problem"] == problem["id"]
+        ]
     for row in traces:
-        assert list(row)[:len(TRACE_FIELDS)] == TRACE_FIELDS
+        assert list(row)[: len(TRACE_FIELDS)] == TRACE_FIELDS
         assert row["level"] == [problem["id"] for problem in PROBLEMS].index(row["id"])
         assert row["problem_score"] == "easy" and set(row["usage"]) == {"calm", "lively"}
     summary = json.loads((run / "summary.json").read_text())
@@ -127,22 +176,36 @@ def edit(file, old, new):
 
 BREAK = {
     "a proposer that does not exist": (
-        lambda world: edit(world / "pool.toml", 'meta_prover = "calm"', 'meta_prover = "calmer"'), ["calmer", "calm"]),
+        lambda world: edit(world / "pool.toml", 'meta_prover = "calm"', 'meta_prover = "calmer"'),
+        ["calmer", "calm"],
+    ),
     "a key that does not exist": (
-        lambda world: edit(world / "pool.toml", "temperature = 1.2", "temprature = 1.2"), ["temprature", "temperature"]),
-    "a checkpoint that does not exist": (
-        lambda world: shutil.rmtree(world / "model"), ["model"]),
+        lambda world: edit(world / "pool.toml", "temperature = 1.2", "temprature = 1.2"),
+        ["temprature", "temperature"],
+    ),
+    "a checkpoint that does not exist": (lambda world: shutil.rmtree(world / "model"), ["model"]),
     "weights that end early": (
         lambda world: (world / "model/model.safetensors").write_bytes(
-            (world / "model/model.safetensors").read_bytes()[:-999]), ["model.safetensors"]),
+            (world / "model/model.safetensors").read_bytes()[:-999]
+        ),
+        ["model.safetensors"],
+    ),
     "a network of no known family": (
-        lambda world: edit(world / "model/config.json", "Qwen2ForCausalLM", "MambaForCausalLM"), ["Mamba", "config.json"]),
+        lambda world: edit(world / "model/config.json", "Qwen2ForCausalLM", "MambaForCausalLM"),
+        ["Mamba", "config.json"],
+    ),
     "a vocabulary that cannot write every text": (
-        lambda world: edit(world / "model/tokenizer.json", '"type": "ByteLevel"', '"type": "Whitespace"'), ["model"]),
+        lambda world: edit(world / "model/tokenizer.json", '"type": "ByteLevel"', '"type": "Whitespace"'),
+        ["model"],
+    ),
     "a problem without an answer": (
-        lambda world: edit(world / "problems.jsonl", '"answer": "7", ', ""), ["problems.jsonl", "line 1", "answer"]),
+        lambda world: edit(world / "problems.jsonl", '"answer": "7", ', ""),
+        ["problems.jsonl", "line 1", "answer"],
+    ),
     "a problem file that is not JSON": (
-        lambda world: edit(world / "problems.jsonl", '{"id": "b"', '"id": "b"'), ["problems.jsonl", "line 2"]),
+        lambda world: edit(world / "problems.jsonl", '{"id": "b"', '"id": "b"'),
+        ["problems.jsonl", "line 2"],
+    ),
 }
 
 
@@ -151,8 +214,13 @@ def test_input_that_cannot_be_used_is_one_line_and_leaves_nothing(world, tmp_pat
     damage, parts = BREAK[what]
     shutil.copytree(world, tmp_path / "world")
     damage(tmp_path / "world")
-    status, error = launch(capsys, pool=tmp_path / "world/pool.toml", problems=tmp_path / "world/problems.jsonl",
-                           output_dir=tmp_path / "run", **LIMITS)
+    status, error = launch(
+        capsys,
+        pool=tmp_path / "world/pool.toml",
+        problems=tmp_path / "world/problems.jsonl",
+        output_dir=tmp_path / "run",
+        **LIMITS,
+    )
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
     assert all(part in error for part in parts), error
     assert not (tmp_path / "run").exists()
