@@ -67,8 +67,9 @@ def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sta
                 width = packing.round_up(ring, plan.chunk)
                 s, full_rbs = commits.append(reader, k, s, shards, c, width, chunk=plan.chunk)
                 limit_rb = jnp.minimum(ring, plan.max_answer_tokens - total_r)[:, None] + jnp.zeros_like(c.length_rb)
-                s = start_rows(plan, index, s, slot_r, c.valid_r, full_rbs, jnp.ones_like(c.length_rb, bool), limit_rb,
-                               jnp.zeros_like(had_r), take(state.key_n2), total_r, writer_r=writer_r)
+                s = start_rows(
+                    plan, index, s, slot_r, c.valid_r, full_rbs, jnp.zeros_like(c.length_rb, bool), limit_rb,
+                    jnp.zeros_like(had_r), take(state.key_n2), total_r, c.valid_r, writer_r)
             new_readers.append(s)
         return dataclasses.replace(state, readers=tuple(new_readers))
 

@@ -70,7 +70,8 @@ def insert(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: Sear
             s, path_nbs=as_first(s.path_nbs), view_nbs=as_first(s.view_nbs), length_nb=as_first(s.length_nb))
         full_rbs = jnp.broadcast_to(full_rbs[:, :1], full_rbs.shape)
         new_readers.append(start_rows(
-            plan, index, s, slot_r, valid_r, full_rbs, open_rb, limit_rb, zeros_r + 1, key_r2, zeros_r))
+            plan, index, s, slot_r, valid_r, full_rbs, open_rb, limit_rb, zeros_r + 1, key_r2, zeros_r,
+            jnp.zeros(rows, bool), zeros_r))
     per_slot = dict(
         phase_n=zeros_r + SEARCHING, problem_n=insertion.problem_r, key_n2=key_r2, step_n=zeros_r + 1, waited_n=zeros_r,
         open_nb=open_rb, complete_nb=jnp.zeros_like(open_rb), score_nb=jnp.zeros(open_rb.shape, jnp.float32),

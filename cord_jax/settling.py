@@ -122,14 +122,17 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
                     new_readers.append(s)
                     continue
             s, full_rbs = commits.append(reader, k, s, shards, c, _append_width(plan, k), chunk=plan.chunk)
-            new_readers.append(_restart_rows(plan, index, s, slot_r, valid_r, full_rbs, c, open_rb, ended_r & ~stuck_r,
-                                             writer_r, step_r, take(state.key_n2), thinking_rb))
+            new_readers.append(start_rows(
+                plan, index, s, slot_r, valid_r, full_rbs, open_rb, limit_rb, jnp.where(ended_r, 0, step_r + 1),
+                take(state.key_n2), jnp.zeros_like(step_r), ended_r & ~stuck_r, writer_r))
         return dataclasses.replace(state, readers=tuple(new_readers), **{
             name: shards.put(getattr(state, name), slot_r, valid_r, value) for name, value in updates.items()})
 
     lost_rb = take(state.open_nb) & ~candidate_rj.reshape(*candidate_rj.shape[:1], beams, -1).any(-1)
     tokens_rb = jnp.where(stepped_rb, packing.pick(length_rj, chosen_rb), 0)
     thinking_rb = jnp.take_along_axis(take(state.thinking_nb), parent_rb, axis=1) + tokens_rb
+    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - thinking_rb)
+    limit_rb = jnp.where(ended_r[:, None], min(plan.max_step_tokens, plan.max_answer_tokens), limit_rb)
     rank_rj = jnp.full(score_rj.shape, -1, jnp.int8)
     for beam in range(beams):
         mine_rj = (jnp.arange(plan.candidates) == chosen_rb[:, beam, None]) & stepped_rb[:, beam, None]
@@ -184,16 +187,3 @@ def _score(plan, meta_plan, meta_constants, meta_state, closings, slot_r, token_
     score_xrj = lax.map(lambda xs: run(*xs)[0], tuple(
         map(split, (token_rjt, length_rj, base_rj, branch_rj, candidate_rj))))
     return score_xrj.swapaxes(0, 1).reshape(candidate_rj.shape), None, None
-
-
-def _restart_rows(plan, index, state, slot_r, valid_r, full_rbs, chosen, open_rb, answering_r, writer_r, step_r, key_r2,
-                  thinking_rb):
-    """Rows write the next step on open beams, or the answer on beam 0; those of an ended search stand still."""
-    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - thinking_rb)
-    searching_r = valid_r & ~answering_r
-    zeros_r = jnp.zeros_like(step_r)
-    state = start_rows(plan, index, state, slot_r, searching_r, full_rbs, open_rb, limit_rb, step_r + 1, key_r2, zeros_r)
-    answer_limit_rb = jnp.full_like(limit_rb, min(plan.max_step_tokens, plan.max_answer_tokens))
-    return start_rows(plan, index, state, slot_r, valid_r & answering_r, full_rbs,
-                      jnp.ones_like(open_rb) & chosen.permanent_r[:, None], answer_limit_rb, zeros_r, key_r2, zeros_r,
-                      writer_r=writer_r)

@@ -45,13 +45,16 @@ class Shards:
         return over_layers(stacked, lambda layer: tuple(self.take(x, slot_r) for x in layer), cache)
 
     def put(self, x_n, slot_r, valid_r, new_r):
-        """`x_n` with the rows of the valid slots replaced."""
-        local = x_n.shape[0] // self.count
-        index_r = jnp.where(valid_r, slot_r, local)
+        """`x_n` with the rows of the valid slots replaced. A gather and a select: scatters run one row at a time."""
+
+        def replace(x, slots, valid, new):
+            hit_nr = (jnp.arange(x.shape[0])[:, None] == slots) & valid
+            given_n = jnp.expand_dims(hit_nr.any(1), range(1, x.ndim))
+            return jnp.where(given_n, new[hit_nr.argmax(1)], x)
+
         if self.count == 1:
-            return x_n.at[index_r].set(new_r, mode="drop")
-        update = jax.vmap(lambda x, index, new: x.at[index].set(new, mode="drop"))
-        return update(self._split(x_n), self._split(index_r), self._split(new_r)).reshape(x_n.shape)
+            return replace(x_n, slot_r, valid_r, new_r)
+        return jax.vmap(replace)(*map(self._split, (x_n, slot_r, valid_r, new_r))).reshape(x_n.shape)
 
     def write_columns(self, pool_ngse, slot_r, start_r, new_rgce):
         """Writes each row's new columns into its slot of a pool, from its own start on."""

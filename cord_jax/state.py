@@ -140,9 +140,18 @@ class SearchState:
     busy_row_ticks: jax.Array
 
 
-def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r, full_rbs, running_rb, limit_rb,
-               step_r, key_r2, drawn_r, *, writer_r=None) -> ReaderState:
-    """Sets a reader's rows to write from its views: a step on each running beam, or an answer by `writer_r`."""
+def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r, full_rbs, open_rb, limit_rb, step_r,
+               key_r2, drawn_r, answering_r, writer_r) -> ReaderState:
+    """Sets a reader's rows to write from its views: a step on each open beam, or an answer on beam 0.
+
+    Args:
+      index: of the reader.
+      full_rbs: the columns of each beam, its cue's included; the last holds the first token to be fed.
+      open_rb: beams that write a step.
+      limit_rb: tokens that a beam's rows may sample.
+      step_r: number of the step, 0 for an answer; key_r2: the problems' keys; drawn_r: draws of the answer so far.
+      answering_r: rows in which `writer_r` writes the answer, and nobody else anything.
+    """
     reader, shards, rows = plan.readers[index], plan.shards, state.rows
     if rows is None:
         return state
@@ -151,17 +160,15 @@ def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r
     proposer_q = np.tile(np.asarray(reader.proposers, np.int32), plan.num_beams)
     beam_q = np.repeat(np.arange(plan.num_beams, dtype=np.int32), per_beam)
     repeat = functools.partial(jnp.repeat, repeats=per_beam, axis=1)
-    running_rq = repeat(running_rb)
-    if writer_r is not None:
-        running_rq &= (beam_q == 0) & (proposer_q == writer_r[:, None])
+    writes_rq = (beam_q == 0) & (proposer_q == writer_r[:, None])
+    running_rq = jnp.where(answering_r[:, None], writes_rq, repeat(open_rb)) & valid_r[:, None]
     keys = jax.vmap(lambda key, step: jax.vmap(lambda b, k: row_key(key, step, b, k))(beam_q, proposer_q))
     zeros_rq = jnp.zeros_like(running_rq, jnp.int32)
     fresh = dict(
-        start_nq=jnp.broadcast_to(state.tick, zeros_rq.shape), count_nq=zeros_rq, limit_nq=repeat(limit_rb),
-        drawn_nq=jnp.broadcast_to(drawn_r[:, None], zeros_rq.shape), key_nq2=keys(key_r2, step_r),
-        feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
+        start_nq=zeros_rq + state.tick, count_nq=zeros_rq, limit_nq=repeat(limit_rb), drawn_nq=zeros_rq + drawn_r[:, None],
+        key_nq2=keys(key_r2, step_r), feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
         position_nq=repeat(packing.pick(shards.take(state.depth_ns, slot_r), last_rb)),
-        boundary_nq=zeros_rq + (reader.start if writer_r is None else reader.free),
-        running_nq=running_rq & valid_r[:, None], stopped_nq=zeros_rq)
+        boundary_nq=zeros_rq + jnp.where(answering_r, reader.free, reader.start)[:, None], running_nq=running_rq,
+        stopped_nq=zeros_rq)
     return dataclasses.replace(state, rows=dataclasses.replace(rows, **{
         name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()}))
