@@ -17,14 +17,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import models
 from cord_jax import statistics
 from cord_jax.answers import Grader, predicted_answer
 from cord_jax.decoding import generate
-from cord_jax.mesh import device_name, parse_mesh
+from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.prompts import render_prompt
 from cord_jax.run_directory import check_run, fingerprint, open_run
@@ -104,7 +103,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     ]
     if not writes:
         for _ in _generate(
-            config, problems, prompts, _agree(np.zeros(len(problems), bool)), vocabulary, model, mesh
+            config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh
         ):
             pass
         return {}
@@ -128,7 +127,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
             ]
         )
         start = reported = time.monotonic()
-        generated = _generate(config, problems, prompts, _agree(pending), vocabulary, model, mesh)
+        generated = _generate(config, problems, prompts, from_process_0(pending), vocabulary, model, mesh)
         for index, group in itertools.groupby(generated, key=lambda item: item[0]):
             # An interruption may leave a problem half written; its samples are then drawn again, alike.
             new = [item for item in group if (problems[index].id, item[1]) not in done]
@@ -225,8 +224,3 @@ def _grade(
             generated, texts, answers, correct, strict=True
         )
     ]
-
-
-def _agree(pending: np.ndarray) -> np.ndarray:
-    """Process 0's array, in all processes: only it can see what the directory holds."""
-    return np.asarray(multihost_utils.broadcast_one_to_all(pending)) if jax.process_count() > 1 else pending

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from cord_jax.errors import UserError
@@ -88,9 +90,17 @@ def join_processes(how: str) -> None:
         and int(index) < int(count)
     ):
         raise UserError(
-            f"--distributed={how}: is none of none, auto and HOST:PORT,COUNT,INDEX with INDEX below COUNT"
+            f"--distributed={how}: give none, auto, or HOST:PORT,COUNT,INDEX with INDEX below COUNT"
         )
     jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+
+
+def from_process_0(array: np.ndarray) -> np.ndarray:
+    """Process 0's array, in all processes; each gives one of the same shape and type.
+
+    Only process 0 sees the output directory, and all must agree on what is left to do.
+    """
+    return np.asarray(multihost_utils.broadcast_one_to_all(array)) if jax.process_count() > 1 else array
 
 
 def _parse_sizes(text: str) -> dict[str, int]:

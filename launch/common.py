@@ -77,7 +77,7 @@ def define_required(name: str, help_text: str, flag_values: flags.FlagValues) ->
 
 
 def define_devices(flag_values: flags.FlagValues) -> None:
-    """`--mesh` and `--distributed`, for jobs that compute; `open_mesh` reads them."""
+    """`--mesh` and `--distributed` (see `cord_jax.mesh`), for jobs that compute."""
     flags.DEFINE_string(
         "mesh",
         "data:1,model:-1",
@@ -92,14 +92,6 @@ def define_devices(flag_values: flags.FlagValues) -> None:
         "Slurm or Open MPI says), or HOST:PORT,COUNT,INDEX (process 0's address, how many, which)",
         flag_values=flag_values,
     )
-
-
-def open_mesh(flag_values: flags.FlagValues):
-    """Joins the job's other processes if asked to, and returns the mesh (`jax.sharding.Mesh`) of `--mesh`."""
-    from cord_jax.mesh import join_processes, parse_mesh
-
-    join_processes(flag_values.distributed)
-    return parse_mesh(flag_values.mesh)
 
 
 def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -76,8 +76,9 @@ def main(values: flags.FlagValues) -> None:
     summary = evaluate(
         EvaluationConfig(**{name: values[name].value for name in values if name != "distributed"})
     )
-    shown = {name: value for name, value in summary.items() if name != "per_problem"}
-    print(json.dumps(shown, indent=2, ensure_ascii=False))
+    if summary:  # only process 0 has one
+        shown = {name: value for name, value in summary.items() if name != "per_problem"}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,8 @@ def main(values: flags.FlagValues) -> None:
 
     join_processes(values.distributed)
     summary = synthesize(SynthesisConfig(**config_values(values)))
-    print(json.dumps(summary, indent=2, ensure_ascii=False))
+    if summary:  # only process 0 has one
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
