@@ -28,6 +28,9 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Vocabulary:
     """The vocabulary of one checkpoint.
 
+    Encoding keeps every NFC text, but that a SentencePiece vocabulary reads a literal U+2581 as the space it stands for,
+    and that added tokens which strip their surroundings swallow white space beside them.
+
     Attributes:
       directory: the checkpoint's directory.
       tokenizer: its Hugging Face tokenizer, which holds the chat template.
