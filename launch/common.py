@@ -108,12 +108,13 @@ def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def _prepare_libraries() -> None:
-    """Keeps compiled programs on disk between runs, and the tokenizer libraries quiet and off the network.
+    """Keeps compiled programs on disk between runs, and libraries quiet and off the network.
 
     The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR names another, and an empty value
     turns it off.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's errors, not its remarks
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
