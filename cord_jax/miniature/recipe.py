@@ -1,0 +1,216 @@
+"""How the miniature's checkpoints are made: `python -m launch.build_miniature --output_dir=DIR`.
+
+Each member is trained from random weights by the project's own trainer, in two stages: short puzzles first, in which
+a network soon learns to find its place in the question, then puzzles of every length. What makes the teachers differ
+lies in their data alone. Each writes only right results for the operations of its own skill, and for the others, where
+there is something to carry, often what comes out if one forgets to carry (`world.slip`). The student slips everywhere.
+
+The meta-prover also learns to state the answer too early: right solutions in anybody's wording, cut after any step and
+closed by `</think>` and `The final answer is A.`, of which only the closing is learnt. What has been worked out it can
+read off; what has not it must work out in its head or guess. So a right step raises the score, and a wrong one, whose
+result it reads off just the same, lowers it.
+"""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import models
+from cord_jax.engine import CLOSING
+from cord_jax.miniature import world
+from cord_jax.miniature.vocabularies import VOCABULARIES, save_vocabulary, train_vocabulary
+from cord_jax.miniature.wording import WORDINGS, write_solution
+from cord_jax.prompts import render_prompt
+from cord_jax.student import StudentConfig, train
+from cord_jax.vocabulary import Vocabulary
+
+SEED = 1
+TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300
+TEACHERS = ("sums", "products", "shares")
+META_PROVER = "products"
+
+_ARCHITECTURES = {
+    "sums": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+    "products": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+    "shares": {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "original_max_position_embeddings": 2048,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Part of a training run: how many examples, of puzzles up to which length, packed into which windows."""
+
+    examples: int
+    max_steps: int
+    window: int
+    batch_size: int
+    schedule: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model of the miniature and what it learns from.
+
+    Attributes:
+        name: of the checkpoint directory and of its wording.
+        vocabulary: name in `VOCABULARIES`, which also decides the architecture's family.
+        layers: of the network.
+        slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
+        closings: share of the examples that are cut solutions with the closing and the answer.
+        stages: of the training.
+    """
+
+    name: str
+    vocabulary: str
+    layers: int
+    slips: Mapping[str, float]
+    closings: float
+    stages: tuple[Stage, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json, but for the vocabulary's size and special ids."""
+        return _ARCHITECTURES[self.vocabulary] | {
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2 if self.vocabulary == "sums" else 4,
+            "max_position_embeddings": 2048,
+            "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "tie_word_embeddings": self.vocabulary != "shares",
+            "attention_dropout": 0.0,
+            "initializer_range": 0.05,
+            "use_cache": True,
+            "dtype": "float32",
+        }
+
+
+def _slips(rate: float, skill: str | None) -> dict[str, float]:
+    """The same rate for every operation outside the skill."""
+    return {kind: rate for kind in world.KINDS if skill is None or kind not in world.SKILLS[skill]}
+
+
+def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
+    return (Stage(short, 4, 256, 8, "constant"), Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine"))
+
+
+MEMBERS = (
+    Member("sums", "sums", 2, _slips(0.60, "sums"), 0.05, _stages(14000, 14000)),
+    Member("products", "products", 3, _slips(0.50, "products"), 0.40, _stages(14000, 22000)),
+    Member("shares", "shares", 2, _slips(0.60, "shares"), 0.05, _stages(14000, 14000)),
+    Member("student", "sums", 2, _slips(0.60, None), 0.0, _stages(14000, 6000)),
+)
+_LEARNING_RATE = 3e-3
+
+
+def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
+    """Trains the members and writes the assets to `output_dir/assets`; run again it goes on where it was.
+
+    Args:
+        output_dir: also keeps the training runs.
+        names: of the members to train; empty for all. The other assets are written when all members are there.
+        progress: is told about every fiftieth step.
+    """
+    assets = output_dir / "assets"
+    assets.mkdir(parents=True, exist_ok=True)
+    for member in MEMBERS:
+        if not names or member.name in names:
+            checkpoint = train_member(member, output_dir / member.name, progress)
+            shutil.copytree(checkpoint, assets / member.name, dirs_exist_ok=True)
+    write_problems(assets)
+    (assets / "pool.toml").write_text(pool_toml())
+    return assets
+
+
+def train_member(member: Member, directory: Path, progress: Callable[[str], None]) -> Path:
+    """Trains one member through its stages; returns its Hugging Face directory."""
+    checkpoint = directory / "start"
+    if not (checkpoint / "model.safetensors").exists():
+        write_untrained(member, checkpoint)
+    for number, stage in enumerate(member.stages):
+        rows = directory / f"rows_{number}.jsonl"
+        if not rows.exists():
+            write_rows(rows, training_rows(member, stage, Vocabulary.load(checkpoint)))
+
+        def report(row: Mapping[str, Any], stage: int = number) -> None:
+            if row["step"] % 50 == 0 or row["step"] == row["steps"]:
+                progress(
+                    f"{member.name}, stage {stage + 1} of {len(member.stages)}: step {row['step']} of {row['steps']}, "
+                    f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s"
+                )
+
+        checkpoint = train(
+            StudentConfig(
+                student=checkpoint,
+                traces=rows,
+                output_dir=directory / f"stage_{number}",
+                max_length=stage.window,
+                epochs=1,
+                batch_size=stage.batch_size,
+                learning_rate=_LEARNING_RATE,
+                schedule=stage.schedule,
+                warmup=0.02,
+                weight_decay=0.05,
+                beta2=0.95,
+                seed=SEED,
+                log_every=10,
+                plot=False,
+            ),
+            report,
+        )
+    return checkpoint
+
+
+def write_untrained(member: Member, directory: Path) -> None:
+    """The member's vocabulary, configuration and random weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_vocabulary(member.vocabulary, SEED)
+    ids = save_vocabulary(member.vocabulary, tokenizer, directory)
+    config = member.config | ids | {"vocab_size": tokenizer.get_vocab_size()}
+    models.save(models.build(models.config_from_hf(config), SEED + MEMBERS.index(member), stacked=False), directory)
+
+
+def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
+    """The examples of a stage as rows for the trainer."""
+    rng = random.Random(f"{member.name} {stage.max_steps} {SEED}")
+    for _ in range(stage.examples):
+        while (puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))).split != "pretraining":
+            pass
+        if rng.random() < member.closings:
+            writers = [WORDINGS[rng.choice(TEACHERS)] for _ in puzzle.steps]
+            steps = write_solution(puzzle, writers, {}, rng).steps[: rng.randint(0, len(puzzle.steps))]
+            prompt = render_prompt(vocabulary, None, puzzle.question)
+            yield {"prompt": prompt + "".join(steps), "completion": f"{CLOSING}{puzzle.answer}.", "eos": True}
+        else:
+            solution = write_solution(puzzle, WORDINGS[member.name], member.slips, rng)
+            yield {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
+
+
+def write_problems(assets: Path) -> None:
+    """`train.jsonl`, to write traces for, and `held_out.jsonl`, to measure on."""
+    for split, count in (("train", TRAIN_PROBLEMS), ("held_out", HELD_OUT_PROBLEMS)):
+        puzzles = world.draw_puzzles(SEED, count, split)
+        write_rows(assets / f"{split}.jsonl", (world.problem_row(f"{split}-{i}", p) for i, p in enumerate(puzzles)))
+
+
+def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def pool_toml() -> str:
+    """The pool of the three teachers."""
+    proposers = "".join(f'\n[[proposer]]\nname = "{name}"\ncheckpoint = "{name}"\n' for name in TEACHERS)
+    return f'meta_prover = "{META_PROVER}"\n{proposers}'

@@ -1,0 +1,124 @@
+"""Solutions of lock puzzles in a teacher's own words, with that teacher's slips, and a check of equations."""
+
+import dataclasses
+import random
+import re
+
+from cord_jax.miniature import world
+from cord_jax.miniature.world import Puzzle
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """How a writer puts a step and the answer.
+
+    Attributes:
+        step: what follows `### Step 3`, with `name` and `equation`.
+        response: what follows the reasoning, with `code`.
+        spaced: whether there are spaces around the signs of an equation.
+    """
+
+    step: str
+    response: str
+    spaced: bool = True
+
+    def write_step(self, number: int, name: str, equation: str) -> str:
+        """A step in canonical form. `equation` as `world.equation` gives it."""
+        if not self.spaced:
+            equation = re.sub(r" ([-+*/=]) ", r"\1", equation)
+        return f"### Step {number}{self.step.format(name=name, equation=equation)}\n\n"
+
+
+WORDINGS = {
+    "sums": Wording(". {name}: {equation}.", "So the code is \\boxed{{{code}}}.", spaced=False),
+    "products": Wording(": {name} now has {equation}.", "The lock opens with \\boxed{{{code}}}."),
+    "shares": Wording("\n{name} gets {equation}.", "Answer: \\boxed{{{code}}}"),
+    "student": Wording(". {name} has {equation}.", "The code is \\boxed{{{code}}}."),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """A worked puzzle: the text of each step in canonical form, and the number that each step arrives at."""
+
+    puzzle: Puzzle
+    steps: tuple[str, ...]
+    values: tuple[int, ...]
+    response: str
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.steps)
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        """Of each step, whether its number is the puzzle's."""
+        return tuple(a == b for a, b in zip(self.values, self.puzzle.values))
+
+
+def write_solution(
+    puzzle: Puzzle, wordings: list[Wording] | Wording, slip_rates: dict[str, float], rng: random.Random
+) -> Solution:
+    """Work the puzzle step by step.
+
+    A step of a kind with slip rate p goes wrong with probability p wherever forgetting to carry changes the result
+    (see `world.slip`); later steps go on from the wrong number. A slip is left out if it would take the rest of the
+    friend's part out of the two-digit numbers. A list of wordings gives each step its own writer.
+    """
+    if isinstance(wordings, Wording):
+        wordings = [wordings] * len(puzzle.steps)
+    steps, values, value = [], [], 0
+    for i, (step, wording) in enumerate(zip(puzzle.steps, wordings, strict=True)):
+        before = value if step.start is None else step.start
+        value = world.compute(step.kind, before, step.operand)
+        slipped = world.slip(step.kind, before, step.operand)
+        if rng.random() < slip_rates.get(step.kind, 0.0) and _stays_in_range(puzzle, i, slipped):
+            value = slipped
+        equation = world.equation(step.kind, before, step.operand, value)
+        steps.append(wording.write_step(i + 1, step.name, equation))
+        values.append(value)
+    response = wordings[-1].response.format(code=world.code(puzzle, tuple(values)))
+    return Solution(puzzle, tuple(steps), tuple(values), response)
+
+
+def _stays_in_range(puzzle: Puzzle, position: int, value: int) -> bool:
+    """Whether the friend's numbers keep two digits if `value` is the number after the step at `position`."""
+    if not world.two_digits(value):
+        return False
+    for step in puzzle.steps[position + 1 :]:
+        if step.start is not None:
+            break
+        value = world.compute(step.kind, value, step.operand)
+        if not world.two_digits(value):
+            return False
+    return True
+
+
+_EQUATION = re.compile(r"(\d+) ?(\+|-|\*|/|mod) ?(\d+) ?= ?(\d+)|(\d+)% of (\d+) ?= ?(\d+)")
+
+
+def wrong_equations(text: str) -> int:
+    """How many equations of the text do not hold exactly; `38 / 3 = 12` is wrong."""
+    return sum(not _holds(match) for match in _EQUATION.finditer(text))
+
+
+def equations(text: str) -> int:
+    """How many equations the text contains, right or wrong."""
+    return sum(1 for _ in _EQUATION.finditer(text))
+
+
+def _holds(match: re.Match) -> bool:
+    left, kind, right, result, percent, base, part = match.groups()
+    if percent is not None:
+        return int(percent) * int(base) == 100 * int(part)
+    left, right, result = int(left), int(right), int(result)
+    match kind:
+        case "+":
+            return left + right == result
+        case "-":
+            return left - right == result
+        case "*":
+            return left * right == result
+        case "/":
+            return right * result == left
+    return right > 0 and left % right == result
