@@ -1,0 +1,54 @@
+"""Written solutions, their slips, and the check of equations."""
+
+import random
+
+import pytest
+
+from cord_jax.miniature import world
+from cord_jax.miniature.wording import WORDINGS, equations, write_solution, wrong_equations
+
+PUZZLES = world.draw_puzzles(2, 200, "pretraining")
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "wrong"),
+    [
+        ("27 + 5 = 32. 27+5=32", 2, 0),
+        ("27 + 5 = 22", 1, 1),
+        ("42 - 7 = 35, 42-7=45", 2, 1),
+        ("27 * 3 = 81 and 27*3=61", 2, 1),
+        ("72 / 4 = 18; 38 / 3 = 12", 2, 1),
+        ("71 mod 25 = 21, 71 mod 25 = 46, 7 mod 0 = 7", 3, 2),
+        ("25% of 60 = 15, 25% of 61=15", 2, 1),
+        ("Step 3 has 14, no equation; 3 = 3", 0, 0),
+    ],
+)
+def test_wrong_equations_by_hand(text, count, wrong):
+    assert (equations(text), wrong_equations(text)) == (count, wrong)
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_right_solutions(name):
+    rng = random.Random(0)
+    for puzzle in PUZZLES:
+        solution = write_solution(puzzle, WORDINGS[name], {}, rng)
+        assert equations(solution.reasoning) == len(puzzle.steps)
+        assert wrong_equations(solution.reasoning) == 0
+        assert all(solution.right) and f"\\boxed{{{puzzle.answer}}}" in solution.response
+        assert [step.startswith(f"### Step {i}") for i, step in enumerate(solution.steps, 1)]
+
+
+def test_slips_are_wrong_equations_and_carried_on():
+    rng = random.Random(0)
+    rates = {kind: 0.7 for kind in world.SKILLS["sums"]}
+    slipped = 0
+    for puzzle in PUZZLES:
+        solution = write_solution(puzzle, WORDINGS["products"], rates, rng)
+        first = solution.right.index(False) if not all(solution.right) else None
+        if first is not None:
+            slipped += 1
+            assert puzzle.steps[first].kind in world.SKILLS["sums"]
+            assert wrong_equations("".join(solution.steps[:first])) == 0
+            assert wrong_equations(solution.steps[first]) == 1
+        assert all(world.two_digits(value) for value in solution.values)
+    assert slipped > 50

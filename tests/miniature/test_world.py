@@ -1,0 +1,104 @@
+"""The puzzles, against Python's own arithmetic on the text of the question."""
+
+import re
+
+import pytest
+
+from cord_jax.miniature import world
+from cord_jax.miniature.recipe import write_rows
+from cord_jax.problems import read_problems
+
+OPERATIONS = (
+    (r"(?:gets|finds) (\d+)", lambda v, n: v + n),
+    (r"(?:gives|loses) (\d+)", lambda v, n: v - n),
+    (r"takes it (\d+) times", lambda v, n: v * n),
+    (r"splits by (\d+)", lambda v, n: v / n),
+    (r"packs by (\d+), keeps the rest", lambda v, n: v % n),
+    (r"keeps (\d+)%", lambda v, n: v * n / 100),
+)
+
+
+def solve(question: str) -> str:
+    """The answer, read from the question's text alone."""
+    last = {}
+    for line in question.splitlines()[:-1]:
+        name, start, change = re.fullmatch(r"\d+\. (\w+)(?: has (\d+),)? (.+)\.", line).groups()
+        value = last[name] if start is None else int(start)
+        (result,) = [f(value, int(m[1])) for pattern, f in OPERATIONS if (m := re.fullmatch(pattern, change))]
+        assert result == int(result) and 10 <= result <= 99
+        last[name] = int(result)
+    return "".join(map(str, last.values()))
+
+
+@pytest.mark.parametrize("split", world.SPLITS)
+def test_answers(split):
+    puzzles = world.draw_puzzles(3, 400, split)
+    assert {puzzle.split for puzzle in puzzles} == {split}
+    assert {len(puzzle.steps) for puzzle in puzzles} == set(range(world.MIN_STEPS, world.MAX_STEPS + 1))
+    for puzzle in puzzles:
+        assert puzzle.answer == solve(puzzle.question)
+
+
+def test_splits_share_no_numbers():
+    def numbers(split, seed):
+        return {tuple(re.findall(r"\d+|[*/+%-]|mod", " ".join(
+            f"{s.start}{s.kind}{s.operand}" for s in p.steps))) for p in world.draw_puzzles(seed, 2000, split)}
+
+    seen = [numbers(split, 0) | numbers(split, 1) for split in world.SPLITS]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_same_seed_same_puzzles():
+    assert world.draw_puzzles(5, 50, "train") == world.draw_puzzles(5, 50, "train")
+    assert world.draw_puzzles(5, 50, "train") != world.draw_puzzles(6, 50, "train")
+    with pytest.raises(ValueError, match="unknown split 'test'"):
+        world.draw_puzzles(0, 1, "test")
+
+
+def test_unknown_operation():
+    for function in (world.compute, world.slip):
+        with pytest.raises(ValueError, match="unknown kind"):
+            function("^", 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "operand", "right", "slipped"),
+    [
+        ("+", 27, 5, 32, 22),
+        ("+", 21, 5, 26, 26),
+        ("-", 42, 7, 35, 45),
+        ("*", 27, 3, 81, 61),
+        ("/", 72, 4, 18, 10),
+        ("mod", 71, 25, 21, 46),
+        ("%", 60, 25, 15, 45),
+        ("%", 60, 50, 30, 30),
+    ],
+)
+def test_slips_by_hand(kind, value, operand, right, slipped):
+    assert world.compute(kind, value, operand) == right
+    assert world.slip(kind, value, operand) == slipped
+
+
+def test_skills_and_hardness_are_balanced():
+    counts, hard = dict.fromkeys(world.SKILLS, 0), 0
+    puzzles = world.draw_puzzles(0, 1500, "pretraining")
+    for puzzle in puzzles:
+        before = 0
+        for step, value in zip(puzzle.steps, puzzle.values):
+            before = before if step.start is None else step.start
+            counts[next(skill for skill, kinds in world.SKILLS.items() if step.kind in kinds)] += 1
+            hard += world.slip(step.kind, before, step.operand) != value
+            before = value
+    steps = sum(len(puzzle.steps) for puzzle in puzzles)
+    assert all(0.25 < count / steps < 0.45 for count in counts.values()), counts
+    assert 0.4 < hard / steps < 0.6
+
+
+def test_rows_are_problems(tmp_path):
+    puzzles = world.draw_puzzles(1, 20, "train")
+    path = tmp_path / "problems.jsonl"
+    write_rows(path, (world.problem_row(f"p{i}", puzzle) for i, puzzle in enumerate(puzzles)))
+    problems = read_problems(path)
+    assert [p.answer for p in problems] == [solve(p.question) for p in problems]
+    assert [p.extra["steps"] for p in problems] == [len(p.steps) for p in puzzles]
+    assert all(len(p.solution.splitlines()) == p.extra["steps"] for p in problems)
