@@ -127,7 +127,7 @@ class Engine:
         compiled = [compile_reader(reader, teachers.spec, settings.segmentation, max_steps,
                                    packing.round_up(columns, CHUNK), mesh) for reader in teachers.readers]
         self._constants = tuple(constants for _, constants in compiled)
-        self.plan = SearchPlan(
+        plan = SearchPlan(
             readers=tuple(plan for plan, _ in compiled), meta=teachers.meta, num_proposers=proposers, num_beams=beams,
             slots=slots, whole=settings.whole, max_steps=max_steps, max_step_tokens=step_tokens,
             max_thinking_tokens=settings.max_thinking_tokens, max_answer_tokens=settings.max_answer_tokens,
@@ -142,12 +142,17 @@ class Engine:
             meta_vocabulary=teachers.readers[teachers.meta].vocabulary_index, num_beams=beams,
             segmentation_name=settings.segmentation, max_step_tokens=step_tokens,
             max_thinking_tokens=settings.max_thinking_tokens)
-        self._compile()
-        self._state = self._empty()
         self.idle_row_share = 0.0
+        self.lay_out(plan)
 
-    def _compile(self) -> None:
-        """Makes the programs for the plan; they compile when they first run."""
+    def lay_out(self, plan: SearchPlan) -> None:
+        """Starts anew with a plan of other capacities; they change no trace."""
+        self._make_programs(plan)
+        self._state = self._empty()
+
+    def _make_programs(self, plan: SearchPlan) -> None:
+        """Makes the programs for a plan; they compile when they first run."""
+        self.plan = plan
         empty = functools.partial(search.empty_state, self.plan, closing_width=self._closing_width,
                                   scored_width=self._scored_width)
         shapes = jax.eval_shape(empty, self._constants)
@@ -241,8 +246,7 @@ class Engine:
         grown = [dataclasses.replace(reader, columns=packing.round_up(reader.columns * 3 // 2, plan.chunk))
                  if short else reader for reader, short in zip(plan.readers, peek["short_of_columns"])]
         added = [new.columns - old.columns for new, old in zip(grown, plan.readers)]
-        self.plan = dataclasses.replace(plan, readers=tuple(grown))
-        self._compile()
+        self._make_programs(dataclasses.replace(plan, readers=tuple(grown)))
         shapes = jax.eval_shape(functools.partial(_with_columns, added=added), self._state)
         self._state = jax.jit(functools.partial(_with_columns, added=added),
                               out_shardings=state_shardings(shapes, self.mesh))(self._state)

@@ -8,21 +8,7 @@ import pytest
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
-
-LIMITS = dict(max_steps=4, max_step_tokens=20, max_thinking_tokens=70, max_answer_tokens=12)
-
-
-def write_inputs(directory: Path, pool, problems):
-    """The pool file and the problem file that describe the same run to the engine."""
-    lines = []
-    for proposer in pool.proposers:
-        lines += ["[[proposer]]", f'name = "{proposer.name}"', f'checkpoint = "{proposer.checkpoint}"',
-                  f"temperature = {proposer.temperature}"]
-        if proposer.system_prompt is not None:
-            lines.append(f"system_prompt = {json.dumps(proposer.system_prompt)}")
-    meta = f'meta_prover = {{checkpoint = "{pool.meta_prover.checkpoint}"}}'
-    (directory / "pool.toml").write_text("\n".join([meta, *lines]))
-    (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+from tests.search.inputs import LIMITS, write_inputs
 
 
 def engine_rows(directory: Path, output: str, **settings):

@@ -1,0 +1,84 @@
+"""What must not change a trace: slots, quanta, capacities, devices; and what the compiled search looks like."""
+
+import dataclasses
+
+import pytest
+
+from tests.reference.tiny import PROBLEMS, write_pool
+from tests.search.inputs import make_engine, outcomes, write_inputs
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Inputs of a run with sampling, so that the random keys matter too."""
+    directory = tmp_path_factory.mktemp("pool")
+    pool = write_pool(directory, 3)
+    proposers = tuple(dataclasses.replace(p, temperature=0.7) for p in pool.proposers)
+    write_inputs(directory, dataclasses.replace(pool, proposers=proposers), PROBLEMS)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def expected(directory):
+    return outcomes(make_engine(directory, slots=1))
+
+
+def test_slots_and_quantum_change_nothing(directory, expected):
+    assert outcomes(make_engine(directory, slots=3, quantum=5)) == expected
+
+
+def test_forced_compaction_changes_nothing(directory, expected):
+    engine = make_engine(directory, slots=3)
+    prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
+    tight = tuple(dataclasses.replace(reader, columns=-(-(prompt + 110) // 64) * 64) for reader in engine.plan.readers)
+    engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
+    assert outcomes(engine) == expected
+
+
+def test_capacities_grow_when_they_are_too_small(directory, expected):
+    engine = make_engine(directory, slots=2)
+    small = tuple(dataclasses.replace(reader, columns=128) for reader in engine.plan.readers)
+    engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8))
+    assert outcomes(engine) == expected
+    assert engine.plan.step_width > 8
+
+
+@pytest.mark.parametrize("mesh", ["data:2,model:2", pytest.param("data:8,model:1", marks=pytest.mark.slow),
+                                  pytest.param("data:1,model:4", marks=pytest.mark.slow)])
+def test_devices_change_nothing(directory, expected, mesh):
+    assert outcomes(make_engine(directory, mesh, slots=4)) == expected
+
+
+def test_long_answers_are_written_in_pieces(directory):
+    whole = outcomes(make_engine(directory, slots=3, max_step_tokens=20, max_answer_tokens=20))
+    pieces = outcomes(make_engine(directory, slots=3, max_step_tokens=20, max_answer_tokens=50))
+    lengths = [len(pieces[problem][5]) for problem in pieces]
+    assert max(lengths) > 20
+    for problem in pieces:
+        assert pieces[problem][5][:20] == whole[problem][5][:20]
+        assert pieces[problem][:5] == whole[problem][:5]
+
+
+def enclosing_loops(text: str, operation: str) -> list[int]:
+    """For each `operation` of a lowered module's main function, how many while loops it lies in."""
+    main = text[text.index("func.func public @main"):]
+    main = main[:main.index("func.func private")]
+    open_loops, found = [], []
+    for line in main.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if not line.lstrip().startswith(("}", "cond {")):
+            open_loops = [at for at in open_loops if at < indent]
+        if operation in line:
+            found.append(len(open_loops))
+        if "stablehlo.while" in line:
+            open_loops.append(indent)
+    return found
+
+
+def test_one_loop_with_one_callback(directory):
+    """The search is one while loop; a round has one callback, and the token loops inside it have none."""
+    text = make_engine(directory, slots=2).lower().as_text()
+    loops = enclosing_loops(text, "stablehlo.while")
+    assert loops.count(0) == 1
+    assert loops.count(1) >= 3  # a token loop for each reader, at least
+    assert enclosing_loops(text, "callback") == [1]
