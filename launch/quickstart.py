@@ -1,0 +1,38 @@
+"""The miniature end to end: three small teachers write traces together, a student learns from them, a report.
+
+  python -m launch.quickstart --output_dir=quickstart
+
+Takes a few minutes on two CPU cores. Run again on the same output directory it continues.
+"""
+
+import functools
+
+from absl import flags
+
+from launch import common
+
+FLAGS = flags.FlagValues()
+common.define_required("output_dir", "directory of everything that is written", FLAGS)
+flags.DEFINE_integer(
+    "train_problems", 200, "puzzles that traces are written for, 300 at most", 1, 300, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "held_out_problems", 200, "puzzles that students are measured on, 300 at most", 1, 300, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "samples", 2, "answers of a teacher or student to each puzzle", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", 0, "random seed", flag_values=FLAGS)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the quickstart, whose report goes to stdout."""
+    from cord_jax.miniature.quickstart import QuickstartConfig, quickstart
+
+    quickstart(
+        QuickstartConfig(**{name: values[name].value for name in values}), functools.partial(print, flush=True)
+    )
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS, __doc__)
