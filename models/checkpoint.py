@@ -4,6 +4,7 @@ Loading starts from the parameters that the architecture has, finds the tensors 
 reads for every shard that this process holds just the bytes of that shard.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from models import safetensors
 from models.config import ModelConfig
@@ -41,6 +42,8 @@ COMPANIONS = (
 # Tensors of old checkpoints that follow from the config.
 RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
 SHARD_BYTES = 5_000_000_000
+# Platforms whose device memory is host memory: nothing is saved there by reading a stack in parts.
+READ_STACKS_WHOLE = {"cpu"}
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -176,14 +179,48 @@ def read_parameter(
     sharding: Sharding,
     stored: dict[str, safetensors.Tensor],
 ) -> jax.Array:
-    """One parameter as a sharded array; every distinct shard of this process is read once."""
-    shards: dict[tuple, np.ndarray] = {}
-    arrays = []
+    """One parameter as a sharded array.
+
+    A stack of layers or experts consists of many tensors. They are written into it one after another on the
+    devices, so that host memory holds two of them at most.
+    """
+    lead = len(parts[0].index)
+    if not lead or {device.platform for device in sharding.device_set} <= READ_STACKS_WHOLE:
+        return read_array(parts, shape, dtype, sharding, stored)
+    inner = sharding
+    if isinstance(sharding, NamedSharding):
+        inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[lead:]))
+    stack = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+    for part in parts:
+        block = read_array([part._replace(index=())], shape[lead:], dtype, inner, stored)
+        stack = write_block(stack, block, part.index)
+    return stack
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def write_block(stack: jax.Array, block: jax.Array, index: tuple[int, ...]) -> jax.Array:
+    """`stack` with `stack[index] = block`, in place."""
+    return stack.at[index].set(block)
+
+
+def read_array(
+    parts: list[Part],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    sharding: Sharding,
+    stored: dict[str, safetensors.Tensor],
+) -> jax.Array:
+    """An array of shards put together in host memory; each distinct one of this process is read once."""
+    devices: dict[tuple, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(axis.indices(size)[:2] for axis, size in zip(index, shape, strict=True))
-        if bounds not in shards:
-            shards = {bounds: read_shard(parts, shape, bounds, dtype, stored)} | shards
-        arrays.append(jax.device_put(shards[bounds], device))
+        devices.setdefault(bounds, []).append(device)
+    arrays, last = [], []
+    for bounds, holders in devices.items():
+        shard = read_shard(parts, shape, bounds, dtype, stored)
+        jax.block_until_ready(last)  # one shard is on its way while the next is read
+        last = [jax.device_put(shard, device) for device in holders]
+        arrays += last
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
@@ -195,7 +232,7 @@ def read_shard(
     stored: dict[str, safetensors.Tensor],
 ) -> np.ndarray:
     """The block `bounds` (start and stop of each axis) of a parameter, cast to `dtype`."""
-    out = np.empty([stop - start for start, stop in bounds], dtype)
+    out = safetensors.aligned_empty([stop - start for start, stop in bounds], dtype)
     for place, name, row, entry in parts:
         n = len(place)
         if not all(start <= i < stop for i, (start, stop) in zip(place, bounds[:n], strict=True)):

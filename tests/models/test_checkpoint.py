@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from safetensors.numpy import load_file, save_file
 
 import models
-from models import safetensors
+from models import checkpoint, safetensors
 from tests.models.references import CLASSES, FAMILIES, load_reference, logits_of, relative_error
 
 
@@ -146,7 +146,7 @@ def test_a_process_reads_only_the_bytes_of_its_shards(reference, monkeypatch):
     read = []
     pread = safetensors._pread
     monkeypatch.setattr(
-        safetensors, "_pread", lambda d, buffer, at: (read.append(len(buffer)), pread(d, buffer, at))
+        safetensors, "_pread", lambda d, buffer, at: (read.append(buffer.nbytes), pread(d, buffer, at))
     )
     tensor = safetensors.read_directory(ref.directory)["model.layers.0.self_attn.q_proj.weight"]
     assert tensor.shape == (48, 48)
@@ -163,7 +163,7 @@ def test_columns_are_read_alone_when_they_are_a_small_part_of_long_rows(tmp_path
     read = []
     pread = safetensors._pread
     monkeypatch.setattr(
-        safetensors, "_pread", lambda d, buffer, at: (read.append(len(buffer)), pread(d, buffer, at))
+        safetensors, "_pread", lambda d, buffer, at: (read.append(buffer.nbytes), pread(d, buffer, at))
     )
     out = np.empty((2048, 5), np.float32)
     safetensors.read_block(safetensors.read_directory(tmp_path)["w"], slice(0, 5), slice(4096, 6144), out.T)
@@ -309,3 +309,19 @@ def test_a_repeated_head_of_a_tied_model_and_old_buffers_are_ignored(reference):
         ),
     )
     assert load_reference(ref).lm_head is None
+
+
+@pytest.mark.parametrize("family", ["phi3", "qwen3_moe"])
+def test_stacks_written_tensor_by_tensor_on_the_devices_are_the_same(reference, family, monkeypatch):
+    moe = {"moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    ref = reference(family, 3, **EVEN, **(moe if family == "qwen3_moe" else {}))
+    whole = models.load(ref.directory, stacked=True)
+    shards = []
+    read_shard = checkpoint.read_shard
+    monkeypatch.setattr(checkpoint, "READ_STACKS_WHOLE", set())
+    monkeypatch.setattr(
+        checkpoint, "read_shard", lambda parts, *a: shards.append(parts) or read_shard(parts, *a)
+    )
+    for mesh in (None, mesh_of(2, 4)):
+        assert_same_weights(models.load(ref.directory, mesh=mesh, stacked=True), whole)
+    assert all(len(parts) == 1 for parts in shards)
