@@ -17,51 +17,57 @@ MODES = ("math_verify", "exact")
 
 _START_SECONDS = 120.0  # For a worker to import math-verify, on a machine that is busy.
 
-_BOX = re.compile(r"\\boxed\s*\{")
-# X is a displayed formula, or goes to the end of the line or of the sentence, which a period inside a number is not.
-_STATED = re.compile(
-    r"final answer is\b[\s:*]*(?:\$\$(?P<dollars>.+?)\$\$|\\\[(?P<brackets>.+?)\\\]|(?P<line>[^\n]+?)(?=\.?\s*\n|\.\s|\s*\Z))",
-    re.IGNORECASE | re.DOTALL,
-)
+# A box's opening, an escaped character (so that `\{` and `\}` are letters), or a brace.
+_BOX_PARTS = re.compile(r"\\+boxed\s*\{|\\.|[{}]", re.DOTALL)
+_STATEMENT = re.compile(r"final answer is\b", re.IGNORECASE)
+# X is a displayed formula, or the rest of the line.
+_STATED = re.compile(r"[\s:*]*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|([^\n]*))", re.DOTALL)
+_SENTENCE_END = re.compile(r"\.(?=\s)")  # which a period inside a number is not
 
 
 def predicted_answer(response: str) -> str | None:
     r"""The content of the last `\boxed{}`, else the X of the last `final answer is X`, else None.
 
-    A box that is never closed or holds only white space counts as none. X ends with its line or sentence; the period
-    and markdown emphasis around it are not part of it.
+    A box that is never closed or holds only white space counts as none. X ends with its line or sentence; the
+    period and markdown emphasis around it are not part of it.
     """
-    for opening in reversed(list(_BOX.finditer(response))):
-        content = _up_to_closing_brace(response, opening.end())
-        if content and content.strip():
-            return content.strip()
-    for stated in reversed(list(_STATED.finditer(response))):
-        answer = next(group for group in stated.groups() if group is not None).strip(" \t\r\n*_`")
-        answer = answer.removesuffix(".").strip(" \t\r\n*_`")
+    boxed = _last_box(response)
+    if boxed is not None:
+        return boxed
+    for statement in reversed(list(_STATEMENT.finditer(response))):
+        dollars, brackets, line = _STATED.match(response, statement.end()).groups()
+        answer = dollars or brackets or _SENTENCE_END.split(line, maxsplit=1)[0]
+        answer = answer.strip(" \t\r\n*_`").removesuffix(".").strip(" \t\r\n*_`")
         if answer:
             return answer
     return None
 
 
-def _up_to_closing_brace(text: str, start: int) -> str | None:
-    r"""The text from `start` to the brace that closes an open one; None if there is none. `\{` and `\}` are letters."""
-    depth = 1
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
-        if depth == 0:
-            return text[start:found.start()]
-    return None
+def _last_box(response: str) -> str | None:
+    """The content of the box that opens last; read in one pass, since a model may open one after another."""
+    last, open_braces = (-1, None), []
+    for part in _BOX_PARTS.finditer(response):
+        if part[0].endswith("{") and part[0] != "\\{":
+            open_braces.append(part.end() if part[0] != "{" else None)
+        elif part[0] == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None and start > last[0] and (content := response[start : part.start()].strip()):
+                last = start, content
+    return last[1]
 
 
 class Grader:
     """Checks predicted answers against accepted forms.
 
-    math-verify may hang or exhaust the memory on an answer, and its own time limit needs a main thread. So it runs in
-    worker processes that import neither jax nor the caller's main module. One that does not answer in time kills
-    itself and is replaced, and its answer counts as wrong. Use it as a context manager, or call `close`.
+    math-verify may hang or exhaust the memory on an answer, and its own time limit needs a main thread. So
+    it runs in worker processes that import neither jax nor the caller's main module. One that does not answer
+    in time kills itself and is replaced, and its answer counts as wrong. Use it as a context manager, or call
+    `close`.
     """
 
-    def __init__(self, mode: str = "math_verify", *, workers: int | None = None, deadline_seconds: float = 10.0):
+    def __init__(
+        self, mode: str = "math_verify", *, workers: int | None = None, deadline_seconds: float = 10.0
+    ):
         """
         Args:
           mode: "math_verify", or "exact": equality after NFC normalisation and stripping.
@@ -74,7 +80,9 @@ class Grader:
         if mode not in MODES:
             raise UserError(f'grader "{mode}" is not one of {", ".join(MODES)}')
         if mode == "math_verify" and importlib.util.find_spec("math_verify") is None:
-            raise UserError('math-verify is not installed; install "math-verify[antlr4-13-2]" or choose the grader "exact"')
+            raise UserError(
+                'math-verify is not installed; install "math-verify[antlr4-13-2]" or use the grader "exact"'
+            )
         self.mode = mode
         self._deadline_seconds = deadline_seconds
         self._max_workers = workers or min(4, os.cpu_count() or 1)
@@ -89,12 +97,15 @@ class Grader:
         self.close()
 
     def grade(self, pairs: Sequence[tuple[str | None, tuple[str, ...]]]) -> list[bool]:
-        """Whether each prediction equals one of the accepted forms beside it; False where there is no prediction."""
-        correct = [predicted is not None and _canonical(predicted) in map(_canonical, forms)
-                   for predicted, forms in pairs]
+        """Whether each prediction equals one of the accepted forms beside it; None is never right."""
+        correct = [
+            predicted is not None and _canonical(predicted) in map(_canonical, forms)
+            for predicted, forms in pairs
+        ]
         if self.mode == "exact":
             return correct
-        waiting = [i for i, (predicted, _) in enumerate(pairs) if predicted is not None and not correct[i]][::-1]
+        waiting = [i for i, (predicted, _) in enumerate(pairs) if predicted is not None and not correct[i]]
+        waiting.reverse()
         while len(self._workers) < min(self._max_workers, len(waiting)):
             self._start_worker()
         busy: dict[Connection, int] = {}  # the pair that each working process has
@@ -126,11 +137,16 @@ class Grader:
 
     def _start_worker(self) -> Connection:
         here, there = Pipe()
+        arguments = there.fileno(), self._deadline_seconds
         root = str(Path(__file__).resolve().parents[1])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cord_jax.math_equality", str(there.fileno()), str(self._deadline_seconds)],
-            pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+            [sys.executable, "-P", "-m", "cord_jax.math_equality", *map(str, arguments)],
+            pass_fds=[there.fileno()],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         there.close()
         if not here.poll(_START_SECONDS) or not _is_ready(here):
             worker.kill()

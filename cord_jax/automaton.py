@@ -1,11 +1,12 @@
 """The boundaries of `segmentation`, compiled for the device: one table lookup a token (design, section 4).
 
-A boundary is a matter of text, and a token is a piece of bytes. So the markers are first made into an automaton over
-bytes; then each token of a vocabulary is the transition that its bytes make one after another. Tokens that make the same
-transition from every state form a class, of which there are few.
+A boundary is a matter of text, and a token is a piece of bytes. So the markers are first made into an
+automaton over bytes; then each token of a vocabulary is the transition that its bytes make one after another.
+Tokens that make the same transition from every state form a class, of which there are few.
 
-A state remembers how much of a marker the text ends with. Two things are decided only by what follows: `### Step` by
-the next byte, and a prefix word by the next character, all of it, since a word may go on with any letter.
+A state remembers how much of a marker the text ends with. Two things are decided only by what follows:
+`### Step` by the next byte, and a prefix word by the next character, all of it, since a word may go on with
+any letter.
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ _BLANK = "blank"
 class Boundaries:
     """When sampling stops, for one vocabulary.
 
-    From `start`, the sampled ids lead through `table[state, token_class[id]]` to a state that is `done` exactly with the
-    token that decides a boundary, and such a state is never left. EOS is none of it. An id without text changes nothing.
+    From `start`, the sampled ids lead through `table[state, token_class[id]]` to a state that is `done`
+    exactly with the token that decides a boundary, and such a state is never left. EOS is none of it. An id
+    without text changes nothing.
 
     Attributes:
       token_class: int32 [v], the class of each id.
@@ -63,15 +65,18 @@ def _byte_automaton(segmentation: str) -> tuple[np.ndarray, int, np.ndarray]:
     if segmentation == "prefix":
         table, done = _explore(_BLANK, _Utf8Step(_next_after_character))
     else:
-        patterns = {"prompt": (STEP_MARKER, THINK_END), "line_break": (LINE_BREAK, THINK_END),
-                    "whole": (THINK_END,)}[segmentation]
+        patterns = {
+            "prompt": (STEP_MARKER, THINK_END),
+            "line_break": (LINE_BREAK, THINK_END),
+            "whole": (THINK_END,),
+        }[segmentation]
         table, done = _explore(b"", functools.partial(_next_after_byte, patterns))
     return _minimise(table, done)
 
 
 def _next_after_byte(patterns: tuple[bytes, ...], state: Hashable, byte: int) -> Hashable:
     """The state after one more byte; a state is the longest end of the text that begins a pattern."""
-    if state == STEP_MARKER and not chr(byte).encode("latin-1").isalpha():
+    if state == STEP_MARKER and not bytes([byte]).isalpha():
         return _DONE
     text = state + bytes([byte])
     if any(text.endswith(pattern) for pattern in patterns if pattern != STEP_MARKER):
@@ -84,8 +89,9 @@ def _beginnings(patterns: tuple[Sequence, ...]) -> frozenset:
     return frozenset(pattern[:length] for pattern in patterns for length in range(len(pattern) + 1))
 
 
-# Prefix words. Characters are folded to the few that the patterns tell apart: ! and ? to the period, the curly
-# apostrophe to the straight one, and those beyond ASCII to one of their kind. The patterns hold what comes before a word.
+# Prefix words. Characters are folded to the few that the patterns tell apart: ! and ? to the period, the
+# curly apostrophe to the straight one, and those beyond ASCII to one of their kind. The patterns hold what
+# comes before a word.
 _WORD, _SPACE, _OTHER = "\u00e9", "\u00a0", "\u00a7"
 _WORD_PATTERNS = tuple(before + word for before in ("\n", ". ") for word in PREFIX_WORDS)
 _THINK_END = THINK_END.decode()
@@ -102,8 +108,11 @@ def _fold(character: str) -> str:
 
 
 def _next_after_character(state: str, character: str) -> str:
-    """The state after one more folded character: blank as long as there is no text before which to cut, then the
-    longest end of the text that begins a pattern."""
+    """The state after one more folded character.
+
+    It is blank as long as there is no text before which to cut, then the longest end of the text that begins
+    a pattern.
+    """
     if state == _BLANK:
         if character.isspace():
             return _BLANK
@@ -122,7 +131,7 @@ def _next_after_character(state: str, character: str) -> str:
 
 
 class _Tree:
-    """What the 64 continuation bytes lead to: each a tree, a leaf, or None where UTF-8 allows no such byte."""
+    """What the 64 continuation bytes lead to: a tree, a leaf, or None where UTF-8 allows no such byte."""
 
     def __init__(self, children: "tuple[_Tree | str | None, ...]"):
         self.children = children
@@ -131,8 +140,9 @@ class _Tree:
 class _Utf8Step:
     """Makes an automaton over characters one over bytes.
 
-    A state inside a character is the tree of what its next bytes lead to, its leaves states between characters, beside
-    the state that follows if they are no character: then each byte so far counts as a character of the other kind.
+    A state inside a character is the tree of what its next bytes lead to, its leaves states between
+    characters, beside the state that follows if they are no character: then each byte so far counts as a
+    character of the other kind.
     """
 
     def __init__(self, next_after_character: Callable[[str, str], str]):
@@ -160,37 +170,45 @@ class _Utf8Step:
 
     def _relabel(self, tree: _Tree, leaves: dict[str, str], known: dict[_Tree, _Tree]) -> _Tree:
         if tree not in known:
-            children = tuple(self._relabel(child, leaves, known) if isinstance(child, _Tree) else leaves.get(child)
-                             for child in tree.children)
+            children = tuple(
+                self._relabel(child, leaves, known) if isinstance(child, _Tree) else leaves.get(child)
+                for child in tree.children
+            )
             known[tree] = self._trees.setdefault(children, _Tree(children))
         return known[tree]
 
 
 @functools.cache
 def _characters() -> dict[int, _Tree]:
-    """For each first byte of a character beyond ASCII, the tree of its next bytes, the leaves folded characters."""
+    """For each first byte of a character beyond ASCII, the tree of the folded characters it begins."""
     leaves = [_fold(chr(code)) for code in range(0x110000)]
     leaves[0xD800:0xE000] = [None] * 0x800  # surrogates are no characters
     leaves += [None] * (0x140000 - 0x110000)  # nor is what lies above the last
     trees: dict[tuple, _Tree] = {}
 
     def tree(first: int, further_bytes: int, least: int) -> _Tree | None:
-        """The characters from `first` on that differ in the further bytes; below `least`, fewer bytes spell them."""
+        """The characters from `first` on that differ in the further bytes; those below `least` take fewer."""
         stride = 64 ** (further_bytes - 1)
         blocks = range(first, first + 64 * stride, stride)
         if further_bytes == 1:
-            children = tuple(leaves[first:first + 64])
+            children = tuple(leaves[first : first + 64])
         else:
-            children = tuple(tree(block, further_bytes - 1, least) if block >= least else None for block in blocks)
+            children = tuple(
+                tree(block, further_bytes - 1, least) if block >= least else None for block in blocks
+            )
         return trees.setdefault(children, _Tree(children)) if any(children) else None
 
-    return ({byte: tree((byte - 0xC0) << 6, 1, 0x80) for byte in range(0xC2, 0xE0)}
-            | {byte: tree((byte - 0xE0) << 12, 2, 0x800) for byte in range(0xE0, 0xF0)}
-            | {byte: tree((byte - 0xF0) << 18, 3, 0x10000) for byte in range(0xF0, 0xF5)})
+    return (
+        {byte: tree((byte - 0xC0) << 6, 1, 0x80) for byte in range(0xC2, 0xE0)}
+        | {byte: tree((byte - 0xE0) << 12, 2, 0x800) for byte in range(0xE0, 0xF0)}
+        | {byte: tree((byte - 0xF0) << 18, 3, 0x10000) for byte in range(0xF0, 0xF5)}
+    )
 
 
-def _explore(start: Hashable, next_state: Callable[[Hashable, int], Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """All states that bytes lead to from `start`, which becomes state 0: (table [states, 256], done [states])."""
+def _explore(
+    start: Hashable, next_state: Callable[[Hashable, int], Hashable]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The states that bytes lead to from `start`, which is state 0: (table [states, 256], done [states])."""
     numbers, states, rows = {start: 0}, [start], []
     for state in states:  # grows while it is walked
         row = []
@@ -209,7 +227,9 @@ def _minimise(table: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int, np.
     columns = np.unique(table, axis=1)
     block, count = done.astype(np.int64), 0
     while count != (count := block.max() + 1):
-        block = np.unique(np.concatenate([block[:, None], block[columns]], axis=1), axis=0, return_inverse=True)[1]
+        block = np.unique(
+            np.concatenate([block[:, None], block[columns]], axis=1), axis=0, return_inverse=True
+        )[1]
     _, member = np.unique(block, return_index=True)
     return block[table[member]].astype(np.int16), int(block[0]), done[member]
 
@@ -217,7 +237,8 @@ def _minimise(table: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int, np.
 def _token_transitions(token_bytes: list[bytes], byte_table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The transition of each token, the distinct ones numbered.
 
-    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made only once.
+    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made
+    only once.
 
     Returns:
       token_class int32 [v], transitions int16 [classes, states].
@@ -256,4 +277,6 @@ def _distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _number_rows(rows: np.ndarray) -> np.ndarray:
     """A number for each row, the same for equal rows."""
     rows = np.ascontiguousarray(rows)
-    return np.unique(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).reshape(-1), return_inverse=True)[1]
+    return np.unique(
+        rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).reshape(-1), return_inverse=True
+    )[1]

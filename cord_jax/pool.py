@@ -20,7 +20,8 @@ class ProposerSpec:
 
     Attributes:
       name: the name that traces record.
-      checkpoint: absolute path of a Hugging Face directory. Proposers may share one; its weights are loaded once.
+      checkpoint: absolute path of a Hugging Face directory. Proposers may share one; its weights are loaded
+        once.
       temperature: 0 means argmax.
       top_k: 0 means off.
       top_p: 1 means off.
@@ -78,12 +79,16 @@ def read_pool(path: str | Path) -> PoolSpec:
     _check_keys(path, "the pool", table, _POOL_KEYS)
     rows = table.get("proposer")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: no proposers; write a [[proposer]] table for each, with name and checkpoint")
+        raise UserError(
+            f"{path}: no proposers; write a [[proposer]] table for each, with name and checkpoint"
+        )
     proposers: list[ProposerSpec] = []
     for number, row in enumerate(rows, start=1):
         proposer = _read_proposer(path, f"proposer {number}", row)
         if proposer.name in [other.name for other in proposers]:
-            raise UserError(f'{path}, proposer {number}: the name "{proposer.name}" is taken; names must be unique')
+            raise UserError(
+                f'{path}, proposer {number}: the name "{proposer.name}" is taken; names must be unique'
+            )
         proposers.append(proposer)
     pool = PoolSpec(tuple(proposers), _read_meta_prover(path, table.get("meta_prover"), proposers))
     _check_dtypes(path, pool)
@@ -96,30 +101,50 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     where = f'{where} ("{name}")'
     temperature = _number(path, where, row, "temperature", 0.6)
     if temperature < 0:
-        raise UserError(f"{path}, {where}: temperature is {temperature}; it must be 0 or more (0 means argmax)")
+        raise UserError(
+            f"{path}, {where}: temperature is {temperature}; it must be 0 or more (0 means argmax)"
+        )
     top_p = _number(path, where, row, "top_p", 1.0)
     if not 0 < top_p <= 1:
         raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
     top_k = row.get("top_k", 0)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
-        raise UserError(f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)")
-    return ProposerSpec(name, _checkpoint(path, where, row), temperature, top_k, top_p,
-                        _text(path, where, row, "system_prompt"), _dtype(path, where, row))
+        raise UserError(
+            f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
+        )
+    return ProposerSpec(
+        name,
+        _checkpoint(path, where, row),
+        temperature,
+        top_k,
+        top_p,
+        _text(path, where, row, "system_prompt"),
+        _dtype(path, where, row),
+    )
 
 
 def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> MetaProverSpec:
     if isinstance(value, str):
         for proposer in proposers:
             if proposer.name == value:
-                return MetaProverSpec(proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.name)
+                return MetaProverSpec(
+                    proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.name
+                )
         names = ", ".join(proposer.name for proposer in proposers)
-        raise UserError(f'{path}: meta_prover "{value}" is no proposer; name one of {names}, '
-                        "or write a [meta_prover] table with its own checkpoint")
+        raise UserError(
+            f'{path}: meta_prover "{value}" is no proposer; name one of {names}, '
+            "or write a [meta_prover] table with its own checkpoint"
+        )
     if isinstance(value, dict):
         _check_keys(path, "meta_prover", value, _META_PROVER_KEYS)
-        return MetaProverSpec(_checkpoint(path, "meta_prover", value),
-                              _text(path, "meta_prover", value, "system_prompt"), _dtype(path, "meta_prover", value))
-    raise UserError(f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint")
+        return MetaProverSpec(
+            _checkpoint(path, "meta_prover", value),
+            _text(path, "meta_prover", value, "system_prompt"),
+            _dtype(path, "meta_prover", value),
+        )
+    raise UserError(
+        f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint"
+    )
 
 
 def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
@@ -152,9 +177,13 @@ def _dtype(path: Path, where: str, table: dict[str, Any]) -> str | None:
 
 
 def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
-    checkpoint = (path.parent / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()).resolve()
+    checkpoint = (
+        path.parent / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()
+    ).resolve()
     if not checkpoint.is_dir():
-        raise UserError(f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to this file")
+        raise UserError(
+            f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to this file"
+        )
     return checkpoint
 
 
@@ -166,5 +195,7 @@ def _check_dtypes(path: Path, pool: PoolSpec) -> None:
     for where, user in users:
         owner, dtype = first.setdefault(user.checkpoint, (where, user.dtype))
         if dtype != user.dtype:
-            raise UserError(f"{path}, {where}: dtype {user.dtype or 'unset'}, but {owner} loads the same checkpoint with "
-                            f"dtype {dtype or 'unset'}; write the same dtype for both")
+            raise UserError(
+                f"{path}, {where}: dtype {user.dtype or 'unset'}, but {owner} loads the same checkpoint with "
+                f"dtype {dtype or 'unset'}; write the same dtype for both"
+            )

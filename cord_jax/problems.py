@@ -45,7 +45,8 @@ def read_problems(path: str | Path) -> list[Problem]:
     """Reads a problem file, in the order of its lines. Lines of white space alone are passed over.
 
     Raises:
-      UserError: the file cannot be read, holds no problem, or has a bad line; the message names file, line and reason.
+      UserError: the file cannot be read, holds no problem, or has a bad line; the message names file, line
+        and reason.
     """
     path = Path(path)
     try:
@@ -64,8 +65,10 @@ def read_problems(path: str | Path) -> list[Problem]:
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         if problem.id in line_of_id:
-            raise UserError(f'{path}, line {number}: the id "{problem.id}" is taken by line {line_of_id[problem.id]}; '
-                            "give every problem an id of its own")
+            raise UserError(
+                f'{path}, line {number}: the id "{problem.id}" is taken by line {line_of_id[problem.id]}; '
+                "give every problem an id of its own"
+            )
         line_of_id[problem.id] = number
         problems.append(problem)
     if not problems:
@@ -84,7 +87,7 @@ def _read_line(line: bytes, *, first: bool) -> Problem:
     except RecursionError:
         raise ValueError("not JSON that can be read: nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError("not a JSON object; write {\"id\": ..., \"question\": ..., \"answer\": ...}")
+        raise ValueError('not a JSON object; write {"id": ..., "question": ..., "answer": ...}')
     for field in ("id", "question", "answer"):
         if field not in row:
             raise ValueError(f'field "{field}" is missing; every problem needs id, question and answer')
@@ -103,8 +106,15 @@ def _read_line(line: bytes, *, first: bool) -> Problem:
         _check_text("answers", form)
         if not form.strip():
             raise ValueError('field "answers" holds an empty form')
-    return Problem(row["id"], row["question"], row["answer"], row.get("context"), row.get("solution"), tuple(answers),
-                   {name: value for name, value in row.items() if name not in _FIELDS})
+    return Problem(
+        row["id"],
+        row["question"],
+        row["answer"],
+        row.get("context"),
+        row.get("solution"),
+        tuple(answers),
+        {name: value for name, value in row.items() if name not in _FIELDS},
+    )
 
 
 def _check_text(field: str, value: Any) -> None:
@@ -113,4 +123,6 @@ def _check_text(field: str, value: Any) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f'field "{field}" has half of a surrogate pair (\\ud800-\\udfff), which is no text') from None
+        raise ValueError(
+            f'field "{field}" has half of a surrogate pair (\\ud800-\\udfff), which is no text'
+        ) from None

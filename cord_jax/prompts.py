@@ -8,20 +8,24 @@ from cord_jax.vocabulary import Vocabulary
 
 THINK_START = "<think>"
 
-# Some templates write today's date into the system turn. It is fixed to the day that Llama 3.1's template names when it
-# is given none, so that a trace does not depend on the day it is made.
+# Some templates write today's date into the system turn. It is fixed to the day that Llama 3.1's template
+# names when it is given none, so that a trace does not depend on the day it is made.
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 
 
 def _fixed_clock() -> str:
-    """A Jinja macro that takes the place of the clock, `strftime_now`: a template is handed data, but no functions."""
-    replaced = "".join(f"|replace('%{directive}', '{TEMPLATE_DATE.strftime('%' + directive)}')"
-                       for directive in ("a", "A", "b", "B", "-d", "d", "-m", "m", "y", "Y", "j", "H", "I", "M", "S", "p"))
-    # The empty expression keeps a newline with which the template may begin: one after a tag would be dropped.
+    """A Jinja macro in place of the clock `strftime_now`: a template can be handed data, but no functions."""
+    replaced = "".join(
+        f"|replace('%{directive}', '{TEMPLATE_DATE.strftime('%' + directive)}')"
+        for directive in ("a", "A", "b", "B", "-d", "d", "-m", "m", "y", "Y", "j", "H", "I", "M", "S", "p")
+    )
+    # The empty expression keeps a newline with which the template may begin: after a tag it would be dropped.
     return "{% macro strftime_now(format) %}{{ format" + replaced + " }}{% endmacro %}{{ '' }}"
 
 
-def render_prompt(vocabulary: Vocabulary, system_prompt: str | None, question: str, context: str | None = None) -> str:
+def render_prompt(
+    vocabulary: Vocabulary, system_prompt: str | None, question: str, context: str | None = None
+) -> str:
     """The text that a model is prompted with; it ends in `<think>` and one newline.
 
     It carries the special tokens that the template writes, so it is encoded without adding any
@@ -42,24 +46,32 @@ def render_prompt(vocabulary: Vocabulary, system_prompt: str | None, question: s
 
 
 def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]]) -> str:
-    """The model's chat template over turns of `role` and `content`, up to where the assistant begins to write.
+    """The model's chat template over turns of `role` and `content`, up to where the assistant begins to
+    write.
 
     Raises:
       UserError: the tokenizer has no chat template, or the template refuses these turns.
     """
     tokenizer = vocabulary.tokenizer
     if not tokenizer.chat_template:
-        raise UserError(f"{vocabulary.directory}: the tokenizer has no chat template; "
-                        "add chat_template.jinja, or chat_template to tokenizer_config.json")
+        raise UserError(
+            f"{vocabulary.directory}: the tokenizer has no chat template; "
+            "add chat_template.jinja, or chat_template to tokenizer_config.json"
+        )
     try:
         template = tokenizer.get_chat_template()
         return tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=_fixed_clock() + template if "strftime_now" in template else template,
-            tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE.strftime("%d %b %Y"))
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+        )
     except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
-        turns = " and ".join(f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages))
+        turns = " and ".join(
+            f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages)
+        )
         raise UserError(f"{vocabulary.directory}: the chat template fails on {turns}: {reason}") from error
 
 

@@ -1,35 +1,51 @@
 """Where a step ends, and its canonical form, in text (design, sections 3.3 to 3.6).
 
-A proposal is read from the bytes that its tokens spell: a boundary may span tokens or begin inside one, and what was
-sampled may stop in the middle of a character. `automaton` compiles the same boundaries for the device; this module is
-the meaning of both.
+A proposal is read from the bytes that its tokens spell: a boundary may span tokens or begin inside one, and
+what was sampled may stop in the middle of a character. `automaton` compiles the same boundaries for the
+device; this module is the meaning of both.
 """
 
 import dataclasses
 import re
 import unicodedata
 
-# `whole` is the proposal of curation (design, section 3.12): the first heading is forced and no marker ends it.
+# `whole` is curation's (design, section 3.12): the first heading is forced and no marker ends the proposal.
 SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole")
 
 STEP_MARKER = b"\n### Step"
 LINE_BREAK = b"\n\n"
 THINK_END = b"</think>"
 
-# The paper's prefix words: self-verification, other methods, self-correction. An apostrophe stands for ' and ’.
+# The paper's prefix words: self-verification, other methods, self-correction. An apostrophe may be curly.
 PREFIX_WORDS = (
-    "let me check", "let me verify", "double-check", "going back to", "wait",
-    "alternatively", "another way", "let's try a different approach", "using another method", "we can also verify",
-    "this is wrong", "the mistake was", "that's impossible", "this contradicts", "the error is",
+    "let me check",
+    "let me verify",
+    "double-check",
+    "going back to",
+    "wait",
+    "alternatively",
+    "another way",
+    "let's try a different approach",
+    "using another method",
+    "we can also verify",
+    "this is wrong",
+    "the mistake was",
+    "that's impossible",
+    "this contradicts",
+    "the error is",
 )
 
-# A marker ends in the newline, or lies before the next character that is no ASCII letter, or ends the proposal.
+# What follows a marker is no ASCII letter: another character, or the end of the proposal.
 _STEP_PATTERN = re.compile(re.escape(STEP_MARKER) + rb"(?![A-Za-z])")
 # re.ASCII would also narrow \b, so the ASCII case folding is spelled out: plain IGNORECASE takes ſ for s.
 _PREFIX_PATTERN = re.compile(
     r"(?:(?<=\n)|(?<=[.!?] ))(?:"
-    + "|".join("".join(f"[{c}{c.upper()}]" if c.isalpha() else "['\u2019]" if c == "'" else re.escape(c) for c in word)
-               for word in PREFIX_WORDS)
+    + "|".join(
+        "".join(
+            f"[{c}{c.upper()}]" if c.isalpha() else "['\u2019]" if c == "'" else re.escape(c) for c in word
+        )
+        for word in PREFIX_WORDS
+    )
     + r")\b"
 )
 
@@ -82,23 +98,24 @@ def _find_marker(segmentation: str, body: bytes) -> int | None:
         # Bytes that are no character become lone surrogates: part of no word, and back to the same bytes.
         text = body.decode("utf-8", "surrogateescape")
         for found in _PREFIX_PATTERN.finditer(text):
-            if text[:found.start()].strip():
-                return len(text[:found.start()].encode("utf-8", "surrogateescape"))
+            if text[: found.start()].strip():
+                return len(text[: found.start()].encode("utf-8", "surrogateescape"))
         return None
     if segmentation == "whole":
         return None
     raise ValueError(f'segmentation "{segmentation}" is not one of {", ".join(SEGMENTATIONS)}')
 
 
-def read_proposal(segmentation: str, step: int, body: bytes, stopped: str, limit_is_budget: bool,
-                  has_prefix: bool) -> Proposal:
+def read_proposal(
+    segmentation: str, step: int, body: bytes, stopped: str, limit_is_budget: bool, has_prefix: bool
+) -> Proposal:
     """Cuts a proposal at its earliest boundary and brings it to canonical form.
 
-    Its body is empty if nothing is left of it in that form: white space in `prompt` and `line_break`, only spaces and
-    tabs in `prefix`, which keeps newlines.
+    Its body is empty if nothing is left of it in that form: white space in `prompt` and `line_break`, only
+    spaces and tabs in `prefix`, which keeps newlines.
 
-    The marks that depend on more than the proposal are the caller's: `budget` by the meta-prover's count of tokens,
-    and `duplicate`.
+    The marks that depend on more than the proposal are the caller's: `budget` by the meta-prover's count of
+    tokens, and `duplicate`.
 
     Args:
       segmentation: one of `SEGMENTATIONS`.
@@ -128,7 +145,9 @@ def read_proposal(segmentation: str, step: int, body: bytes, stopped: str, limit
         if has_prefix and ended in ("think_end", "eos"):
             return Proposal("", ended, True, None)
         return Proposal("", ended, False, "empty")
-    return Proposal(_canonical(segmentation, step, text), ended, ended in ("think_end", "eos", "budget"), None)
+    return Proposal(
+        _canonical(segmentation, step, text), ended, ended in ("think_end", "eos", "budget"), None
+    )
 
 
 def _strip_end(segmentation: str, text: str) -> str:

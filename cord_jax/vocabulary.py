@@ -1,8 +1,9 @@
 """A model's vocabulary: text to ids and back, byte for byte (design, section 3.1).
 
-Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so without
-the dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so that a boundary
-is found in text whatever the tokens. And an answer's tokens are known among those of the text around it.
+Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so
+without the dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so
+that a boundary is found in text whatever the tokens. And an answer's tokens are known among those of the text
+around it.
 """
 
 import functools
@@ -28,16 +29,18 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Vocabulary:
     """The vocabulary of one checkpoint.
 
-    Encoding keeps every NFC text, but that a SentencePiece vocabulary reads a literal U+2581 as the space it stands for,
-    and that added tokens which strip their surroundings swallow white space beside them.
+    Encoding keeps every NFC text, but that a SentencePiece vocabulary reads a literal U+2581 as the space it
+    stands for, and that added tokens which strip their surroundings swallow white space beside them.
 
     Attributes:
       directory: the checkpoint's directory.
       tokenizer: its Hugging Face tokenizer, which holds the chat template.
-      token_bytes: for each id, the bytes that it adds to a text: an added or special token its literal content, an id
-        that the tokenizer does not define nothing.
-      eos_ids: the ids that end a turn: those of generation_config.json, of config.json and the tokenizer's own.
-      fingerprint: equal for two vocabularies that encode every text alike because they have the same definition.
+      token_bytes: for each id, the bytes that it adds to a text: an added or special token its literal
+        content, an id that the tokenizer does not define nothing.
+      eos_ids: the ids that end a turn: those of generation_config.json, of config.json and the tokenizer's
+        own.
+      fingerprint: equal for two vocabularies that encode every text alike because they have the same
+        definition.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, directory: Path, eos_ids: frozenset[int]):
@@ -50,7 +53,9 @@ class Vocabulary:
         definition = json.loads(self._whole.to_str())
         self.token_bytes = _token_bytes(self._whole, definition, directory)
         self._ids = np.array(sorted(self._whole.get_vocab(with_added_tokens=True).values()))
-        identity = {part: definition[part] for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        identity = {
+            part: definition[part] for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")
+        }
         self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
         self._continuation = self._whole
         if _drop_dummy_prefix(definition):
@@ -61,16 +66,19 @@ class Vocabulary:
     def load(cls, directory: str | Path) -> "Vocabulary":
         """Loads the vocabulary of a Hugging Face directory, from local files and without remote code.
 
-        It is the one that `tokenizer.json` defines. `AutoTokenizer` would build some families anew by its own rules,
-        which gives other ids where a checkpoint departs from its family (a missing normalizer, say).
+        It is the one that `tokenizer.json` defines. `AutoTokenizer` would build some families anew by its own
+        rules, which gives other ids where a checkpoint departs from its family (a missing normalizer, say).
 
         Raises:
-          UserError: there is no tokenizer.json, it is of a kind that is not supported, or no token ends a turn.
+          UserError: there is no tokenizer.json, it is of a kind that is not supported, or no token ends a
+            turn.
         """
         directory = Path(directory)
         if not (directory / "tokenizer.json").is_file():
-            raise UserError(f"{directory}: no tokenizer.json; write one with "
-                            "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)")
+            raise UserError(
+                f"{directory}: no tokenizer.json; write one with "
+                "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)"
+            )
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
         except Exception as error:  # The reader of tokenizer.json raises bare Exceptions.
@@ -91,7 +99,7 @@ class Vocabulary:
         return [encoding.ids for encoding in encodings]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a whole prompt: no special tokens added, and a dummy prefix where the tokenizer puts one."""
+        """The ids of a whole prompt: no special tokens, but a dummy prefix where the tokenizer puts one."""
         return self._whole.encode(text, add_special_tokens=False).ids
 
     def join(self, ids: Iterable[int]) -> bytes:
@@ -109,8 +117,10 @@ class Vocabulary:
           UserError: the tokenizer has an id that the model has no logit for.
         """
         if self._ids[-1] >= width:
-            raise UserError(f"{self.directory}: the tokenizer has id {self._ids[-1]}, but the model has only {width} "
-                            "logits; the tokenizer is not this model's")
+            raise UserError(
+                f"{self.directory}: the tokenizer has id {self._ids[-1]}, but the model has only {width} "
+                "logits; the tokenizer is not this model's"
+            )
         mask = np.zeros(width, bool)
         mask[self._ids] = True
         return mask
@@ -118,11 +128,11 @@ class Vocabulary:
     def encode_with_answer(self, closing: str, answer: str) -> tuple[list[int], list[bool]]:
         """The ids of `closing + answer + "."`, encoded as one piece, and which of them the score counts.
 
-        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the space
-        before it or the period after it (design, section 3.7).
+        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the
+        space before it or the period after it (design, section 3.7).
 
         Raises:
-          UserError: no token of the closing comes before the first that counts, so that nothing would predict it.
+          UserError: no token of the closing comes before the first that counts, so that nothing predicts it.
         """
         answer = unicodedata.normalize("NFC", answer)
         if not answer:
@@ -132,14 +142,20 @@ class Vocabulary:
         stop = start + len(answer.encode())
         spans = self._spans(ids, (closing + answer + ".").encode())
         if spans is None:
-            raise UserError(f'{self.directory}: the tokenizer changes the text "{closing}{answer}."; '
-                            "use another --closing or another form of the answer")
+            raise UserError(
+                f'{self.directory}: the tokenizer changes the text "{closing}{answer}."; '
+                "use another --closing or another form of the answer"
+            )
         scored = [begin < stop and end > start for begin, end in spans]
         if not any(scored):  # All of it is white space that an added token beside it swallowed.
-            raise UserError(f'{self.directory}: the tokenizer drops the answer "{answer}"; use another form of it')
+            raise UserError(
+                f'{self.directory}: the tokenizer drops the answer "{answer}"; use another form of it'
+            )
         if scored[0]:
-            raise UserError(f'--closing "{closing}": its first token is already part of the answer "{answer}"; '
-                            "use a closing of at least one token")
+            raise UserError(
+                f'--closing "{closing}": its first token is already part of the answer "{answer}"; '
+                "use a closing of at least one token"
+            )
         return ids, scored
 
     def _spans(self, ids: list[int], data: bytes) -> list[tuple[int, int]] | None:
@@ -151,7 +167,7 @@ class Vocabulary:
         for i in ids:
             piece = self.token_bytes[i]
             while not data.startswith(piece, position):
-                if not data[position:position + 1].isspace():
+                if not data[position : position + 1].isspace():
                     return None
                 position += 1
             spans.append((position, position + len(piece)))
@@ -159,9 +175,9 @@ class Vocabulary:
         return spans if not data[position:].strip() else None
 
     def seam_rate(self, segmentation: str = "prompt") -> float:
-        """How often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts, over fixed texts.
+        """How often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts.
 
-        0 means that a model's tokens of a trace are those of its whole text.
+        It is measured over fixed texts. 0 means that a model's tokens of a trace are those of its whole text.
         """
         pairs = seams(segmentation)
         first, second, both = (self.encode_batch(texts) for texts in zip(*((a, b, a + b) for a, b in pairs)))
@@ -171,8 +187,10 @@ class Vocabulary:
         """Encodes texts of many kinds: their ids must spell them byte for byte."""
         for sample, ids in zip(SAMPLES, self.encode_batch(SAMPLES)):
             if self.join(ids) != sample.encode():
-                raise UserError(f"{self.directory}: unsupported tokenizer: it turns {sample!r} into {self.text(ids)!r}; "
-                                "supported are byte-level BPE and SentencePiece with byte fallback")
+                raise UserError(
+                    f"{self.directory}: unsupported tokenizer: it turns {sample!r} into {self.text(ids)!r}; "
+                    "supported are byte-level BPE and SentencePiece with byte fallback"
+                )
 
 
 def _eos_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
@@ -188,7 +206,9 @@ def _eos_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[i
     if not ids:
         raise UserError(f"{directory}: no token ends a turn; write eos_token_id into generation_config.json")
     if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise UserError(f"{directory}: eos_token_id must be an id or a list of ids, not {sorted(map(str, ids))}")
+        raise UserError(
+            f"{directory}: eos_token_id must be an id or a list of ids, not {sorted(map(str, ids))}"
+        )
     return frozenset(ids)
 
 
@@ -203,7 +223,7 @@ def _flatten(component: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _drop_dummy_prefix(definition: dict[str, Any]) -> bool:
-    """Takes out of a tokenizer.json, in place, what puts a space before a text; returns whether there was any."""
+    """Takes out of a tokenizer.json, in place, what puts a space before a text; returns whether it did."""
     changed = False
     normalizers = _flatten(definition["normalizer"])
     kept = [part for part in normalizers if part["type"] != "Prepend"]
@@ -231,8 +251,10 @@ def _token_bytes(tokenizer: Tokenizer, definition: dict[str, Any], directory: Pa
     elif "Metaspace" in kinds or any(part.get("pattern") == {"String": _SPACE} for part in decoders):
         to_bytes = functools.partial(_sentencepiece, byte_fallback="ByteFallback" in kinds)
     else:
-        raise UserError(f"{directory}: unsupported tokenizer: decoder {sorted(kinds) or 'missing'}; "
-                        "supported are byte-level BPE and SentencePiece with byte fallback")
+        raise UserError(
+            f"{directory}: unsupported tokenizer: decoder {sorted(kinds) or 'missing'}; "
+            "supported are byte-level BPE and SentencePiece with byte fallback"
+        )
     for token, i in vocabulary.items():
         token_bytes[i] = to_bytes(token)
     for i, added in tokenizer.get_added_tokens_decoder().items():

@@ -16,40 +16,61 @@ from cord_jax.problems import read_problems
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("response, answer", [
-    ("So \\boxed{4}.", "4"),
-    ("\\boxed{3} no, \\boxed{ 4 }", "4"),
-    ("\\boxed{\\frac{1}{2}} \\boxed{4", "\\frac{1}{2}"),  # the last one is never closed
-    ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-    ("\\boxed{[1, 2\\}}", "[1, 2\\}"),  # an escaped brace is a letter
-    ("\\boxed {4}", "4"),
-    ("\\boxed{\\boxed{4}}", "4"),
-    ("\\boxed{a\nb}", "a\nb"),
-    ("write \\boxed{} around it. The final answer is 4.", "4"),
-    ("The final answer is 5. So \\boxed{4}", "4"),  # a box comes first
-    ("\\boxed{4}. The final answer is 5.", "4"),
-    ("The final answer is 4.", "4"),
-    ("The Final Answer is: 4", "4"),
-    ("The final answer is 3.5.", "3.5"),
-    ("The final answer is 3.5. It is positive.", "3.5"),
-    ("The final answer is 3.\nDone.", "3"),
-    ("**The final answer is 42.**", "42"),
-    ("**Final answer is:** 42", "42"),
-    ("The final answer is\n\n$$\n42\n$$\n", "42"),
-    ("The final answer is \\[ x = 4 \\]\nas asked", "x = 4"),
-    ("The final answer is $\\frac{1}{2}$.", "$\\frac{1}{2}$"),
-    ("The final answer is 3. No: the final answer is 4.", "4"),
-    ("The final answer is 7\r\nbye", "7"),
-    ("The final answer is yes", "yes"),
-    ("The final answer is .5", ".5"),
-    ("the final answer is", None),
-    ("the final answer is .", None),
-    ("the final answer isn't clear", None),
-    ("4", None),
-    ("", None),
-])
+@pytest.mark.parametrize(
+    "response, answer",
+    [
+        ("So \\boxed{4}.", "4"),
+        ("\\boxed{3} no, \\boxed{ 4 }", "4"),
+        ("\\boxed{\\frac{1}{2}} \\boxed{4", "\\frac{1}{2}"),  # the last one is never closed
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("\\boxed{[1, 2\\}}", "[1, 2\\}"),  # an escaped brace is a letter
+        ("\\boxed {4}", "4"),
+        ("\\\\boxed{4}", "4"),
+        ("} \\boxed{{4}} }", "{4}"),
+        ("\\boxed{\\boxed{4}}", "4"),
+        ("\\boxed{a\nb}", "a\nb"),
+        ("write \\boxed{} around it. The final answer is 4.", "4"),
+        ("The final answer is 5. So \\boxed{4}", "4"),  # a box comes first
+        ("\\boxed{4}. The final answer is 5.", "4"),
+        ("The final answer is 4.", "4"),
+        ("The Final Answer is: 4", "4"),
+        ("The final answer is 3.5.", "3.5"),
+        ("The final answer is 3.5. It is positive.", "3.5"),
+        ("The final answer is 3.\nDone.", "3"),
+        ("**The final answer is 42.**", "42"),
+        ("**Final answer is:** 42", "42"),
+        ("The final answer is\n\n$$\n42\n$$\n", "42"),
+        ("The final answer is \\[ x = 4 \\]\nas asked", "x = 4"),
+        ("The final answer is $\\frac{1}{2}$.", "$\\frac{1}{2}$"),
+        ("The final answer is 3. No: the final answer is 4.", "4"),
+        ("The final answer is 7\r\nbye", "7"),
+        ("The final answer is yes", "yes"),
+        ("The final answer is .5", ".5"),
+        ("the final answer is", None),
+        ("the final answer is .", None),
+        ("the final answer isn't clear", None),
+        ("4", None),
+        ("", None),
+    ],
+)
 def test_predicted_answer(response, answer):
     assert predicted_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "\\boxed{" * 100_000,
+        "\\boxed{" * 50_000 + "}" * 50_000,
+        "final answer is \\[" * 50_000,
+        "final answer is x" + " " * 500_000 + "y",
+        "{" * 500_000,
+    ],
+)
+def test_degenerate_responses_take_no_time(response):
+    start = time.monotonic()
+    predicted_answer(response)
+    assert time.monotonic() - start < 5
 
 
 def test_predicted_answer_of_the_reference_solutions(shared_dir):
@@ -65,25 +86,28 @@ def grader():
         yield grader
 
 
-@pytest.mark.parametrize("predicted, forms, correct", [
-    ("4", ("4",), True),
-    ("4.0", ("4",), True),
-    ("\\frac12", ("0.5",), True),
-    ("0.5", ("x", "\\frac{1}{2}"), True),  # any form
-    ("$42$", ("42",), True),
-    ("1,000", ("1000",), True),
-    ("\\text{yes}", ("Yes",), True),
-    ("x = 3", ("3",), True),
-    ("(1, 2)", ("(1,2)",), True),
-    ("(2, 1)", ("(1,2)",), False),
-    ("2\\sqrt{3}", ("\\sqrt{12}",), True),
-    ("no", ("yes",), False),
-    ("-1", ("1",), False),
-    ("", ("1",), False),
-    ("\\", ("1",), False),
-    ("}{", ("1",), False),
-    (None, ("1",), False),
-])
+@pytest.mark.parametrize(
+    "predicted, forms, correct",
+    [
+        ("4", ("4",), True),
+        ("4.0", ("4",), True),
+        ("\\frac12", ("0.5",), True),
+        ("0.5", ("x", "\\frac{1}{2}"), True),  # any form
+        ("$42$", ("42",), True),
+        ("1,000", ("1000",), True),
+        ("\\text{yes}", ("Yes",), True),
+        ("x = 3", ("3",), True),
+        ("(1, 2)", ("(1,2)",), True),
+        ("(2, 1)", ("(1,2)",), False),
+        ("2\\sqrt{3}", ("\\sqrt{12}",), True),
+        ("no", ("yes",), False),
+        ("-1", ("1",), False),
+        ("", ("1",), False),
+        ("\\", ("1",), False),
+        ("}{", ("1",), False),
+        (None, ("1",), False),
+    ],
+)
 def test_math_verify(grader, predicted, forms, correct):
     assert grader.grade([(predicted, forms)]) == [correct]
 
@@ -98,15 +122,24 @@ def test_reference_answers_are_right(grader, shared_dir):
 
 def test_exact():
     with Grader("exact") as grader:
-        assert grader.grade([(" cafe\u0301 ", ("x", "caf\u00e9\n")), ("4.0", ("4",)), (None, ("",)), ("", ("",))]) == [
-            True, False, False, True]
+        assert grader.grade(
+            [(" cafe\u0301 ", ("x", "caf\u00e9\n")), ("4.0", ("4",)), (None, ("",)), ("", ("",))]
+        ) == [True, False, False, True]
 
 
 def test_pairs_that_hang_do_not_spoil_the_others():
     endless = ("10^{10^{10^{10}}}", ("1",))
     with Grader(workers=2, deadline_seconds=1) as grader:
         start = time.monotonic()
-        pairs = [("4.0", ("4",)), endless, ("5.0", ("5",)), endless, endless, ("6.0", ("6",)), ("6.0", ("7",))]
+        pairs = [
+            ("4.0", ("4",)),
+            endless,
+            ("5.0", ("5",)),
+            endless,
+            endless,
+            ("6.0", ("6",)),
+            ("6.0", ("7",)),
+        ]
         assert grader.grade(pairs) == [True, False, True, False, False, True, False]
         assert time.monotonic() - start < 30
         assert grader.grade([("8.0", ("8",))]) == [True]
@@ -145,9 +178,16 @@ def test_from_a_script_without_a_main_guard(tmp_path):
         "import cord_jax.math_equality\n"
         "assert 'jax' not in sys.modules and 'transformers' not in sys.modules\n"
         "with Grader() as grader:\n"
-        "    print(grader.grade([('4.0', ('4',))]))\n")
-    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-                         capture_output=True, text=True, timeout=120)
+        "    print(grader.grade([('4.0', ('4',))]))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert ran.stdout == "started\n[True]\n", ran.stderr
 
 

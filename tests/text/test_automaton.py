@@ -14,7 +14,6 @@ from cord_jax.errors import UserError
 from tests.reference import text as reference
 from .test_segmentation import BAD_BYTES, PIECES
 
-
 SURROGATE = re.compile(rb"\xed(?=[\xa0-\xbf])")
 
 
@@ -42,8 +41,8 @@ def stop(boundaries, ids):
 def decided(segmentation, token_bytes, ids):
     """The same by reading the text anew after every token.
 
-    Python's incremental decoder waits for a third byte of what would be a surrogate, which is no character in UTF-8
-    whatever follows. Its first byte is written as another that begins none.
+    Python's incremental decoder waits for a third byte of what would be a surrogate, which is no character in
+    UTF-8 whatever follows. Its first byte is written as another that begins none.
     """
     body = b""
     for count, i in enumerate(ids, start=1):
@@ -53,9 +52,24 @@ def decided(segmentation, token_bytes, ids):
     return None
 
 
-ALPHABET = sorted({piece.encode() for piece in PIECES} | set(BAD_BYTES) | {bytes([byte]) for byte in range(256)}
-                  | {b"", b"x\n### Step", b"\n### Steps", b"a</think>b", b". Wait", b". Wait,", b"ait", b"\n\nWait", b"ep 4",
-                     b"</think></think>", b"\n### Step 4\n### Step"})
+ALPHABET = sorted(
+    {piece.encode() for piece in PIECES}
+    | set(BAD_BYTES)
+    | {bytes([byte]) for byte in range(256)}
+    | {
+        b"",
+        b"x\n### Step",
+        b"\n### Steps",
+        b"a</think>b",
+        b". Wait",
+        b". Wait,",
+        b"ait",
+        b"\n\nWait",
+        b"ep 4",
+        b"</think></think>",
+        b"\n### Step 4\n### Step",
+    }
+)
 
 
 @functools.cache
@@ -92,12 +106,27 @@ def test_real_vocabularies(segmentation, real):
     assert boundaries.token_class.shape == (width,) and boundaries.token_class.dtype == np.int32
     assert boundaries.token_class.max() < boundaries.table.shape[1]
     assert boundaries.table[boundaries.done].ravel().tolist() == [
-        state for state in np.flatnonzero(boundaries.done) for _ in range(boundaries.table.shape[1])]
+        state for state in np.flatnonzero(boundaries.done) for _ in range(boundaries.table.shape[1])
+    ]
     rng = np.random.default_rng(0)
-    near = [i for i, piece in enumerate(real.token_bytes)
-            if any(mark in piece for mark in (b"#", b"Step", b"<", b"think", b"\n", b"ait", b". "))]
-    texts = ["\n### Step", "\n### Steps", "</think>", "</thi", "\n\n", "So. Wait", "\nalternatively", ". That\u2019s impossible",
-             "\u00e9", "\u2082", " let me chec"]
+    near = [
+        i
+        for i, piece in enumerate(real.token_bytes)
+        if any(mark in piece for mark in (b"#", b"Step", b"<", b"think", b"\n", b"ait", b". "))
+    ]
+    texts = [
+        "\n### Step",
+        "\n### Steps",
+        "</think>",
+        "</thi",
+        "\n\n",
+        "So. Wait",
+        "\nalternatively",
+        ". That\u2019s impossible",
+        "\u00e9",
+        "\u2082",
+        " let me chec",
+    ]
     found = 0
     for _ in range(400):
         ids = []
@@ -126,8 +155,10 @@ def test_all_single_tokens_of_a_real_vocabulary(segmentation, load_real):
         for i in ids:
             state = boundaries.table[state, boundaries.token_class[i]]
         stopped = boundaries.done[boundaries.table[state, boundaries.token_class]]
-        expected = [reference.find_boundary(segmentation, lead + piece, finished=False) is not None
-                    for piece in vocabulary.token_bytes]
+        expected = [
+            reference.find_boundary(segmentation, lead + piece, finished=False) is not None
+            for piece in vocabulary.token_bytes
+        ]
         assert stopped.tolist() == expected
 
 
@@ -135,7 +166,8 @@ def test_all_single_tokens_of_a_real_vocabulary(segmentation, load_real):
 @settings(max_examples=300, deadline=None)
 @given(ids=st.lists(st.integers(0, len(ALPHABET) - 1), max_size=14))
 def test_what_is_decided_is_found(segmentation, ids):
-    """Where the device stops, the text has the boundary; where it does not, only one that the end itself decides."""
+    """Where the device stops, the text has the boundary; where it does not, only one that the end itself
+    decides."""
     boundaries = compile_alphabet(segmentation)
     count = stop(boundaries, ids)
     body = b"".join(ALPHABET[i] for i in ids[:count])

@@ -50,37 +50,55 @@ def test_the_meta_prover_takes_over_its_proposer_or_has_its_own_table(write):
     path = write(TWO.replace('"large"', '"small, hot"', 1))
     small = (path.parent / "models" / "small").resolve()
     assert read_pool(path).meta_prover == MetaProverSpec(small, "Think.", "bfloat16", "small, hot")
-    path = write(TWO.replace('meta_prover = "large"', "") + '[meta_prover]\ncheckpoint = "models/judge"\ndtype = "float32"\n')
+    path = write(
+        TWO.replace('meta_prover = "large"', "")
+        + '[meta_prover]\ncheckpoint = "models/judge"\ndtype = "float32"\n'
+    )
     judge = (path.parent / "models" / "judge").resolve()
     assert read_pool(path).meta_prover == MetaProverSpec(judge, None, "float32", None)
 
 
-@pytest.mark.parametrize("old, new, reason", [
-    ('meta_prover = "large"', "", "no meta_prover"),
-    ('meta_prover = "large"', 'meta_prover = "judge"', "name one of large, small, hot"),
-    ('meta_prover = "large"', "meta_prover = {}", "meta_prover: checkpoint must be a text"),
-    ('meta_prover = "large"', 'meta_prover = "large"\nbeams = 4', 'unknown key "beams"; allowed are meta_prover, proposer'),
-    ('meta_prover = "large"', 'meta_prover = {checkpoint = "models/judge", name = "x"}', 'unknown key "name"'),
-    ("top_k = 20", "topk = 20", 'proposer 2: unknown key "topk"; allowed are name, checkpoint, temperature'),
-    ("top_k = 20", "top_k = -1", "top_k is -1"),
-    ("top_k = 20", "top_k = 2.0", "top_k is 2.0"),
-    ("top_k = 20", "top_k = true", "top_k is True"),
-    ("top_p = 0.95", "top_p = 0", "top_p is 0.0"),
-    ("top_p = 0.95", "top_p = 1.5", "top_p is 1.5"),
-    ("temperature = 1", "temperature = -1", "temperature is -1.0"),
-    ("temperature = 1", "temperature = nan", "temperature is nan"),
-    ("temperature = 1", 'temperature = "hot"', "temperature is 'hot'"),
-    ("temperature = 1", "temperature = true", "temperature is True"),
-    ('"bfloat16"', '"int8"', 'dtype "int8" is not one of float32, bfloat16, float16'),
-    ('"bfloat16"', "16", "dtype must be a text"),
-    ('name = "small, hot"', 'name = "large"', 'the name "large" is taken'),
-    ('name = "small, hot"', 'name = " "', "proposer 2: name must be a text"),
-    ('name = "small, hot"', "", "proposer 2: name must be a text"),
-    ('"../pools/models/small"', '"models/none"', "is not a directory"),
-    ('"../pools/models/small"', '"models/large"', "write the same dtype for both"),
-    ("[[proposer]]", "[proposer]", "not TOML"),
-    ('"Think."', "1", "system_prompt must be a text"),
-])
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ('meta_prover = "large"', "", "no meta_prover"),
+        ('meta_prover = "large"', 'meta_prover = "judge"', "name one of large, small, hot"),
+        ('meta_prover = "large"', "meta_prover = {}", "meta_prover: checkpoint must be a text"),
+        (
+            'meta_prover = "large"',
+            'meta_prover = "large"\nbeams = 4',
+            'unknown key "beams"; allowed are meta_prover, proposer',
+        ),
+        (
+            'meta_prover = "large"',
+            'meta_prover = {checkpoint = "models/judge", name = "x"}',
+            'unknown key "name"',
+        ),
+        (
+            "top_k = 20",
+            "topk = 20",
+            'proposer 2: unknown key "topk"; allowed are name, checkpoint, temperature',
+        ),
+        ("top_k = 20", "top_k = -1", "top_k is -1"),
+        ("top_k = 20", "top_k = 2.0", "top_k is 2.0"),
+        ("top_k = 20", "top_k = true", "top_k is True"),
+        ("top_p = 0.95", "top_p = 0", "top_p is 0.0"),
+        ("top_p = 0.95", "top_p = 1.5", "top_p is 1.5"),
+        ("temperature = 1", "temperature = -1", "temperature is -1.0"),
+        ("temperature = 1", "temperature = nan", "temperature is nan"),
+        ("temperature = 1", 'temperature = "hot"', "temperature is 'hot'"),
+        ("temperature = 1", "temperature = true", "temperature is True"),
+        ('"bfloat16"', '"int8"', 'dtype "int8" is not one of float32, bfloat16, float16'),
+        ('"bfloat16"', "16", "dtype must be a text"),
+        ('name = "small, hot"', 'name = "large"', 'the name "large" is taken'),
+        ('name = "small, hot"', 'name = " "', "proposer 2: name must be a text"),
+        ('name = "small, hot"', "", "proposer 2: name must be a text"),
+        ('"../pools/models/small"', '"models/none"', "is not a directory"),
+        ('"../pools/models/small"', '"models/large"', "write the same dtype for both"),
+        ("[[proposer]]", "[proposer]", "not TOML"),
+        ('"Think."', "1", "system_prompt must be a text"),
+    ],
+)
 def test_mistakes(write, old, new, reason):
     assert old in TWO
     path = write(TWO.replace(old, new) if "proposer]" not in old else TWO.replace(old, new, 1))

@@ -13,19 +13,42 @@ GOOD = {"id": "a", "question": "How many?", "answer": "4"}
 
 def write(tmp_path, *lines, name="problems.jsonl"):
     path = tmp_path / name
-    data = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    data = b"".join(
+        (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines
+    )
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return path
 
 
 @pytest.mark.parametrize("name", ["problems.jsonl", "problems.jsonl.gz"])
 def test_fields(tmp_path, name):
-    full = GOOD | {"id": "b", "context": "A table.", "solution": "2+2", "answers": ["four", "4", "vier"], "level": 3,
-                   "source": {"file": "x"}}
-    path = write(tmp_path, GOOD, b"", full, GOOD | {"id": "c", "context": None, "solution": None, "answers": None}, name=name)
+    full = GOOD | {
+        "id": "b",
+        "context": "A table.",
+        "solution": "2+2",
+        "answers": ["four", "4", "vier"],
+        "level": 3,
+        "source": {"file": "x"},
+    }
+    path = write(
+        tmp_path,
+        GOOD,
+        b"",
+        full,
+        GOOD | {"id": "c", "context": None, "solution": None, "answers": None},
+        name=name,
+    )
     assert read_problems(path) == [
         Problem("a", "How many?", "4"),
-        Problem("b", "How many?", "4", "A table.", "2+2", ("four", "4", "vier"), {"level": 3, "source": {"file": "x"}}),
+        Problem(
+            "b",
+            "How many?",
+            "4",
+            "A table.",
+            "2+2",
+            ("four", "4", "vier"),
+            {"level": 3, "source": {"file": "x"}},
+        ),
         Problem("c", "How many?", "4"),
     ]
 
@@ -37,26 +60,33 @@ def test_forms_are_normalised_and_none_comes_twice():
 
 
 def test_a_byte_order_mark_and_unusual_line_separators(tmp_path):
-    first = b"\xef\xbb\xbf" + json.dumps(GOOD | {"question": "a\u2028b\u0085c"}, ensure_ascii=False).encode() + b"\r"
+    first = (
+        b"\xef\xbb\xbf"
+        + json.dumps(GOOD | {"question": "a\u2028b\u0085c"}, ensure_ascii=False).encode()
+        + b"\r"
+    )
     assert read_problems(write(tmp_path, first))[0].question == "a\u2028b\u0085c"
 
 
-@pytest.mark.parametrize("line, reason", [
-    (b"{", "not JSON"),
-    (b"\xff", "not UTF-8 at byte 0"),
-    (b"[" * 100_000, "nested too deeply"),
-    ([1], "not a JSON object"),
-    ({"id": "b", "question": "?"}, '"answer" is missing'),
-    (GOOD | {"id": 7}, '"id" must be a string, not 7'),
-    (GOOD | {"id": "b", "answer": 4}, '"answer" must be a string, not 4'),
-    (GOOD | {"id": "b", "answer": " "}, '"answer" is empty'),
-    (GOOD | {"id": "b", "context": 1}, '"context" must be a string'),
-    (GOOD | {"id": "b", "answers": "4"}, '"answers" must be a list'),
-    (GOOD | {"id": "b", "answers": [4]}, '"answers" must be a string'),
-    (GOOD | {"id": "b", "answers": [""]}, '"answers" holds an empty form'),
-    (GOOD | {"id": "b", "question": "\ud800"}, "surrogate"),
-    (GOOD, '"a" is taken by line 1'),
-])
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"[" * 100_000, "nested too deeply"),
+        ([1], "not a JSON object"),
+        ({"id": "b", "question": "?"}, '"answer" is missing'),
+        (GOOD | {"id": 7}, '"id" must be a string, not 7'),
+        (GOOD | {"id": "b", "answer": 4}, '"answer" must be a string, not 4'),
+        (GOOD | {"id": "b", "answer": " "}, '"answer" is empty'),
+        (GOOD | {"id": "b", "context": 1}, '"context" must be a string'),
+        (GOOD | {"id": "b", "answers": "4"}, '"answers" must be a list'),
+        (GOOD | {"id": "b", "answers": [4]}, '"answers" must be a string'),
+        (GOOD | {"id": "b", "answers": [""]}, '"answers" holds an empty form'),
+        (GOOD | {"id": "b", "question": "\ud800"}, "surrogate"),
+        (GOOD, '"a" is taken by line 1'),
+    ],
+)
 def test_bad_lines(tmp_path, line, reason):
     path = write(tmp_path, GOOD, b"  ", line)
     with pytest.raises(UserError) as error:
@@ -81,8 +111,14 @@ def test_files_that_hold_nothing(tmp_path):
 
 
 def test_real_files(shared_dir):
-    counts = {"math500.jsonl": 250, "aime2024.jsonl": 30, "s1k_questions.jsonl.gz": 996, "tatqa.jsonl.gz": 834,
-              "pubmedqa.jsonl": 500, "gsm8k_test.jsonl": 1319}
+    counts = {
+        "math500.jsonl": 250,
+        "aime2024.jsonl": 30,
+        "s1k_questions.jsonl.gz": 996,
+        "tatqa.jsonl.gz": 834,
+        "pubmedqa.jsonl": 500,
+        "gsm8k_test.jsonl": 1319,
+    }
     for name, count in counts.items():
         problems = read_problems(shared_dir / "data" / name)
         assert len(problems) == count

@@ -19,7 +19,8 @@ from .conftest import FAMILIES
 CLOSING = "</think>\n\nThe final answer is "
 # Unassigned code points are left out: Python and the tokenizers may know different versions of Unicode.
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cn", "Co")), max_size=40).map(
-    lambda text: unicodedata.normalize("NFC", text))
+    lambda text: unicodedata.normalize("NFC", text)
+)
 
 
 @pytest.fixture
@@ -74,7 +75,9 @@ def test_each_token_alone_is_what_the_tokenizer_decodes(real):
     for i, piece in enumerate(real.token_bytes):
         text = piece.decode("utf-8", "replace")
         if "\ufffd" not in text and piece and not text.startswith(" "):
-            wrong += [i] if real.tokenizer.backend_tokenizer.decode([i], skip_special_tokens=False) != text else []
+            wrong += (
+                [i] if real.tokenizer.backend_tokenizer.decode([i], skip_special_tokens=False) != text else []
+            )
     assert wrong == []
 
 
@@ -121,17 +124,41 @@ def test_fingerprints(load_real, shared_dir, tmp_path):
     copy.chmod(0o755)
     path = copy / "tokenizer_config.json"
     path.chmod(0o644)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "another", "eos_token": "<|end|>"}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"chat_template": "another", "eos_token": "<|end|>"})
+    )
     assert Vocabulary.load(copy).fingerprint == load_real("phi-3").fingerprint
 
 
 # Answers
 
-ANSWERS = ["42", "yes", "-1", "\\frac{1}{2}", "$5$", "(1, 2)", "\\text{Tuesday}", "3.5", "1,024", "x = 3", "\u00bd",
-           "\u4e2d\u6587", "\U0001d465", "a b", ".5", ")", "\"no\"", "7.", "[0, 1)", "\u00e9t\u00e9"]
+ANSWERS = [
+    "42",
+    "yes",
+    "-1",
+    "\\frac{1}{2}",
+    "$5$",
+    "(1, 2)",
+    "\\text{Tuesday}",
+    "3.5",
+    "1,024",
+    "x = 3",
+    "\u00bd",
+    "\u4e2d\u6587",
+    "\U0001d465",
+    "a b",
+    ".5",
+    ")",
+    '"no"',
+    "7.",
+    "[0, 1)",
+    "\u00e9t\u00e9",
+]
 
 
-@pytest.mark.parametrize("closing", [CLOSING, "</think> The final answer is \\boxed{", "</think>\n\nAnswer:\n"])
+@pytest.mark.parametrize(
+    "closing", [CLOSING, "</think> The final answer is \\boxed{", "</think>\n\nAnswer:\n"]
+)
 def test_scored_tokens_overlap_the_answer(real, closing):
     """Against the tokenizer's own character offsets of the same text behind some other text."""
     for answer in ANSWERS:
@@ -143,7 +170,9 @@ def test_scored_tokens_overlap_the_answer(real, closing):
         position, expected = 0, []
         for i in ids:
             span = range(position, position := position + len(real.token_bytes[i]))
-            expected.append(any(len(closing.encode()) <= at < len((closing + answer).encode()) for at in span))
+            expected.append(
+                any(len(closing.encode()) <= at < len((closing + answer).encode()) for at in span)
+            )
         assert scored == expected
 
 
@@ -152,7 +181,9 @@ def test_scored_tokens_by_the_tokenizers_offsets(load_real, name):
     vocabulary = load_real(name)
     for answer in ANSWERS:
         text = CLOSING + answer + "."
-        offsets = vocabulary.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = vocabulary.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
         expected = [begin < len(CLOSING + answer) and end > len(CLOSING) for begin, end in offsets]
         assert vocabulary.encode_with_answer(CLOSING, answer)[1] == expected
 
@@ -165,7 +196,9 @@ def test_an_answer_merges_with_its_space_and_its_period(load_real):
     assert [vocabulary.text([i]) for i, counts in zip(ids, scored) if counts] == ["4", "2"]
     ids, scored = vocabulary.encode_with_answer(CLOSING, "\\frac{1}{2}")
     assert vocabulary.text([ids[-1]]) == "}." and scored[-1]
-    assert vocabulary.encode_with_answer(CLOSING, "cafe\u0301") == vocabulary.encode_with_answer(CLOSING, "caf\u00e9")
+    assert vocabulary.encode_with_answer(CLOSING, "cafe\u0301") == vocabulary.encode_with_answer(
+        CLOSING, "caf\u00e9"
+    )
 
 
 def test_closings_that_cannot_be_scored(load_real):
@@ -186,6 +219,7 @@ def test_added_tokens_that_swallow_white_space(tmp_path):
 
 # Seams
 
+
 @pytest.mark.parametrize("segmentation", ["prompt", "line_break", "prefix", "whole"])
 def test_real_vocabularies_have_no_bad_seams(real, segmentation):
     assert real.seam_rate(segmentation) == 0
@@ -204,7 +238,9 @@ def test_seams_of_real_solutions(shared_dir, real):
     """Cut after newlines, as the steps of `line_break` are."""
     problems = read_problems(shared_dir / "data" / "math500.jsonl")
     texts = [problem.solution.split("\n\n") for problem in problems]
-    steps = [[part.rstrip() + "\n\n" for part in parts if part.strip() and part[0] != "\n"] for parts in texts]
+    steps = [
+        [part.rstrip() + "\n\n" for part in parts if part.strip() and part[0] != "\n"] for parts in texts
+    ]
     joined = real.encode_batch(["".join(parts) for parts in steps])
     piecewise = [sum(real.encode_batch(parts), []) for parts in steps]
     assert joined == piecewise
@@ -212,10 +248,26 @@ def test_seams_of_real_solutions(shared_dir, real):
 
 # Kinds of tokenizer
 
-@pytest.mark.parametrize("tokenizer", [
-    small.byte_level(), small.byte_level(add_prefix_space=True), small.sentencepiece("none"),
-    small.sentencepiece("normalizer"), small.sentencepiece("metaspace first"), small.sentencepiece("metaspace always"),
-], ids=["byte-level", "byte-level with prefix", "sentencepiece", "normalizer", "metaspace first", "metaspace always"])
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        small.byte_level(),
+        small.byte_level(add_prefix_space=True),
+        small.sentencepiece("none"),
+        small.sentencepiece("normalizer"),
+        small.sentencepiece("metaspace first"),
+        small.sentencepiece("metaspace always"),
+    ],
+    ids=[
+        "byte-level",
+        "byte-level with prefix",
+        "sentencepiece",
+        "normalizer",
+        "metaspace first",
+        "metaspace always",
+    ],
+)
 def test_no_dummy_prefix_before_a_step(tmp_path, tokenizer):
     vocabulary = Vocabulary.load(small.save(tmp_path, tokenizer))
     for text in ("yes", " yes", "### Step 1. yes\n\n", "\u00e9\U0001f600 y", "a<|end|>y<|end|> y"):
@@ -235,7 +287,9 @@ def test_the_file_defines_the_vocabulary_not_the_class_it_names(shared_dir, tmp_
     path.chmod(0o644)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}))
     vocabulary = Vocabulary.load(copy)
-    assert vocabulary.encode("e\u0301") == load_real("deepseek-r1-distill-qwen").encode("e\u0301") == [68, 53839]
+    assert (
+        vocabulary.encode("e\u0301") == load_real("deepseek-r1-distill-qwen").encode("e\u0301") == [68, 53839]
+    )
     assert vocabulary.fingerprint == load_real("deepseek-r1-distill-qwen").fingerprint
 
 
