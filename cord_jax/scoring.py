@@ -111,7 +111,8 @@ def score_candidates(model, defined_v, pool_rows, path_rbs, depth_rs, closings: 
       candidate's step begins.
     """
     packed, start_rj = pack_candidates(closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width)
-    scratch, hidden_rwd = extend(model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk)
+    reach = step_rjt.shape[2] + closings.token_na.shape[1]
+    scratch, hidden_rwd = extend(model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk, reach=reach)
     log_probability_rjz = answer_log_probabilities(
         model, hidden_rwd, closings, start_rj + step_length_rj, defined_v)
     score_rj = scores(log_probability_rjz, closings, num_forms)

@@ -135,8 +135,12 @@ def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local
     return attend
 
 
-def _fork_attention(start, path_rcs, own_rcw, depth_rs, position_rc, position_rw):
-    """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool rows, scratch)`."""
+def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc, position_rw):
+    """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool rows, scratch)`.
+
+    The chunk is written to the scratch's columns from `start` on and sees `span` of them from `near` on; masks and
+    positions with the letter w are those of these columns.
+    """
 
     def attend(query_rche, key_rcge, value_rcge, cache, window):
         (pool_key, pool_value), (scratch_key, scratch_value) = cache
@@ -144,9 +148,11 @@ def _fork_attention(start, path_rcs, own_rcw, depth_rs, position_rc, position_rw
             scratch_key, key_rcge.swapaxes(1, 2).astype(scratch_key.dtype), start, 2)
         scratch_value = lax.dynamic_update_slice_in_dim(
             scratch_value, value_rcge.swapaxes(1, 2).astype(scratch_value.dtype), start, 2)
+        own_key = lax.dynamic_slice_in_dim(scratch_key, near, span, 2)
+        own_value = lax.dynamic_slice_in_dim(scratch_value, near, span, 2)
         query = _grouped(query_rche, key_rcge.shape[2])
         pool_logits = jnp.einsum("rcgme,rgse->rgmcs", query, pool_key, preferred_element_type=jnp.float32)
-        own_logits = jnp.einsum("rcgme,rgwe->rgmcw", query, scratch_key, preferred_element_type=jnp.float32)
+        own_logits = jnp.einsum("rcgme,rgwe->rgmcw", query, own_key, preferred_element_type=jnp.float32)
         path, own = path_rcs, own_rcw
         if window is not None:
             path = path & (position_rc[..., None] - depth_rs[:, None] < window)
@@ -154,13 +160,13 @@ def _fork_attention(start, path_rcs, own_rcw, depth_rs, position_rc, position_rw
         pool_weight, own_weight = _weights_of_two_parts(
             jnp.where(path[:, None, None], pool_logits, MASKED), jnp.where(own[:, None, None], own_logits, MASKED))
         out = jnp.einsum("rgmcs,rgse->rcgme", pool_weight.astype(pool_value.dtype), pool_value)
-        out += jnp.einsum("rgmcw,rgwe->rcgme", own_weight.astype(scratch_value.dtype), scratch_value)
+        out += jnp.einsum("rgmcw,rgwe->rcgme", own_weight.astype(own_value.dtype), own_value)
         return out.reshape(query_rche.shape), (scratch_key, scratch_value)
 
     return attend
 
 
-def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int):
+def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int | None = None):
     """Runs packed forks of the rows' prefix trees through the decoder, `chunk` tokens of each row at a time.
 
     As many chunks run as the longest row needs, so cost follows the number of tokens and not the capacity w.
@@ -171,6 +177,8 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int):
       path_rbs: the columns of each branch.
       depth_rs: depth of the token in each column.
       packed: the tokens; w must be a multiple of `chunk`.
+      reach: most tokens from a fork's first to its last, if its tokens lie together; attention then reads only so much
+        of the scratch. By default all of it.
 
     Returns:
       The scratch cache `[r, g, w, e]` a layer with the keys and values of all tokens, and the final hidden states
@@ -182,20 +190,23 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int):
     dtype = jax.tree.leaves(pool_rows)[0].dtype
     scratch = empty_cache(model.config, model.is_stacked, (rows,), width, dtype)
     hidden_rwd = jnp.zeros((rows, width, model.config.hidden_size), dtype)
-    column_w = jnp.arange(width)
+    span = width if reach is None else min(width, chunk + reach)
 
     def run_chunk(index, carry):
         scratch, hidden_rwd = carry
         start = index * chunk
+        near = jnp.clip(start + chunk - span, 0, width - span)
         cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=chunk, axis=1)
+        around = functools.partial(lax.dynamic_slice_in_dim, start_index=near, slice_size=span, axis=1)
         token_rc, position_rc, fork_rc, form_rc = map(
             cut, (packed.token_rw, packed.position_rw, packed.fork_rw, packed.form_rw))
         path_rcs = jnp.take_along_axis(path_rbs, cut(packed.branch_rw)[..., None], axis=1)
-        earlier_cw = column_w[None] <= (start + jnp.arange(chunk))[:, None]
-        form_r1w = packed.form_rw[:, None]
-        own_rcw = (earlier_cw & (packed.fork_rw[:, None] == fork_rc[..., None])
+        earlier_cw = (near + jnp.arange(span))[None] <= (start + jnp.arange(chunk))[:, None]
+        form_r1w = around(packed.form_rw)[:, None]
+        own_rcw = (earlier_cw & (around(packed.fork_rw)[:, None] == fork_rc[..., None])
                    & ((form_r1w == 0) | (form_r1w == form_rc[..., None])))
-        attend = _fork_attention(start, path_rcs, own_rcw, depth_rs, position_rc, packed.position_rw)
+        attend = _fork_attention(
+            start, near, span, path_rcs, own_rcw, depth_rs, position_rc, around(packed.position_rw))
         cache = (pool_rows, scratch) if model.is_stacked else tuple(zip(pool_rows, scratch))
         x_rcd, scratch = model.run_layers(model.embed_tokens(token_rc), position_rc, attend, cache)
         return scratch, lax.dynamic_update_slice_in_dim(hidden_rwd, x_rcd.astype(dtype), start, 1)
