@@ -1,5 +1,6 @@
 """The decoder of all families: pre-norm layers of rotary grouped-query attention and a gated feed-forward."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,7 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         stacked: bool = False,
         mesh: Mesh | None = None,
+        weights: str | None = None,
     ):
         """Random weights: normal with the config's `initializer_range`, norms 1, biases 0.
 
@@ -97,17 +99,22 @@ class Decoder(nnx.Module):
           dtype: of the parameters and of the computation (norms, softmax and logits are float32).
           stacked: one stacked layer instead of a list.
           mesh: where to place the weights, by the rules of `models.sharding`; None: the default device.
+          weights: "int8" keeps the kernels of the layers' projections in int8, with a float32 scale for each
+            output; embedding, head, router, norms and biases stay in `dtype`. None: all in `dtype`.
         """
+        if weights not in (None, "int8"):
+            raise ValueError(f"weights must be None or 'int8', found {weights!r}")
         self.config = config
         make = Maker(rngs, dtype, config.initializer_range, mesh)
+        layers = dataclasses.replace(make, int8=weights == "int8")
         self.embed = Embedding(config.vocab_size, config.hidden_size, make)
         sparse = config.experts.layers if config.experts else (False,) * config.num_layers
         if stacked and len(set(sparse)) > 1:
             raise ValueError("layers with and without experts cannot be stacked: use stacked=False")
         if stacked:
-            self.layers = Layer(config, make.stacked("layers", config.num_layers), sparse[0])
+            self.layers = Layer(config, layers.stacked("layers", config.num_layers), sparse[0])
         else:
-            self.layers = nnx.List([Layer(config, make, sparse[i]) for i in range(config.num_layers)])
+            self.layers = nnx.List([Layer(config, layers, sparse[i]) for i in range(config.num_layers)])
         width = {"embed": config.hidden_size}
         self.norm = RMSNorm(width, config.rms_norm_eps, make)
         untied = config.head == "language_model" and not config.tie_word_embeddings
@@ -163,7 +170,8 @@ class Decoder(nnx.Module):
         return self.embed(tokens)
 
     def run_layers(
-        self, x_btd: jax.Array, positions_bt: jax.Array, attend: Attend, cache: Any, remat: bool = False
+        self, x_btd: jax.Array, positions_bt: jax.Array, attend: Attend, cache: Any,
+        remat: bool | Callable = False,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers and the final norm, with the caller's attention and cache.
 
@@ -176,7 +184,8 @@ class Decoder(nnx.Module):
             traced if the layers are stacked).
           cache: a tuple with one pytree per layer, or one pytree with leading axis [l] if the layers are
             stacked; or None.
-          remat: recompute each layer in the backward pass instead of keeping what it computed.
+          remat: recompute each layer in the backward pass instead of keeping what it computed; a policy of
+            `jax.checkpoint_policies` says what is kept all the same.
 
         Returns:
           x_btd after the final norm, and the new cache in the structure of the old one.
@@ -200,7 +209,7 @@ class Decoder(nnx.Module):
                 window = None if windows is None else windows[i]
                 return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window)
 
-            run = jax.checkpoint(run) if remat else run
+            run = _rematerialised(run, remat)
             x_btd, cache_l = run(weights, x_btd, None if cache is None else cache[i])
             new_cache.append(cache_l)
         return x_btd, None if cache is None else tuple(new_cache)
@@ -213,7 +222,7 @@ class Decoder(nnx.Module):
             weights_l, cache_l, window = per_layer
             return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache_l, window)
 
-        run = jax.checkpoint(run) if remat else run
+        run = _rematerialised(run, remat)
         return jax.lax.scan(run, x_btd, (weights, cache, windows))
 
     def unembed(self, x: jax.Array) -> jax.Array:
@@ -255,3 +264,9 @@ def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) ->
         return place_bt
     starts_bt = segment_ids_bt != jnp.pad(segment_ids_bt, ((0, 0), (1, 0)))[:, :-1]
     return place_bt - jax.lax.cummax(jnp.where(starts_bt, place_bt, 0), axis=1)
+
+
+def _rematerialised(run: Callable, remat: bool | Callable) -> Callable:
+    if not remat:
+        return run
+    return jax.checkpoint(run, policy=None if remat is True else remat)

@@ -1,5 +1,8 @@
 """The parts of a decoder: projection, norm, embedding, feed-forward, mixture of experts, reward head."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,21 +15,28 @@ from models.parameters import Axes, Maker
 class Linear(nnx.Module):
     """y = x · kernel + bias, over one or several input and output axes.
 
-    kernel: [*inputs, *outputs]; bias: [*outputs], None without `bias`.
+    kernel: [*inputs, *outputs]; bias: [*outputs], None without `bias`; scale: float32 [*outputs] by which the
+    outputs of an int8 kernel are multiplied, else None.
     """
 
     def __init__(self, inputs: Axes, outputs: Axes, make: Maker, bias: bool = False):
         self.num_inputs = len(inputs)
-        self.kernel = make.normal({**inputs, **outputs})
+        self.kernel, self.scale = make.kernel(inputs, outputs)
         self.bias = make.zeros(outputs) if bias else None
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """x [..., *inputs] -> [..., *outputs] in `out_dtype` (default: that of x)."""
-        n = self.num_inputs
-        contract = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
-        y = lax.dot_general(
-            x, self.kernel[...], (contract, ((), ())), preferred_element_type=out_dtype or x.dtype
-        )
+        leading, inputs = x.shape[: x.ndim - self.num_inputs], x.shape[x.ndim - self.num_inputs :]
+        outputs = self.kernel.shape[self.num_inputs :]
+        kernel = self.kernel[...] if self.scale is None else self.kernel[...].astype(x.dtype)
+        # A product of two matrices: with more axes, a CPU transposes its operands in the backward pass.
+        y = lax.dot(
+            x.reshape(math.prod(leading), math.prod(inputs)),
+            kernel.reshape(math.prod(inputs), math.prod(outputs)),
+            preferred_element_type=out_dtype or x.dtype,
+        ).reshape(*leading, *outputs)
+        if self.scale is not None:
+            y = (y * self.scale[...]).astype(y.dtype)
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -74,14 +84,17 @@ class MLP(nnx.Module):
 
 
 class ExpertLinear(nnx.Module):
-    """One projection of every expert; kernel: [experts, in, out]."""
+    """One projection of every expert; kernel: [experts, in, out], scale: [experts, out] if it is int8."""
 
     def __init__(self, num_experts: int, inputs: Axes, outputs: Axes, make: Maker):
-        self.kernel = make.stacked("experts", num_experts).normal({**inputs, **outputs})
+        self.kernel, self.scale = make.stacked("experts", num_experts).kernel(inputs, outputs)
 
     def __call__(self, x_td: jax.Array, tokens_x: jax.Array) -> jax.Array:
         """Rows of `x_td` are ordered by expert; `tokens_x` says how many belong to each."""
-        return lax.ragged_dot(x_td, self.kernel[...], tokens_x)
+        if self.scale is None:
+            return lax.ragged_dot(x_td, self.kernel[...], tokens_x)
+        y = lax.ragged_dot(x_td, self.kernel[...].astype(x_td.dtype), tokens_x)
+        return (y * jnp.repeat(self.scale[...], tokens_x, axis=0, total_repeat_length=len(y))).astype(y.dtype)
 
 
 class Experts(nnx.Module):
@@ -106,7 +119,8 @@ class MixtureOfExperts(nnx.Module):
 
     def __init__(self, config: ExpertConfig, width: int, make: Maker):
         self.config = config
-        self.router = Linear({"embed": width}, {"experts": config.num_experts}, make)
+        exact = dataclasses.replace(make, int8=False)  # the choice of experts is all or nothing
+        self.router = Linear({"embed": width}, {"experts": config.num_experts}, exact)
         self.experts = Experts(config, width, make)
 
     def __call__(self, x: jax.Array) -> jax.Array:
