@@ -130,7 +130,8 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
         if not names or member.name in names:
             checkpoint = train_member(member, output_dir / member.name, progress)
             shutil.copytree(checkpoint, assets / member.name, dirs_exist_ok=True)
-    write_problems(assets)
+    for file, text in problem_files().items():
+        (assets / file).write_text(text)
     (assets / "pool.toml").write_text(pool_toml())
     return assets
 
@@ -143,7 +144,7 @@ def train_member(member: Member, directory: Path, progress: Callable[[str], None
     for number, stage in enumerate(member.stages):
         rows = directory / f"rows_{number}.jsonl"
         if not rows.exists():
-            write_rows(rows, training_rows(member, stage, Vocabulary.load(checkpoint)))
+            rows.write_text(as_lines(training_rows(member, stage, Vocabulary.load(checkpoint))))
 
         def report(row: Mapping[str, Any], stage: int = number) -> None:
             if row["step"] % 50 == 0 or row["step"] == row["steps"]:
@@ -199,15 +200,20 @@ def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Itera
             yield {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
 
 
-def write_problems(assets: Path) -> None:
-    """`train.jsonl`, to write traces for, and `held_out.jsonl`, to measure on."""
-    for split, count in (("train", TRAIN_PROBLEMS), ("held_out", HELD_OUT_PROBLEMS)):
-        puzzles = world.draw_puzzles(SEED, count, split)
-        write_rows(assets / f"{split}.jsonl", (world.problem_row(f"{split}-{i}", p) for i, p in enumerate(puzzles)))
+def problem_files() -> dict[str, str]:
+    """File name -> content of `train.jsonl`, to write traces for, and `held_out.jsonl`, to measure on."""
+    counts = {"train": TRAIN_PROBLEMS, "held_out": HELD_OUT_PROBLEMS}
+    return {
+        f"{split}.jsonl": as_lines(
+            world.problem_row(f"{split}-{i}", puzzle) for i, puzzle in enumerate(world.draw_puzzles(SEED, count, split))
+        )
+        for split, count in counts.items()
+    }
 
 
-def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def as_lines(rows: Iterator[dict[str, Any]]) -> str:
+    """JSONL."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def pool_toml() -> str:

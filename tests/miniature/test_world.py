@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cord_jax.miniature import world
-from cord_jax.miniature.recipe import write_rows
+from cord_jax.miniature.recipe import as_lines
 from cord_jax.problems import read_problems
 
 OPERATIONS = (
@@ -97,7 +97,7 @@ def test_skills_and_hardness_are_balanced():
 def test_rows_are_problems(tmp_path):
     puzzles = world.draw_puzzles(1, 20, "train")
     path = tmp_path / "problems.jsonl"
-    write_rows(path, (world.problem_row(f"p{i}", puzzle) for i, puzzle in enumerate(puzzles)))
+    path.write_text(as_lines(world.problem_row(f"p{i}", puzzle) for i, puzzle in enumerate(puzzles)))
     problems = read_problems(path)
     assert [p.answer for p in problems] == [solve(p.question) for p in problems]
     assert [p.extra["steps"] for p in problems] == [len(p.steps) for p in puzzles]
