@@ -1,7 +1,8 @@
-"""The answer: the writer of the winner's last step continues after `</think>` until EOS (design, section 3.9).
+"""The answer: the writer of the winner's last step continues after `</think>` until EOS (design, section
+3.9).
 
-An answer may be longer than a row's ring. It is then written in pieces: a full ring is committed to the pool of the
-reader that writes it, and the row goes on.
+An answer may be longer than a row's ring. It is then written in pieces: a full ring is committed to the pool
+of the reader that writes it, and the row goes on.
 """
 
 import dataclasses
@@ -18,7 +19,9 @@ from cord_jax.readers import ReaderConstants
 from cord_jax.state import DONE, SearchPlan, SearchState, start_rows
 
 
-def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, ready_n) -> SearchState:
+def settle_answers(
+    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, ready_n
+) -> SearchState:
     """Takes over what answering rows have written; a row whose ring is full commits its piece and goes on."""
     shards = plan.shards
     slot_r = shards.choose(ready_n.astype(jnp.int32))
@@ -42,34 +45,57 @@ def settle_answers(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sta
     done_r = (stopped_r == readers.EOS) | (total_r >= plan.max_answer_tokens)
     place_ru = jnp.arange(state.answer_nu.shape[1]) - had_r[:, None]
     new_ru = (place_ru >= 0) & (place_ru < count_r[:, None])
-    answer_ru = jnp.where(new_ru, packing.pick(piece_rt, jnp.clip(place_ru, 0, ring - 1)), take(state.answer_nu))
+    answer_ru = jnp.where(
+        new_ru, packing.pick(piece_rt, jnp.clip(place_ru, 0, ring - 1)), take(state.answer_nu)
+    )
     before = state
     state = dataclasses.replace(
-        state, answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
+        state,
+        answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
         answer_count_n=shards.put(state.answer_count_n, slot_r, valid_r, total_r),
-        phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)))
+        phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)),
+    )
 
     if plan.max_answer_tokens <= ring:
         return state  # a row ends within its ring
     going_on_r = valid_r & ~done_r
-    chosen = [_piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers]
-    rooms = [commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
-             for reader, s, c in zip(plan.readers, before.readers, chosen)]
+    chosen = [
+        _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers
+    ]
+    rooms = [
+        commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
+        for reader, s, c in zip(plan.readers, before.readers, chosen)
+    ]
     short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
     stalled = dataclasses.replace(before, short_of_columns=before.short_of_columns | short)
 
     def go_on(state: SearchState) -> SearchState:
         new_readers = []
         for index, (reader, k, s, c, (as_is, _)) in enumerate(
-                zip(plan.readers, constants, state.readers, chosen, rooms)):
+            zip(plan.readers, constants, state.readers, chosen, rooms)
+        ):
             if s.rows is not None:
                 s = commits.compact(reader.stacked, s, shards, c, c.valid_r & ~as_is)
                 width = packing.round_up(ring, plan.chunk)
                 s, full_rbs = commits.append(reader, k, s, shards, c, width, chunk=plan.chunk)
-                limit_rb = jnp.minimum(ring, plan.max_answer_tokens - total_r)[:, None] + jnp.zeros_like(c.length_rb)
+                limit_rb = jnp.minimum(ring, plan.max_answer_tokens - total_r)[:, None] + jnp.zeros_like(
+                    c.length_rb
+                )
                 s = start_rows(
-                    plan, index, s, slot_r, c.valid_r, full_rbs, jnp.zeros_like(c.length_rb, bool), limit_rb,
-                    jnp.zeros_like(had_r), take(state.key_n2), total_r, c.valid_r, writer_r)
+                    plan,
+                    index,
+                    s,
+                    slot_r,
+                    c.valid_r,
+                    full_rbs,
+                    jnp.zeros_like(c.length_rb, bool),
+                    limit_rb,
+                    jnp.zeros_like(had_r),
+                    take(state.key_n2),
+                    total_r,
+                    c.valid_r,
+                    writer_r,
+                )
             new_readers.append(s)
         return dataclasses.replace(state, readers=tuple(new_readers))
 
@@ -84,7 +110,11 @@ def _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) -> Cho
     mine_r = going_on_r & jnp.isin(writer_r, np.asarray(reader.proposers, np.int32))
     shape = (slot_r.shape[0], plan.num_beams)
     return Chosen(
-        slot_r=slot_r, valid_r=mine_r, parent_rb=jnp.zeros(shape, jnp.int32),
+        slot_r=slot_r,
+        valid_r=mine_r,
+        parent_rb=jnp.zeros(shape, jnp.int32),
         length_rb=jnp.where(mine_r[:, None] & (jnp.arange(plan.num_beams) == 0), count_r[:, None], 0),
         token_rbt=jnp.broadcast_to(piece_rt[:, None], (*shape, piece_rt.shape[1])),
-        cue_rb=jnp.full(shape, -1, jnp.int32), permanent_r=jnp.ones_like(mine_r))
+        cue_rb=jnp.full(shape, -1, jnp.int32),
+        permanent_r=jnp.ones_like(mine_r),
+    )

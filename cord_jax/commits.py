@@ -1,8 +1,8 @@
 """Committing: a reader takes the chosen steps into its prefix trees and reads the cues of what comes next.
 
-A step is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of the next
-step) lie behind the cursor, so that the next commit overwrites them. When the free tail of a pool runs short, the
-columns that no branch needs any more are squeezed out.
+A step is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of
+the next step) lie behind the cursor, so that the next commit overwrites them. When the free tail of a pool
+runs short, the columns that no branch needs any more are squeezed out.
 """
 
 import dataclasses
@@ -45,7 +45,9 @@ def cue_lengths(constants: ReaderConstants, chosen: Chosen):
 
 
 def room(state: ReaderState, shards: Shards, chosen: Chosen, need_r, columns: int):
-    """Whether the rows' pools can take `need_r` more columns: `(as they are, after compaction)`, bool [r] each."""
+    """Whether the rows' pools can take `need_r` more columns: `(as they are, after compaction)`, bool [r]
+    each.
+    """
     path_rbs = take_paths(state, shards, chosen)
     cursor_r = shards.take(state.cursor_n, chosen.slot_r)
     live_r = path_rbs.any(1).sum(-1)
@@ -73,25 +75,40 @@ def compact(stacked: bool, state: ReaderState, shards: Shards, chosen: Chosen, n
 
     def squeeze(state: ReaderState):
         def permuted(x_ns):
-            return shards.put(x_ns, chosen.slot_r, needed_r,
-                              jnp.take_along_axis(shards.take(x_ns, chosen.slot_r), order_rs, axis=1))
+            return shards.put(
+                x_ns,
+                chosen.slot_r,
+                needed_r,
+                jnp.take_along_axis(shards.take(x_ns, chosen.slot_r), order_rs, axis=1),
+            )
 
         # Paths of beams that nobody continues lose columns here; they are never read again.
         old_rbs = shards.take(state.path_nbs, chosen.slot_r) & live_rs[:, None]
         path_rbs = jnp.take_along_axis(old_rbs, order_rs[:, None], axis=2)
         return dataclasses.replace(
-            state, pool=prefix_tree.over_layers(stacked, permute, state.pool),
-            token_ns=permuted(state.token_ns), depth_ns=permuted(state.depth_ns),
+            state,
+            pool=prefix_tree.over_layers(stacked, permute, state.pool),
+            token_ns=permuted(state.token_ns),
+            depth_ns=permuted(state.depth_ns),
             path_nbs=shards.put(state.path_nbs, chosen.slot_r, needed_r, path_rbs),
-            cursor_n=shards.put(state.cursor_n, chosen.slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)))
+            cursor_n=shards.put(state.cursor_n, chosen.slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)),
+        )
 
     return lax.cond(needed_r.any(), squeeze, lambda state: state, state)
 
 
-def record(state: ReaderState, shards: Shards, chosen: Chosen, length_rx, token_rw, position_rw, step_segments: int,
-           permanent_rx) -> tuple[ReaderState, object]:
-    """Notes the columns `cursor ... cursor + sum(length)` that were written into the pools: a segment x of new beam
-    x mod B each, the first `step_segments` of them steps and the rest cues.
+def record(
+    state: ReaderState,
+    shards: Shards,
+    chosen: Chosen,
+    length_rx,
+    token_rw,
+    position_rw,
+    step_segments: int,
+    permanent_rx,
+) -> tuple[ReaderState, object]:
+    """Notes the columns `cursor ... cursor + sum(length)` that were written into the pools: a segment x of
+    new beam x mod B each, the first `step_segments` of them steps and the rest cues.
 
     Returns:
       The state with paths in the new beams' numbering, and the columns of the cues, bool [r, b, s].
@@ -115,16 +132,30 @@ def record(state: ReaderState, shards: Shards, chosen: Chosen, length_rx, token_
     cue_rbs = mine_rbs & (segment_rs >= step_segments)[:, None]
     kept_r = jnp.where(permanent_rx, length_rx, 0).sum(1)
     state = dataclasses.replace(
-        state, token_ns=noted(state.token_ns, token_rw), depth_ns=noted(state.depth_ns, position_rw),
+        state,
+        token_ns=noted(state.token_ns, token_rw),
+        depth_ns=noted(state.depth_ns, position_rw),
         cursor_n=shards.put(state.cursor_n, slot_r, valid_r, cursor_r + kept_r),
         path_nbs=shards.put(state.path_nbs, slot_r, valid_r, path_rbs),
-        length_nb=shards.put(state.length_nb, slot_r, valid_r, path_rbs.sum(-1).astype(jnp.int32)))
+        length_nb=shards.put(state.length_nb, slot_r, valid_r, path_rbs.sum(-1).astype(jnp.int32)),
+    )
     return state, cue_rbs
 
 
-def move_scored(plan: ReaderPlan, state: ReaderState, shards: Shards, chosen: Chosen, scratch, start_rb, width: int, *,
-                chunk: int) -> ReaderState:
-    """Commits steps whose keys and values the scoring pass has already computed, at `start_rb` of its scratch."""
+def move_scored(
+    plan: ReaderPlan,
+    state: ReaderState,
+    shards: Shards,
+    chosen: Chosen,
+    scratch,
+    start_rb,
+    width: int,
+    *,
+    chunk: int,
+) -> ReaderState:
+    """Commits steps whose keys and values the scoring pass has already computed, at `start_rb` of its
+    scratch.
+    """
     stacked = plan.stacked
     beam_rw, offset_rw = packing.places(chosen.length_rb, width)
     base_rb = jnp.take_along_axis(shards.take(state.length_nb, chosen.slot_r), chosen.parent_rb, axis=1)
@@ -132,17 +163,39 @@ def move_scored(plan: ReaderPlan, state: ReaderState, shards: Shards, chosen: Ch
     source_rw = packing.pick(start_rb, beam_rw) + offset_rw
     limit = prefix_tree.columns(scratch) - 1
     pool = prefix_tree.commit(
-        stacked, state.pool, scratch, chosen.slot_r, jnp.clip(source_rw, 0, limit), cursor_r,
-        jnp.where(chosen.valid_r, chosen.length_rb.sum(1), 0), chunk=chunk, write=shards.write_columns)
+        stacked,
+        state.pool,
+        scratch,
+        chosen.slot_r,
+        jnp.clip(source_rw, 0, limit),
+        cursor_r,
+        jnp.where(chosen.valid_r, chosen.length_rb.sum(1), 0),
+        chunk=chunk,
+        write=shards.write_columns,
+    )
     state, _ = record(
-        dataclasses.replace(state, pool=pool), shards, chosen, chosen.length_rb,
-        packing.pick_token(chosen.token_rbt, beam_rw, offset_rw), packing.pick(base_rb, beam_rw) + offset_rw,
-        chosen.length_rb.shape[1], jnp.ones_like(chosen.length_rb, bool))
+        dataclasses.replace(state, pool=pool),
+        shards,
+        chosen,
+        chosen.length_rb,
+        packing.pick_token(chosen.token_rbt, beam_rw, offset_rw),
+        packing.pick(base_rb, beam_rw) + offset_rw,
+        chosen.length_rb.shape[1],
+        jnp.ones_like(chosen.length_rb, bool),
+    )
     return state
 
 
-def append(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, shards: Shards, chosen: Chosen,
-           width: int, *, chunk: int) -> ReaderState:
+def append(
+    plan: ReaderPlan,
+    constants: ReaderConstants,
+    state: ReaderState,
+    shards: Shards,
+    chosen: Chosen,
+    width: int,
+    *,
+    chunk: int,
+) -> ReaderState:
     """Reads the chosen steps and then the cues, in one pass, and sets the views from which proposals go on.
 
     Args:
@@ -153,33 +206,70 @@ def append(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, sha
     num_beams = chosen.parent_rb.shape[1]
     base_rb = jnp.take_along_axis(shards.take(state.length_nb, slot_r), chosen.parent_rb, axis=1)
     cue_length_rb = cue_lengths(constants, chosen)
-    length_rx = jnp.where(chosen.valid_r[:, None], jnp.concatenate([chosen.length_rb, cue_length_rb], axis=1), 0)
+    length_rx = jnp.where(
+        chosen.valid_r[:, None], jnp.concatenate([chosen.length_rb, cue_length_rb], axis=1), 0
+    )
     segment_rw, offset_rw = packing.places(length_rx, width)
     beam_rw = segment_rw % num_beams
     in_cue_rw = segment_rw >= num_beams
     cue_token_rw = constants.cue_xm[
-        jnp.maximum(packing.pick(chosen.cue_rb, beam_rw), 0), jnp.clip(offset_rw, 0, constants.cue_xm.shape[1] - 1)]
+        jnp.maximum(packing.pick(chosen.cue_rb, beam_rw), 0),
+        jnp.clip(offset_rw, 0, constants.cue_xm.shape[1] - 1),
+    ]
     packed = Packed(
         token_rw=jnp.where(in_cue_rw, cue_token_rw, packing.pick_token(chosen.token_rbt, beam_rw, offset_rw)),
-        position_rw=packing.pick(base_rb, beam_rw) + offset_rw
+        position_rw=packing.pick(base_rb, beam_rw)
+        + offset_rw
         + jnp.where(in_cue_rw, packing.pick(chosen.length_rb, beam_rw), 0),
-        branch_rw=beam_rw, fork_rw=beam_rw, form_rw=in_cue_rw.astype(jnp.int32), length_r=length_rx.sum(1))
+        branch_rw=beam_rw,
+        fork_rw=beam_rw,
+        form_rw=in_cue_rw.astype(jnp.int32),
+        length_r=length_rx.sum(1),
+    )
     pool_rows = shards.take_cache(model.is_stacked, state.pool, slot_r)
     scratch, _ = prefix_tree.extend(
-        model, pool_rows, take_paths(state, shards, chosen), shards.take(state.depth_ns, slot_r), packed, chunk=chunk)
+        model,
+        pool_rows,
+        take_paths(state, shards, chosen),
+        shards.take(state.depth_ns, slot_r),
+        packed,
+        chunk=chunk,
+    )
     source_rw = jnp.broadcast_to(jnp.arange(width), packed.token_rw.shape)
     pool = prefix_tree.commit(
-        model.is_stacked, state.pool, scratch, slot_r, source_rw, shards.take(state.cursor_n, slot_r),
-        packed.length_r, chunk=chunk, write=shards.write_columns)
+        model.is_stacked,
+        state.pool,
+        scratch,
+        slot_r,
+        source_rw,
+        shards.take(state.cursor_n, slot_r),
+        packed.length_r,
+        chunk=chunk,
+        write=shards.write_columns,
+    )
     permanent_rx = jnp.concatenate(
-        [jnp.ones_like(cue_length_rb, bool), jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)], axis=1)
+        [
+            jnp.ones_like(cue_length_rb, bool),
+            jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape),
+        ],
+        axis=1,
+    )
     state, cue_rbs = record(
-        dataclasses.replace(state, pool=pool), shards, chosen, length_rx, packed.token_rw, packed.position_rw,
-        num_beams, permanent_rx)
+        dataclasses.replace(state, pool=pool),
+        shards,
+        chosen,
+        length_rx,
+        packed.token_rw,
+        packed.position_rw,
+        num_beams,
+        permanent_rx,
+    )
     full_rbs = shards.take(state.path_nbs, slot_r) | cue_rbs
     column_s = jnp.arange(full_rbs.shape[-1])
     view_rbs = full_rbs & (column_s != last_columns(full_rbs)[..., None])
-    return dataclasses.replace(state, view_nbs=shards.put(state.view_nbs, slot_r, chosen.valid_r, view_rbs)), full_rbs
+    return dataclasses.replace(
+        state, view_nbs=shards.put(state.view_nbs, slot_r, chosen.valid_r, view_rbs)
+    ), full_rbs
 
 
 def last_columns(full_rbs):

@@ -1,7 +1,7 @@
 """Sampling whole texts of one model with the search's own token loop: many prompts, several samples each.
 
-Prompts sit in slots; the samples of a prompt share its keys and values. A slot is refilled when all its samples have
-ended.
+Prompts sit in slots; the samples of a prompt share its keys and values. A slot is refilled when all its
+samples have ended.
 """
 
 import dataclasses
@@ -29,9 +29,21 @@ from cord_jax.teachers import Reader, compile_reader
 from cord_jax.vocabulary import Vocabulary
 
 
-def generate(model: models.Decoder, vocabulary: Vocabulary, prompts: Sequence[Sequence[int]], *, samples: int,
-             temperature: float, top_k: int, top_p: float, max_tokens: int, seed: int, keys: Sequence[str], slots: int,
-             mesh: Mesh) -> Iterator[tuple[int, int, list[int], str]]:
+def generate(
+    model: models.Decoder,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    *,
+    samples: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    max_tokens: int,
+    seed: int,
+    keys: Sequence[str],
+    slots: int,
+    mesh: Mesh,
+) -> Iterator[tuple[int, int, list[int], str]]:
     """Samples continuations of prompts.
 
     Args:
@@ -40,15 +52,20 @@ def generate(model: models.Decoder, vocabulary: Vocabulary, prompts: Sequence[Se
       max_tokens: tokens of a continuation, EOS included.
       slots: continuations decoded at a time; changes no sample.
 
-    Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which prompts finish.
+    Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which prompts
+      finish.
     """
-    plan, constants = _plan(model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots,
-                            mesh)
+    plan, constants = _plan(
+        model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots, mesh
+    )
     prompt_width = packing.round_up(max(map(len, prompts)), CHUNK)
-    shapes = jax.eval_shape(functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), constants)
+    shapes = jax.eval_shape(
+        functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), constants
+    )
     sharding = state_shardings(shapes, mesh)
-    state = jax.jit(functools.partial(search.empty_state, plan, closing_width=1, scored_width=1),
-                    out_shardings=sharding)(constants)
+    state = jax.jit(
+        functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), out_shardings=sharding
+    )(constants)
     put_in = jax.jit(functools.partial(insert, plan), donate_argnums=1, out_shardings=sharding)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     write = jax.jit(functools.partial(_write, plan), donate_argnums=1, out_shardings=(sharding, replicated))
@@ -67,13 +84,19 @@ def generate(model: models.Decoder, vocabulary: Vocabulary, prompts: Sequence[Se
             for sample in range(samples):
                 count = record["count_nq"][slot, sample]
                 ended = "eos" if record["stopped_nq"][slot, sample] == readers.EOS else "cap"
-                yield (int(record["problem_n"][slot]), sample, record["token_nqt"][slot, sample, :count].tolist(),
-                       ended)
+                yield (
+                    int(record["problem_n"][slot]),
+                    sample,
+                    record["token_nqt"][slot, sample, :count].tolist(),
+                    ended,
+                )
         free = sorted(free + np.flatnonzero(record["done_n"]).tolist())
 
 
 def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots, mesh):
-    """A search plan with one proposer and a beam a sample, of which only insertion and the token loop are used."""
+    """A search plan with one proposer and a beam a sample, of which only insertion and the token loop are
+    used.
+    """
     data = mesh.shape.get("data", 1)
     slots = packing.round_up(max(1, min(slots // samples, len(prompts))), data)
     path = Path()
@@ -81,12 +104,28 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     reader = Reader(path, None, model, vocabulary, 0, (0,))
     columns = packing.round_up(max(map(len, prompts)) + CHUNK, CHUNK)
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
-    reader_plan = dataclasses.replace(reader_plan, start=reader_plan.free)  # only EOS and the cap end a sample
+    reader_plan = dataclasses.replace(
+        reader_plan, start=reader_plan.free
+    )  # only EOS and the cap end a sample
     plan = SearchPlan(
-        readers=(reader_plan,), meta=0, num_proposers=1, num_beams=samples, slots=slots, whole=True,
-        max_steps=1, max_step_tokens=max_tokens, max_thinking_tokens=max_tokens, max_answer_tokens=1, step_width=1,
-        num_forms=1, shards=Shards(data, max(1, min(4, slots // data))), chunk=CHUNK, quantum=256,
-        score_group=samples, seed=seed)
+        readers=(reader_plan,),
+        meta=0,
+        num_proposers=1,
+        num_beams=samples,
+        slots=slots,
+        whole=True,
+        max_steps=1,
+        max_step_tokens=max_tokens,
+        max_thinking_tokens=max_tokens,
+        max_answer_tokens=1,
+        step_width=1,
+        num_forms=1,
+        shards=Shards(data, max(1, min(4, slots // data))),
+        chunk=CHUNK,
+        quantum=256,
+        score_group=samples,
+        seed=seed,
+    )
     return plan, (constants,)
 
 
@@ -96,7 +135,7 @@ def _insertion(slot_r, prompt_r, prompts, keys, width) -> Insertion:
     digest_r2 = np.zeros((rows, 2), np.uint32)
     for row in np.flatnonzero(prompt_r >= 0):
         ids = prompts[prompt_r[row]]
-        token_rt[row, :len(ids)], length_r[row] = ids, len(ids)
+        token_rt[row, : len(ids)], length_r[row] = ids, len(ids)
         digest_r2[row] = problem_digest(keys[prompt_r[row]])
     nothing = np.zeros((rows, 1), np.int32)
     closings = Closings(nothing, nothing, nothing, np.zeros(rows, np.int32), nothing, nothing)
@@ -126,6 +165,11 @@ def _write(plan: SearchPlan, constants, state: SearchState):
 def _take_out(state: SearchState):
     """Frees the slots whose samples have all ended; returns what they hold."""
     done_n, rows = _all_ended(state), state.readers[0].rows
-    record = {"done_n": done_n, "problem_n": state.problem_n, "count_nq": rows.count_nq,
-              "stopped_nq": rows.stopped_nq, "token_nqt": sampled_tokens(rows)}
+    record = {
+        "done_n": done_n,
+        "problem_n": state.problem_n,
+        "count_nq": rows.count_nq,
+        "stopped_nq": rows.stopped_nq,
+        "token_nqt": sampled_tokens(rows),
+    }
     return dataclasses.replace(state, phase_n=jnp.where(done_n, FREE, state.phase_n)), record

@@ -4,9 +4,9 @@
     for finished in engine.run(range(len(problems))):
         ...
 
-The engine owns the compiled programs `insert`, `advance` and `harvest` and the device state between them. It widens
-what turns out too narrow (a pool without room even after compaction, a step longer in another vocabulary than its
-writer could make it) and goes on with the same problems.
+The engine owns the compiled programs `insert`, `advance` and `harvest` and the device state between them. It
+widens what turns out too narrow (a pool without room even after compaction, a step longer in another
+vocabulary than its writer could make it) and goes on with the same problems.
 """
 
 import dataclasses
@@ -33,7 +33,9 @@ from cord_jax.state import DONE, FREE, History, SearchPlan, SearchState
 from cord_jax.teachers import Teachers, compile_reader
 
 CLOSING = "</think>\n\nThe final answer is "
-CHUNK = 64  # tokens of a row in one prefill or scoring step on accelerators; small models waste less with it too
+CHUNK = (
+    64  # tokens of a row in one prefill or scoring step on accelerators; small models waste less with it too
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,36 +114,75 @@ class Engine:
         slots = packing.round_up(settings.slots, data)
         proposers, beams = len(teachers.names), settings.beam_width
         self._prompts = [
-            [reader.vocabulary.encode_prompt(
-                render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context)) for p in problems]
-            for reader in teachers.readers]
+            [
+                reader.vocabulary.encode_prompt(
+                    render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context)
+                )
+                for p in problems
+            ]
+            for reader in teachers.readers
+        ]
         meta_vocabulary = teachers.readers[teachers.meta].vocabulary
-        self._closings = [_encode_closings(meta_vocabulary, settings.closing, problem) for problem in problems]
+        self._closings = [
+            _encode_closings(meta_vocabulary, settings.closing, problem) for problem in problems
+        ]
         max_steps = 1 if settings.whole else settings.max_steps
         step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
         step_tokens = min(step_tokens, settings.max_thinking_tokens)
-        self._prompt_width = packing.round_up(max(len(ids) for prompts in self._prompts for ids in prompts), CHUNK)
+        self._prompt_width = packing.round_up(
+            max(len(ids) for prompts in self._prompts for ids in prompts), CHUNK
+        )
         step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
-        columns = (self._prompt_width + settings.max_thinking_tokens + (1 if settings.whole else beams) * step_width
-                   + settings.max_answer_tokens)
-        compiled = [compile_reader(reader, teachers.spec, settings.segmentation, max_steps,
-                                   packing.round_up(columns, CHUNK), mesh) for reader in teachers.readers]
+        columns = (
+            self._prompt_width
+            + settings.max_thinking_tokens
+            + (1 if settings.whole else beams) * step_width
+            + settings.max_answer_tokens
+        )
+        compiled = [
+            compile_reader(
+                reader,
+                teachers.spec,
+                settings.segmentation,
+                max_steps,
+                packing.round_up(columns, CHUNK),
+                mesh,
+            )
+            for reader in teachers.readers
+        ]
         self._constants = tuple(constants for _, constants in compiled)
         plan = SearchPlan(
-            readers=tuple(plan for plan, _ in compiled), meta=teachers.meta, num_proposers=proposers, num_beams=beams,
-            slots=slots, whole=settings.whole, max_steps=max_steps, max_step_tokens=step_tokens,
-            max_thinking_tokens=settings.max_thinking_tokens, max_answer_tokens=settings.max_answer_tokens,
-            step_width=step_width, num_forms=max(len(forms) for _, forms in self._closings),
-            shards=Shards(data, max(1, min(4, slots // data))), chunk=CHUNK, quantum=settings.quantum,
-            score_group=1 if settings.whole else beams * proposers, seed=settings.seed)
+            readers=tuple(plan for plan, _ in compiled),
+            meta=teachers.meta,
+            num_proposers=proposers,
+            num_beams=beams,
+            slots=slots,
+            whole=settings.whole,
+            max_steps=max_steps,
+            max_step_tokens=step_tokens,
+            max_thinking_tokens=settings.max_thinking_tokens,
+            max_answer_tokens=settings.max_answer_tokens,
+            step_width=step_width,
+            num_forms=max(len(forms) for _, forms in self._closings),
+            shards=Shards(data, max(1, min(4, slots // data))),
+            chunk=CHUNK,
+            quantum=settings.quantum,
+            score_group=1 if settings.whole else beams * proposers,
+            seed=settings.seed,
+        )
         self._closing_width = max(sum(len(ids) for ids, _ in forms) for _, forms in self._closings)
-        self._scored_width = max(sum(int(np.sum(scored)) for _, scored in forms) for _, forms in self._closings)
+        self._scored_width = max(
+            sum(int(np.sum(scored)) for _, scored in forms) for _, forms in self._closings
+        )
         self.exchange = Exchange(
-            list(teachers.vocabularies), [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers
-                                          if r.proposers],
-            meta_vocabulary=teachers.readers[teachers.meta].vocabulary_index, num_beams=beams,
-            segmentation_name=settings.segmentation, max_step_tokens=step_tokens,
-            max_thinking_tokens=settings.max_thinking_tokens)
+            list(teachers.vocabularies),
+            [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
+            meta_vocabulary=teachers.readers[teachers.meta].vocabulary_index,
+            num_beams=beams,
+            segmentation_name=settings.segmentation,
+            max_step_tokens=step_tokens,
+            max_thinking_tokens=settings.max_thinking_tokens,
+        )
         self.idle_row_share = 0.0
         self.lay_out(plan)
 
@@ -153,16 +194,19 @@ class Engine:
     def _make_programs(self, plan: SearchPlan) -> None:
         """Makes the programs for a plan; they compile when they first run."""
         self.plan = plan
-        empty = functools.partial(search.empty_state, self.plan, closing_width=self._closing_width,
-                                  scored_width=self._scored_width)
+        empty = functools.partial(
+            search.empty_state, self.plan, closing_width=self._closing_width, scored_width=self._scored_width
+        )
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
         self._insert = jax.jit(functools.partial(insert, self.plan), donate_argnums=1, out_shardings=sharding)
         self._advance = jax.jit(
-            functools.partial(_advance_and_peek, self.plan, self.exchange), donate_argnums=1,
-            out_shardings=(sharding, self._replicated))
+            functools.partial(_advance_and_peek, self.plan, self.exchange),
+            donate_argnums=1,
+            out_shardings=(sharding, self._replicated),
+        )
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
 
     def lower(self):
@@ -204,9 +248,11 @@ class Engine:
         closings = Closings(
             token_na=np.zeros((rows, self._closing_width), np.int32),
             form_na=np.zeros((rows, self._closing_width), np.int32),
-            offset_na=np.zeros((rows, self._closing_width), np.int32), length_n=np.zeros(rows, np.int32),
+            offset_na=np.zeros((rows, self._closing_width), np.int32),
+            length_n=np.zeros(rows, np.int32),
             scored_nz=np.zeros((rows, self._scored_width), np.int32),
-            scored_form_nz=np.zeros((rows, self._scored_width), np.int32))
+            scored_form_nz=np.zeros((rows, self._scored_width), np.int32),
+        )
         prompt_rt = [np.zeros((rows, self._prompt_width), np.int32) for _ in self._prompts]
         prompt_length_r = [np.zeros(rows, np.int32) for _ in self._prompts]
         digest_r2 = np.zeros((rows, 2), np.uint32)
@@ -215,9 +261,11 @@ class Engine:
             _lay_out_closings(closings, row, self._closings[problem][1])
             digest_r2[row] = problem_digest(self.problems[problem].id)
             for tokens_rt, length_r, prompts in zip(prompt_rt, prompt_length_r, self._prompts):
-                tokens_rt[row, :len(prompts[problem])] = prompts[problem]
+                tokens_rt[row, : len(prompts[problem])] = prompts[problem]
                 length_r[row] = len(prompts[problem])
-        return Insertion(slot_r, valid_r, problem_r, digest_r2, closings, tuple(prompt_rt), tuple(prompt_length_r))
+        return Insertion(
+            slot_r, valid_r, problem_r, digest_r2, closings, tuple(prompt_rt), tuple(prompt_length_r)
+        )
 
     def _collect(self, inserted_at: dict[int, float]) -> Iterator[Finished]:
         """Takes the finished problems out of their slots."""
@@ -227,29 +275,45 @@ class Engine:
             problem, steps = int(record["problem_n"][slot]), int(record["step_n"][slot])
             history = jax.tree.map(lambda x: x[slot, :steps], record["history"])
             if np.isnan(history.score_nmj).any():
-                raise UserError(f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
-                                "numbers; check its checkpoint, or load it with dtype = \"float32\"")
+                raise UserError(
+                    f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
+                    'numbers; check its checkpoint, or load it with dtype = "float32"'
+                )
             texts = [self.exchange.texts.pop((problem, step), []) for step in range(1, steps + 1)]
             yield Finished(
-                problem=problem, history=history, steps=steps, origin=int(record["origin_n"][slot]),
-                score=float(record["score_n"][slot]), stuck=int(record["stuck_n"][slot]),
+                problem=problem,
+                history=history,
+                steps=steps,
+                origin=int(record["origin_n"][slot]),
+                score=float(record["score_n"][slot]),
+                stuck=int(record["stuck_n"][slot]),
                 writer=int(record["writer_n"][slot]),
-                answer=record["answer_nu"][slot, :record["answer_count_n"][slot]].tolist(),
-                proposed=record["proposed_nk"][slot].tolist(), scored=record["scored_nk"][slot].tolist(), texts=texts,
-                seconds=time.monotonic() - inserted_at.pop(problem))
+                answer=record["answer_nu"][slot, : record["answer_count_n"][slot]].tolist(),
+                proposed=record["proposed_nk"][slot].tolist(),
+                scored=record["scored_nk"][slot].tolist(),
+                texts=texts,
+                seconds=time.monotonic() - inserted_at.pop(problem),
+            )
 
     def _widen(self, peek) -> None:
-        """Makes room for what did not fit, and compiles the programs anew. Rare: capacities are estimated ahead."""
+        """Makes room for what did not fit, and compiles the programs anew. Rare: capacities are estimated
+        ahead.
+        """
         plan = self.plan
         if peek["longest"] > plan.step_width:
             plan = dataclasses.replace(plan, step_width=packing.round_up(int(peek["longest"]) * 5 // 4, 16))
-        grown = [dataclasses.replace(reader, columns=packing.round_up(reader.columns * 3 // 2, plan.chunk))
-                 if short else reader for reader, short in zip(plan.readers, peek["short_of_columns"])]
+        grown = [
+            dataclasses.replace(reader, columns=packing.round_up(reader.columns * 3 // 2, plan.chunk))
+            if short
+            else reader
+            for reader, short in zip(plan.readers, peek["short_of_columns"])
+        ]
         added = [new.columns - old.columns for new, old in zip(grown, plan.readers)]
         self._make_programs(dataclasses.replace(plan, readers=tuple(grown)))
         shapes = jax.eval_shape(functools.partial(_with_columns, added=added), self._state)
-        self._state = jax.jit(functools.partial(_with_columns, added=added),
-                              out_shardings=state_shardings(shapes, self.mesh))(self._state)
+        self._state = jax.jit(
+            functools.partial(_with_columns, added=added), out_shardings=state_shardings(shapes, self.mesh)
+        )(self._state)
 
 
 def problem_digest(name: str) -> np.ndarray:
@@ -257,11 +321,14 @@ def problem_digest(name: str) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4")
 
 
-def free_rows(plan: SearchPlan, free: list[int], waiting: deque[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def free_rows(
+    plan: SearchPlan, free: list[int], waiting: deque[int]
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Takes waiting problems into free slots, as many of each shard as a sub-batch has rows.
 
     Returns:
-      `(slot_r, problem_r, free)`: local slots, the problems put there (-1 for a row without), and what is still free.
+      `(slot_r, problem_r, free)`: local slots, the problems put there (-1 for a row without), and what is
+      still free.
     """
     shards = plan.shards
     per_shard = plan.slots // shards.count
@@ -269,7 +336,7 @@ def free_rows(plan: SearchPlan, free: list[int], waiting: deque[int]) -> tuple[n
     problem_r = np.full(len(slot_r), -1, np.int32)
     taken = set()
     for shard in range(shards.count):
-        mine = [slot for slot in free if slot // per_shard == shard][:shards.rows]
+        mine = [slot for slot in free if slot // per_shard == shard][: shards.rows]
         for row, slot in enumerate(mine, start=shard * shards.rows):
             if waiting:
                 slot_r[row], problem_r[row] = slot % per_shard, waiting.popleft()
@@ -280,8 +347,9 @@ def free_rows(plan: SearchPlan, free: list[int], waiting: deque[int]) -> tuple[n
 def state_shardings(shapes: SearchState, mesh: Mesh):
     """Slots over `data`, key-value heads over `model` where they divide; the rest is replicated.
 
-    An array leads with slots if the shape letters at the end of its name begin with n; keys and values are the leaves
-    under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless stacked.
+    An array leads with slots if the shape letters at the end of its name begin with n; keys and values are
+    the leaves under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless
+    stacked.
     """
 
     def sharding(path, leaf):
@@ -309,8 +377,17 @@ def _advance_and_peek(plan, exchange, constants, state, max_rounds):
 def _harvest(state: SearchState):
     """Frees the slots of finished problems; returns what is known of them."""
     done_n = state.phase_n == DONE
-    names = ("problem_n", "step_n", "stuck_n", "writer_n", "answer_nu", "answer_count_n", "proposed_nk", "scored_nk",
-             "history")
+    names = (
+        "problem_n",
+        "step_n",
+        "stuck_n",
+        "writer_n",
+        "answer_nu",
+        "answer_count_n",
+        "proposed_nk",
+        "scored_nk",
+        "history",
+    )
     record = {name: getattr(state, name) for name in names}
     record |= {"done_n": done_n, "origin_n": state.origin_nb[:, 0], "score_n": state.score_nb[:, 0]}
     return dataclasses.replace(state, phase_n=jnp.where(done_n, FREE, state.phase_n)), record
@@ -320,21 +397,35 @@ def _with_columns(state: SearchState, added: Sequence[int]) -> SearchState:
     """The state with wider pools, and nothing short any more."""
     readers = []
     for reader, more in zip(state.readers, added):
+
         def last(x, more=more):
             return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
 
         def columns(x, more=more):
             return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
 
-        readers.append(dataclasses.replace(
-            reader, pool=jax.tree.map(columns, reader.pool), token_ns=last(reader.token_ns),
-            depth_ns=last(reader.depth_ns), path_nbs=last(reader.path_nbs), view_nbs=last(reader.view_nbs)))
-    return dataclasses.replace(state, readers=tuple(readers), longest=jnp.zeros_like(state.longest),
-                               short_of_columns=jnp.zeros_like(state.short_of_columns))
+        readers.append(
+            dataclasses.replace(
+                reader,
+                pool=jax.tree.map(columns, reader.pool),
+                token_ns=last(reader.token_ns),
+                depth_ns=last(reader.depth_ns),
+                path_nbs=last(reader.path_nbs),
+                view_nbs=last(reader.view_nbs),
+            )
+        )
+    return dataclasses.replace(
+        state,
+        readers=tuple(readers),
+        longest=jnp.zeros_like(state.longest),
+        short_of_columns=jnp.zeros_like(state.short_of_columns),
+    )
 
 
 def _encode_closings(vocabulary, closing: str, problem: Problem):
-    """The problem's id and, for each accepted form of its answer, `(ids, scored)` of closing + form + full stop."""
+    """The problem's id and, for each accepted form of its answer, `(ids, scored)` of closing + form + full
+    stop.
+    """
     return problem.id, [vocabulary.encode_with_answer(closing, form) for form in problem.forms]
 
 
@@ -347,7 +438,7 @@ def _lay_out_closings(closings: Closings, row: int, forms) -> None:
         closings.form_na[row, span] = number
         closings.offset_na[row, span] = np.arange(len(ids))
         places = start + np.flatnonzero(scored)
-        closings.scored_nz[row, scored_at:scored_at + len(places)] = places
-        closings.scored_form_nz[row, scored_at:scored_at + len(places)] = number
+        closings.scored_nz[row, scored_at : scored_at + len(places)] = places
+        closings.scored_form_nz[row, scored_at : scored_at + len(places)] = number
         start, scored_at = span.stop, scored_at + len(places)
     closings.length_n[row] = start

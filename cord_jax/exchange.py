@@ -1,7 +1,9 @@
-"""The exchange of steps between vocabularies: text is the teachers' shared currency (design, sections 3.1, 3.4-3.6).
+"""The exchange of steps between vocabularies: text is the teachers' shared currency (design, sections 3.1,
+3.4-3.6).
 
-Once a round the device hands over the sampled ids of finished proposals and gets back, for every vocabulary, the ids of
-their canonical steps. Everything here runs on the host: it must not call jax, and what it returns has fixed shapes.
+Once a round the device hands over the sampled ids of finished proposals and gets back, for every vocabulary,
+the ids of their canonical steps. Everything here runs on the host: it must not call jax, and what it returns
+has fixed shapes.
 """
 
 import dataclasses
@@ -44,12 +46,22 @@ class Exchange:
     """Turns finished proposals into canonical steps in all vocabularies.
 
     Attributes:
-      texts: canonical steps by (problem number, step), a list of `ReadStep | None` in the order j = beam * proposers +
-        proposer. A repeated call writes the same again, so a callback that runs twice does no harm.
+      texts: canonical steps by (problem number, step), a list of `ReadStep | None` in the order j = beam *
+        proposers + proposer. A repeated call writes the same again, so a callback that runs twice does no
+        harm.
     """
 
-    def __init__(self, vocabularies: list[Vocabulary], readers: list[ReaderText], *, meta_vocabulary: int,
-                 num_beams: int, segmentation_name: str, max_step_tokens: int, max_thinking_tokens: int):
+    def __init__(
+        self,
+        vocabularies: list[Vocabulary],
+        readers: list[ReaderText],
+        *,
+        meta_vocabulary: int,
+        num_beams: int,
+        segmentation_name: str,
+        max_step_tokens: int,
+        max_thinking_tokens: int,
+    ):
         self.vocabularies = vocabularies
         self.readers = readers
         self.meta_vocabulary = meta_vocabulary
@@ -71,12 +83,13 @@ class Exchange:
           proposals: for each reader `(token_rqt, count_rq, stopped_rq)`.
 
         Returns:
-          A dict: `token_urjt` int32 and `length_urj` int32 by vocabulary u, `ended_rj` int8, `dropped_rj` int8
-          (indices into `ENDED` and `DROPPED`; `ABSENT` where there is no candidate), `concluded_rj` bool, and `longest`
-          int32: tokens of the longest step, which may exceed `width`; then the call must be made again with more.
+          A dict: `token_urjt` and `length_urj` int32 by vocabulary u; `ended_rj` and `dropped_rj` int8, indices
+          into `ENDED` and `DROPPED` (`ABSENT` where there is no candidate); `concluded_rj` bool; and `longest`
+          int32, tokens of the longest step. If it exceeds `width`, the call must be made again with more.
         """
         problem_r, step_r, valid_r, open_rb, thinking_rb = map(
-            np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb))
+            np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb)
+        )
         proposals = [tuple(map(np.asarray, proposal)) for proposal in proposals]
         rows, candidates = len(problem_r), self.num_beams * self.num_proposers
         token_urjt = np.zeros((len(self.vocabularies), rows, candidates, width), np.int32)
@@ -87,7 +100,9 @@ class Exchange:
         for row in np.flatnonzero(valid_r):
             steps = self._read_row(proposals, row, int(step_r[row]), open_rb[row], thinking_rb[row])
             present = [j for j, step in enumerate(steps) if step is not None]
-            encoded = [vocabulary.encode_batch([steps[j].text for j in present]) for vocabulary in self.vocabularies]
+            encoded = [
+                vocabulary.encode_batch([steps[j].text for j in present]) for vocabulary in self.vocabularies
+            ]
             thinking = {j: len(ids) for j, ids in zip(present, encoded[self.meta_vocabulary])}
             self._mark(steps, thinking, thinking_rb[row])
             record: list[ReadStep | None] = [None] * candidates
@@ -98,19 +113,26 @@ class Exchange:
                 for u, ids in enumerate(encoded):
                     length_urj[u, row, j] = len(ids[place])
                     longest = max(longest, len(ids[place]))
-                    token_urjt[u, row, j, :len(ids[place])] = ids[place][:width]
+                    token_urjt[u, row, j, : len(ids[place])] = ids[place][:width]
                 record[j] = ReadStep(step.text, len(encoded[self._writer_vocabulary(j)][place]))
             self.texts[int(problem_r[row]), int(step_r[row])] = record
         concluded = np.array([name in CONCLUDING for name in ENDED])
-        return {"token_urjt": token_urjt, "length_urj": length_urj, "ended_rj": ended_rj, "dropped_rj": dropped_rj,
-                "concluded_rj": concluded[ended_rj], "longest": np.int32(longest)}
+        return {
+            "token_urjt": token_urjt,
+            "length_urj": length_urj,
+            "ended_rj": ended_rj,
+            "dropped_rj": dropped_rj,
+            "concluded_rj": concluded[ended_rj],
+            "longest": np.int32(longest),
+        }
 
     def _writer_vocabulary(self, j: int) -> int:
         proposer = j % self.num_proposers
         return next(reader.vocabulary for reader in self.readers if proposer in reader.proposers)
 
     def _read_row(self, proposals, row, step, open_b, thinking_b):
-        """The proposals of one problem as text, in the order of candidates; None where the beam was not open."""
+        """The proposals of one problem as text, in the order of candidates; None where the beam was not open.
+        """
         read: list[segmentation.Proposal | None] = [None] * (self.num_beams * self.num_proposers)
         for reader, (token_rqt, count_rq, stopped_rq) in zip(self.readers, proposals):
             vocabulary = self.vocabularies[reader.vocabulary]
@@ -118,14 +140,19 @@ class Exchange:
                 beam, place = divmod(q, len(reader.proposers))
                 if not open_b[beam]:
                     continue
-                ids = token_rqt[row, q, :count_rq[row, q]].tolist()
+                ids = token_rqt[row, q, : count_rq[row, q]].tolist()
                 stopped = _STOPPED[int(stopped_rq[row, q])]
                 if stopped == "eos":
                     ids = ids[:-1]
                 remaining = self.max_thinking_tokens - int(thinking_b[beam])
                 read[beam * self.num_proposers + reader.proposers[place]] = segmentation.read_proposal(
-                    self.segmentation, step, vocabulary.join(ids), stopped,
-                    remaining <= self.max_step_tokens, step > 1)
+                    self.segmentation,
+                    step,
+                    vocabulary.join(ids),
+                    stopped,
+                    remaining <= self.max_step_tokens,
+                    step > 1,
+                )
         return read
 
     def _mark(self, steps, thinking, thinking_b):

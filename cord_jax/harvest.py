@@ -1,4 +1,6 @@
-"""From a finished search to its trace and its tree: the winner is followed back from its last step to its first."""
+"""From a finished search to its trace and its tree: the winner is followed back from its last step to its
+first.
+"""
 
 from collections.abc import Sequence
 
@@ -41,11 +43,20 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
             beam, proposer = divmod(int(j), len(names))
             dropped = DROPPED[history.dropped_nmj[step, j]]
             rank = int(history.rank_nmj[step, j])
-            rows.append(Candidate(
-                problem=problem.id, step=step + 1, beam=beam, teacher=names[proposer],
-                text=finished.texts[step][j].text, score=None if dropped else float(history.score_nmj[step, j]),
-                kept=rank >= 0, rank=rank if rank >= 0 else None, dropped=dropped,
-                ended=ENDED[history.ended_nmj[step, j]]))
+            rows.append(
+                Candidate(
+                    problem=problem.id,
+                    step=step + 1,
+                    beam=beam,
+                    teacher=names[proposer],
+                    text=finished.texts[step][j].text,
+                    score=None if dropped else float(history.score_nmj[step, j]),
+                    kept=rank >= 0,
+                    rank=rank if rank >= 0 else None,
+                    dropped=dropped,
+                    ended=ENDED[history.ended_nmj[step, j]],
+                )
+            )
     return rows
 
 
@@ -54,17 +65,28 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
     names, history = teachers.names, finished.history
     path = winning_path(finished, len(names))
     steps = tuple(
-        Step(text=finished.texts[step][j].text, teacher=names[j % len(names)], score=float(history.score_nmj[step, j]),
-             tokens=int(history.tokens_nmj[step, j]), ended=ENDED[history.ended_nmj[step, j]]) for step, j in path)
+        Step(
+            text=finished.texts[step][j].text,
+            teacher=names[j % len(names)],
+            score=float(history.score_nmj[step, j]),
+            tokens=int(history.tokens_nmj[step, j]),
+            ended=ENDED[history.ended_nmj[step, j]],
+        )
+        for step, j in path
+    )
     committed = dict.fromkeys(names, 0)
     for step, j in path:
         committed[names[j % len(names)]] += finished.texts[step][j].own_tokens
-    usage = {name: Usage(proposed, committed[name], scored)
-             for name, proposed, scored in zip(names, finished.proposed, finished.scored)}
+    usage = {
+        name: Usage(proposed, committed[name], scored)
+        for name, proposed, scored in zip(names, finished.proposed, finished.scored)
+    }
     if finished.stuck >= 0:
         status, response, predicted, correct = "stuck", None, None, False
     else:
-        status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(steps[-1].ended, "max_steps")
+        status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(
+            steps[-1].ended, "max_steps"
+        )
         vocabulary = next(r.vocabulary for r in teachers.readers if finished.writer in r.proposers)
         answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
         response = vocabulary.text(answer)
@@ -77,6 +99,17 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
     if problem.answers:
         extra["answers"] = list(problem.answers)
     return Trace(
-        id=problem.id, question=problem.question, answer=problem.answer, status=status,
-        score=steps[-1].score if steps else None, reasoning="".join(step.text for step in steps), response=response,
-        predicted_answer=predicted, correct=correct, steps=steps, usage=usage, seconds=finished.seconds, extra=extra)
+        id=problem.id,
+        question=problem.question,
+        answer=problem.answer,
+        status=status,
+        score=steps[-1].score if steps else None,
+        reasoning="".join(step.text for step in steps),
+        response=response,
+        predicted_answer=predicted,
+        correct=correct,
+        steps=steps,
+        usage=usage,
+        seconds=finished.seconds,
+        extra=extra,
+    )

@@ -35,8 +35,9 @@ class Insertion:
     prompt_length_r: tuple[jax.Array, ...]
 
 
-def insert(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState,
-           insertion: Insertion) -> SearchState:
+def insert(
+    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, insertion: Insertion
+) -> SearchState:
     """Reads the prompts and starts the searches. The slots must be free and their pools wide enough."""
     shards, beams = plan.shards, plan.num_beams
     slot_r, valid_r = insertion.slot_r, insertion.valid_r
@@ -52,12 +53,20 @@ def insert(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: Sear
     for index, (reader, k, s) in enumerate(zip(plan.readers, constants, state.readers)):
         prompt_rt, length_r = insertion.prompt_rt[index], insertion.prompt_length_r[index]
         s = dataclasses.replace(
-            s, cursor_n=put(s.cursor_n, new_r=zeros_r), length_nb=put(s.length_nb, new_r=zeros_rb),
-            path_nbs=put(s.path_nbs, new_r=jnp.zeros((rows, *s.path_nbs.shape[1:]), bool)))
+            s,
+            cursor_n=put(s.cursor_n, new_r=zeros_r),
+            length_nb=put(s.length_nb, new_r=zeros_rb),
+            path_nbs=put(s.path_nbs, new_r=jnp.zeros((rows, *s.path_nbs.shape[1:]), bool)),
+        )
         chosen = Chosen(
-            slot_r, valid_r, parent_rb=zeros_rb, length_rb=jnp.where(first_b, length_r[:, None], 0),
+            slot_r,
+            valid_r,
+            parent_rb=zeros_rb,
+            length_rb=jnp.where(first_b, length_r[:, None], 0),
             token_rbt=jnp.broadcast_to(prompt_rt[:, None], (rows, beams, prompt_rt.shape[1])),
-            cue_rb=zeros_rb + jnp.where(first_b & bool(reader.proposers), 1, -1), permanent_r=jnp.zeros(rows, bool))
+            cue_rb=zeros_rb + jnp.where(first_b & bool(reader.proposers), 1, -1),
+            permanent_r=jnp.zeros(rows, bool),
+        )
         width = packing.round_up(prompt_rt.shape[1] + k.cue_xm.shape[1], plan.chunk)
         s, full_rbs = commits.append(reader, k, s, shards, chosen, width, chunk=plan.chunk)
 
@@ -67,18 +76,47 @@ def insert(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: Sear
             return put(x_nb, new_r=jnp.broadcast_to(rows_rb[:, :1], rows_rb.shape))
 
         s = dataclasses.replace(
-            s, path_nbs=as_first(s.path_nbs), view_nbs=as_first(s.view_nbs), length_nb=as_first(s.length_nb))
+            s, path_nbs=as_first(s.path_nbs), view_nbs=as_first(s.view_nbs), length_nb=as_first(s.length_nb)
+        )
         full_rbs = jnp.broadcast_to(full_rbs[:, :1], full_rbs.shape)
-        new_readers.append(start_rows(
-            plan, index, s, slot_r, valid_r, full_rbs, open_rb, limit_rb, zeros_r + 1, key_r2, zeros_r,
-            jnp.zeros(rows, bool), zeros_r))
+        new_readers.append(
+            start_rows(
+                plan,
+                index,
+                s,
+                slot_r,
+                valid_r,
+                full_rbs,
+                open_rb,
+                limit_rb,
+                zeros_r + 1,
+                key_r2,
+                zeros_r,
+                jnp.zeros(rows, bool),
+                zeros_r,
+            )
+        )
     per_slot = dict(
-        phase_n=zeros_r + SEARCHING, problem_n=insertion.problem_r, key_n2=key_r2, step_n=zeros_r + 1, waited_n=zeros_r,
-        open_nb=open_rb, complete_nb=jnp.zeros_like(open_rb), score_nb=jnp.zeros(open_rb.shape, jnp.float32),
-        thinking_nb=zeros_rb, origin_nb=zeros_rb - 1, stuck_n=zeros_r - 1, writer_n=zeros_r, answer_count_n=zeros_r,
+        phase_n=zeros_r + SEARCHING,
+        problem_n=insertion.problem_r,
+        key_n2=key_r2,
+        step_n=zeros_r + 1,
+        waited_n=zeros_r,
+        open_nb=open_rb,
+        complete_nb=jnp.zeros_like(open_rb),
+        score_nb=jnp.zeros(open_rb.shape, jnp.float32),
+        thinking_nb=zeros_rb,
+        origin_nb=zeros_rb - 1,
+        stuck_n=zeros_r - 1,
+        writer_n=zeros_r,
+        answer_count_n=zeros_r,
         proposed_nk=jnp.zeros((rows, plan.num_proposers), jnp.int32),
-        scored_nk=jnp.zeros((rows, plan.num_proposers), jnp.int32))
+        scored_nk=jnp.zeros((rows, plan.num_proposers), jnp.int32),
+    )
     closings = jax.tree.map(lambda old, new: put(old, new_r=new), state.closings, insertion.closings)
     return dataclasses.replace(
-        state, readers=tuple(new_readers), closings=closings,
-        **{name: put(getattr(state, name), new_r=value) for name, value in per_slot.items()})
+        state,
+        readers=tuple(new_readers),
+        closings=closings,
+        **{name: put(getattr(state, name), new_r=value) for name, value in per_slot.items()},
+    )

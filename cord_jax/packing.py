@@ -44,4 +44,5 @@ def in_parts(function, parts: int, *arrays):
         return function(*arrays)
     split = [x.reshape(parts, x.shape[0] // parts, *x.shape[1:]) for x in arrays]
     return jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(lambda xs: function(*xs), tuple(split)))
+        lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(lambda xs: function(*xs), tuple(split))
+    )

@@ -1,7 +1,8 @@
 """Proposing: every proposer writes its next step, one token a row and tick, without contact with the host.
 
-The loop stops when no row is inside a proposal any more or after a quantum of tokens; rows whose problem still waits
-for others stand still, and a problem whose proposals are long goes on in the next round (design, section 4).
+The loop stops when no row is inside a proposal any more or after a quantum of tokens; rows whose problem
+still waits for others stand still, and a problem whose proposals are long goes on in the next round (design,
+section 4).
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ from cord_jax.sampling import sample
 from models.prefix_tree import decode_attention
 
 
-def propose(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, quantum) -> tuple[ReaderState, object]:
+def propose(
+    plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, quantum
+) -> tuple[ReaderState, object]:
     """Decodes up to `quantum` tokens for all running rows of a reader.
 
     Returns:
@@ -32,8 +35,13 @@ def propose(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, qu
         age_nqt = (column_t - rows.start_nq[..., None]) % ring
         position_nq = rows.position_nq + rows.count_nq
         attend = decode_attention(
-            column, state.view_nbs, state.depth_ns, position_nq,
-            age_nqt <= rows.count_nq[..., None], rows.position_nq[..., None] + age_nqt)
+            column,
+            state.view_nbs,
+            state.depth_ns,
+            position_nq,
+            age_nqt <= rows.count_nq[..., None],
+            rows.position_nq[..., None] + age_nqt,
+        )
         cache = (state.pool, rows.local) if stacked else tuple(zip(state.pool, rows.local))
         x_nqd, local = model.run_layers(model.embed_tokens(rows.feed_nq), position_nq, attend, cache)
         logits_nqv = jnp.where(constants.defined_v, model.unembed(x_nqd), -jnp.inf)
@@ -47,13 +55,20 @@ def propose(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, qu
         stopped_nq = jnp.where(constants.done_u[boundary_nq], readers.BOUNDARY, stopped_nq)
         stopped_nq = jnp.where(constants.eos_v[token_nq], readers.EOS, stopped_nq)
         stopped_nq = jnp.where(running, stopped_nq, rows.stopped_nq)
-        # A row that stands still keeps its tokens: the ring column that others write is not its own to overwrite.
+        # A row that stands still keeps its tokens: the ring column that others write is not its own to
+        # overwrite.
         kept_nq1 = lax.dynamic_slice_in_dim(rows.token_nqt, column, 1, 2)
         written_nq1 = jnp.where(running[..., None], token_nq[..., None], kept_nq1)
         rows = dataclasses.replace(
-            rows, local=local, token_nqt=lax.dynamic_update_slice_in_dim(rows.token_nqt, written_nq1, column, 2),
-            feed_nq=jnp.where(running, token_nq, rows.feed_nq), count_nq=count_nq, boundary_nq=boundary_nq,
-            stopped_nq=stopped_nq, running_nq=running & (stopped_nq == 0))
+            rows,
+            local=local,
+            token_nqt=lax.dynamic_update_slice_in_dim(rows.token_nqt, written_nq1, column, 2),
+            feed_nq=jnp.where(running, token_nq, rows.feed_nq),
+            count_nq=count_nq,
+            boundary_nq=boundary_nq,
+            stopped_nq=stopped_nq,
+            running_nq=running & (stopped_nq == 0),
+        )
         return done + 1, (column + 1) % ring, rows
 
     def going(carry):
@@ -65,7 +80,9 @@ def propose(plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, qu
 
 
 def sampled_tokens(rows: Rows):
-    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count is stale."""
+    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count
+    is stale.
+    """
     ring = rows.token_nqt.shape[2]
     index_nqt = (rows.start_nq[..., None] + jnp.arange(ring)) % ring
     return jnp.take_along_axis(rows.token_nqt, index_nqt, axis=2)

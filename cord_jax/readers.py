@@ -1,8 +1,8 @@
 """A reader: one checkpoint with one system prompt, and all that it keeps of the problems it reads.
 
-Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a checkpoint and a
-system prompt share a reader, so that weights, keys and values exist once. A reader knows tokens of its own vocabulary
-only; text comes and goes through `exchange`.
+Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a
+checkpoint and a system prompt share a reader, so that weights, keys and values exist once. A reader knows
+tokens of its own vocabulary only; text comes and goes through `exchange`.
 """
 
 import dataclasses
@@ -61,7 +61,8 @@ class ReaderConstants:
       done_u: bool, states in which a boundary has been decided.
       defined_v: bool, ids that the tokenizer defines; no other is ever sampled or counted.
       eos_v: bool, ids that end a text.
-      cue_xm: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of step t.
+      cue_xm: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
+        step t.
       cue_length_x: int32.
     """
 
@@ -79,8 +80,8 @@ class ReaderConstants:
 class Rows:
     """The proposals being written: q = beam * proposers + proposer rows a slot.
 
-    Keys, values and tokens of a row lie in a ring of t columns; all rows write the same column at the same tick, so a
-    row's columns are `(start + i) % t`.
+    Keys, values and tokens of a row lie in a ring of t columns; all rows write the same column at the same
+    tick, so a row's columns are `(start + i) % t`.
 
     Attributes:
       token_nqt: int32, sampled tokens.
@@ -123,8 +124,8 @@ class ReaderState:
       token_ns, depth_ns: int32, id and depth of the token in each column.
       cursor_n: int32, first free column.
       path_nbs: bool, the columns of each branch.
-      view_nbs: bool, the columns that proposals of the branch see: its path and the forced cue, less the last token,
-        which is the first that they feed.
+      view_nbs: bool, the columns that proposals of the branch see: its path and the forced cue, less the last
+        token, which is the first that they feed.
       length_nb: int32, tokens on the path.
       tick: int32, the ring column that is written next.
       rows: the proposals; None for a reader that does not propose.
@@ -146,20 +147,37 @@ def decoder(plan: ReaderPlan, constants: ReaderConstants):
     return nnx.merge(plan.graphdef, constants.weights)
 
 
-def empty_state(model, plan: ReaderPlan, *, slots: int, beams: int, ring: int, chunk: int, dtype) -> ReaderState:
-    """A reader that has read nothing. Pools get `chunk` spare columns behind the usable ones (see `commit`)."""
+def empty_state(
+    model, plan: ReaderPlan, *, slots: int, beams: int, ring: int, chunk: int, dtype
+) -> ReaderState:
+    """A reader that has read nothing. Pools get `chunk` spare columns behind the usable ones (see `commit`).
+    """
     n, b, s, q = slots, beams, plan.columns + chunk, beams * len(plan.proposers)
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     rows = None
     if plan.proposers:
         rows = Rows(
-            token_nqt=integers((n, q, ring)), start_nq=integers((n, q)), count_nq=integers((n, q)),
-            limit_nq=integers((n, q)), drawn_nq=integers((n, q)), key_nq2=jnp.zeros((n, q, 2), jnp.uint32),
-            feed_nq=integers((n, q)), position_nq=integers((n, q)), boundary_nq=integers((n, q)),
-            running_nq=jnp.zeros((n, q), bool), stopped_nq=integers((n, q)),
-            local=prefix_tree.empty_cache(model.config, model.is_stacked, (n, q), ring, dtype))
+            token_nqt=integers((n, q, ring)),
+            start_nq=integers((n, q)),
+            count_nq=integers((n, q)),
+            limit_nq=integers((n, q)),
+            drawn_nq=integers((n, q)),
+            key_nq2=jnp.zeros((n, q, 2), jnp.uint32),
+            feed_nq=integers((n, q)),
+            position_nq=integers((n, q)),
+            boundary_nq=integers((n, q)),
+            running_nq=jnp.zeros((n, q), bool),
+            stopped_nq=integers((n, q)),
+            local=prefix_tree.empty_cache(model.config, model.is_stacked, (n, q), ring, dtype),
+        )
     return ReaderState(
         pool=prefix_tree.empty_cache(model.config, model.is_stacked, (n,), s, dtype),
-        token_ns=integers((n, s)), depth_ns=integers((n, s)), cursor_n=integers((n,)),
-        path_nbs=jnp.zeros((n, b, s), bool), view_nbs=jnp.zeros((n, b, s), bool), length_nb=integers((n, b)),
-        tick=integers(()), rows=rows)
+        token_ns=integers((n, s)),
+        depth_ns=integers((n, s)),
+        cursor_n=integers((n,)),
+        path_nbs=jnp.zeros((n, b, s), bool),
+        view_nbs=jnp.zeros((n, b, s), bool),
+        length_nb=integers((n, b)),
+        tick=integers(()),
+        rows=rows,
+    )

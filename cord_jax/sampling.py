@@ -1,4 +1,6 @@
-"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (design, section 3.10 and 3.11)."""
+"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (design, section 3.10 and
+3.11).
+"""
 
 import dataclasses
 
@@ -73,7 +75,9 @@ def sample(logits_nqv, key_nq2, position_nq, settings: SamplingSettings):
     num_slots, num_rows, _ = logits_nqv.shape
     repeat = num_rows // len(settings.temperature)
     temperature_q, top_k_q, top_p_q = (
-        np.tile(np.asarray(values), repeat) for values in (settings.temperature, settings.top_k, settings.top_p))
+        np.tile(np.asarray(values), repeat)
+        for values in (settings.temperature, settings.top_k, settings.top_p)
+    )
     greedy_nq = jnp.argmax(logits_nqv, axis=-1).astype(jnp.int32)
     if not temperature_q.any():
         return greedy_nq

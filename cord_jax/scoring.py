@@ -1,8 +1,9 @@
 """Predictive perplexity: how predictable the gold answer has become (paper, section 3; design, section 3.7).
 
-S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer + `.`. Each
-candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer, with the closing before
-it and the full stop behind it, is a twig. Only the positions before the answer's tokens are projected to logits.
+S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
+`.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
+with the closing before it and the full stop behind it, is a twig. Only the positions before the answer's
+tokens are projected to logits.
 """
 
 import jax
@@ -18,7 +19,8 @@ LOGITS_AT_A_TIME = 1 << 26
 
 @pytree
 class Closings:
-    """The closing with the answer, in the meta-prover's tokens, one twig for each accepted form; a slot or row each.
+    """The closing with the answer, in the meta-prover's tokens, one twig for each accepted form; a slot or
+    row each.
 
     Attributes:
       token_na: int32, the twigs one behind another.
@@ -51,19 +53,26 @@ def pack_candidates(closings: Closings, step_rjt, step_length_rj, base_rj, branc
     closing_offset_rw = step_length_rw + packing.pick(closings.offset_na, place_rw)
     packed = Packed(
         token_rw=jnp.where(
-            in_step_rw, packing.pick_token(step_rjt, fork_rw, offset_rw), packing.pick(closings.token_na, place_rw)),
+            in_step_rw,
+            packing.pick_token(step_rjt, fork_rw, offset_rw),
+            packing.pick(closings.token_na, place_rw),
+        ),
         position_rw=packing.pick(base_rj, fork_rw) + jnp.where(in_step_rw, offset_rw, closing_offset_rw),
         branch_rw=packing.pick(branch_rj, fork_rw),
         fork_rw=fork_rw,
         form_rw=jnp.where(in_step_rw, 0, packing.pick(closings.form_na, place_rw)),
-        length_r=length_rj.sum(1))
+        length_r=length_rj.sum(1),
+    )
     return packed, packing.starts(length_rj)
 
 
 def answer_log_probabilities(model, hidden_rwd, closings: Closings, closing_start_rj, defined_v):
-    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer defines."""
+    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
+    defines.
+    """
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
-    # The logits of a token stand at the place before it; a closing always has a token before its answer's first.
+    # The logits of a token stand at the place before it; a closing always has a token before its answer's
+    # first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
     rows, candidates, scored = place_rjz.shape
     place_rx = jnp.clip(place_rjz.reshape(rows, -1), 0, hidden_rwd.shape[1] - 1)
@@ -76,8 +85,11 @@ def answer_log_probabilities(model, hidden_rwd, closings: Closings, closing_star
         return jnp.take_along_axis(jax.nn.log_softmax(logits_xv), target_x[:, None], axis=1)[:, 0]
 
     most = max(1, LOGITS_AT_A_TIME // defined_v.shape[0])
-    parts = next(parts for parts in range(1, len(target_x) + 1)
-                 if len(target_x) % parts == 0 and len(target_x) // parts <= most)
+    parts = next(
+        parts
+        for parts in range(1, len(target_x) + 1)
+        if len(target_x) % parts == 0 and len(target_x) // parts <= most
+    )
     return packing.in_parts(log_probability, parts, hidden_xd, target_x).reshape(place_rjz.shape)
 
 
@@ -92,8 +104,23 @@ def scores(log_probability_rjz, closings: Closings, num_forms: int):
     return jnp.stack(by_form).max(0)
 
 
-def score_candidates(model, defined_v, pool_rows, path_rbs, depth_rs, closings: Closings, step_rjt, step_length_rj,
-                     base_rj, branch_rj, valid_rj, *, width: int, chunk: int, num_forms: int):
+def score_candidates(
+    model,
+    defined_v,
+    pool_rows,
+    path_rbs,
+    depth_rs,
+    closings: Closings,
+    step_rjt,
+    step_length_rj,
+    base_rj,
+    branch_rj,
+    valid_rj,
+    *,
+    width: int,
+    chunk: int,
+    num_forms: int,
+):
     """Scores a group of candidates of each row in one pass.
 
     Args:
@@ -107,13 +134,16 @@ def score_candidates(model, defined_v, pool_rows, path_rbs, depth_rs, closings: 
       width: capacity of the packed row; chunk: tokens of a row at a time; num_forms: most forms of an answer.
 
     Returns:
-      `(score_rj float32, scratch, start_rj)`: scores, the keys and values of all that was read, and where in them each
-      candidate's step begins.
+      `(score_rj float32, scratch, start_rj)`: scores, the keys and values of all that was read, and where in
+      them each candidate's step begins.
     """
-    packed, start_rj = pack_candidates(closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width)
+    packed, start_rj = pack_candidates(
+        closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width
+    )
     reach = step_rjt.shape[2] + closings.token_na.shape[1]
     scratch, hidden_rwd = extend(model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk, reach=reach)
     log_probability_rjz = answer_log_probabilities(
-        model, hidden_rwd, closings, start_rj + step_length_rj, defined_v)
+        model, hidden_rwd, closings, start_rj + step_length_rj, defined_v
+    )
     score_rj = scores(log_probability_rjz, closings, num_forms)
     return jnp.where(valid_rj, score_rj, -jnp.inf), scratch, start_rj

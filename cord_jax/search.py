@@ -1,15 +1,16 @@
 """The step-wise beam search as one jitted while loop over rounds (paper, section 3; design, section 4).
 
-A round proposes (`proposals`), exchanges the finished steps as text (`exchange`, the only contact with the host),
-scores them (`scoring`), selects (`selection`) and commits (`commits`). N problems sit in slots and advance on their
-own: a problem is settled in the round in which the last of its proposals has ended, while others go on writing. When a
-search has ended, the same loop lets the writer of the winner's last step write the answer, until the host harvests it.
+A round proposes (`proposals`), exchanges the finished steps as text (`exchange`, the only contact with the
+host), scores them (`scoring`), selects (`selection`) and commits (`commits`). N problems sit in slots and
+advance on their
+own: a problem is settled in the round in which the last of its proposals has ended, while others go on
+writing. When a search has ended, the same loop lets the writer of the winner's last step write the answer,
+until the host harvests it.
 """
 
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -34,8 +35,9 @@ def rows_running(state: SearchState):
     return functools.reduce(jnp.logical_or, running)
 
 
-def one_round(plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...],
-              state: SearchState) -> SearchState:
+def one_round(
+    plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
+) -> SearchState:
     """Every proposer writes up to a quantum of tokens; then the problems that are ready are settled."""
     new_readers, row_ticks, busy = [], state.row_ticks, state.busy_row_ticks
     for reader, k, s in zip(plan.readers, constants, state.readers):
@@ -49,16 +51,31 @@ def one_round(plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConst
     waits_n = ~rows_running(state)
     answered_n = waits_n & (state.phase_n == ANSWERING)
     ready_n = waits_n & (state.phase_n == SEARCHING)
-    state = lax.cond(answered_n.any(), lambda state: settle_answers(plan, constants, state, answered_n),
-                     lambda state: state, state)
+    state = lax.cond(
+        answered_n.any(),
+        lambda state: settle_answers(plan, constants, state, answered_n),
+        lambda state: state,
+        state,
+    )
     state = dataclasses.replace(state, waited_n=jnp.where(ready_n, state.waited_n + 1, 0))
-    return lax.cond(ready_n.any(), lambda state: settle_steps(plan, exchange, constants, state, ready_n),
-                    lambda state: state, state)
+    return lax.cond(
+        ready_n.any(),
+        lambda state: settle_steps(plan, exchange, constants, state, ready_n),
+        lambda state: state,
+        state,
+    )
 
 
-def advance(plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState,
-            max_rounds) -> SearchState:
-    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or `max_rounds`."""
+def advance(
+    plan: SearchPlan,
+    exchange: Exchange,
+    constants: tuple[ReaderConstants, ...],
+    state: SearchState,
+    max_rounds,
+) -> SearchState:
+    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or
+    `max_rounds`.
+    """
 
     def going(carry):
         rounds, state = carry
@@ -72,8 +89,9 @@ def advance(plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstan
     return lax.while_loop(going, body, (jnp.int32(0), state))[1]
 
 
-def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], closing_width: int,
-                scored_width: int) -> SearchState:
+def empty_state(
+    plan: SearchPlan, constants: tuple[ReaderConstants, ...], closing_width: int, scored_width: int
+) -> SearchState:
     """A search with free slots only.
 
     Args:
@@ -84,22 +102,52 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], closin
     reader_states = []
     for reader, constant in zip(plan.readers, constants):
         model = readers.decoder(reader, constant)
-        reader_states.append(readers.empty_state(
-            model, reader, slots=n, beams=b, ring=plan.max_step_tokens, chunk=plan.chunk, dtype=model.dtype))
+        reader_states.append(
+            readers.empty_state(
+                model,
+                reader,
+                slots=n,
+                beams=b,
+                ring=plan.max_step_tokens,
+                chunk=plan.chunk,
+                dtype=model.dtype,
+            )
+        )
     return SearchState(
-        readers=tuple(reader_states), phase_n=integers((n,)) + FREE, problem_n=integers((n,)),
-        key_n2=jnp.zeros((n, 2), jnp.uint32), step_n=integers((n,)), waited_n=integers((n,)),
-        open_nb=jnp.zeros((n, b), bool), complete_nb=jnp.zeros((n, b), bool), score_nb=jnp.zeros((n, b)),
-        thinking_nb=integers((n, b)), origin_nb=integers((n, b)), stuck_n=integers((n,)), writer_n=integers((n,)),
-        answer_nu=integers((n, plan.max_answer_tokens)), answer_count_n=integers((n,)),
+        readers=tuple(reader_states),
+        phase_n=integers((n,)) + FREE,
+        problem_n=integers((n,)),
+        key_n2=jnp.zeros((n, 2), jnp.uint32),
+        step_n=integers((n,)),
+        waited_n=integers((n,)),
+        open_nb=jnp.zeros((n, b), bool),
+        complete_nb=jnp.zeros((n, b), bool),
+        score_nb=jnp.zeros((n, b)),
+        thinking_nb=integers((n, b)),
+        origin_nb=integers((n, b)),
+        stuck_n=integers((n,)),
+        writer_n=integers((n,)),
+        answer_nu=integers((n, plan.max_answer_tokens)),
+        answer_count_n=integers((n,)),
         closings=Closings(
-            token_na=integers((n, closing_width)), form_na=integers((n, closing_width)),
-            offset_na=integers((n, closing_width)), length_n=integers((n,)), scored_nz=integers((n, scored_width)),
-            scored_form_nz=integers((n, scored_width))),
+            token_na=integers((n, closing_width)),
+            form_na=integers((n, closing_width)),
+            offset_na=integers((n, closing_width)),
+            length_n=integers((n,)),
+            scored_nz=integers((n, scored_width)),
+            scored_form_nz=integers((n, scored_width)),
+        ),
         history=History(
-            score_nmj=jnp.zeros((n, m, j)), rank_nmj=jnp.zeros((n, m, j), jnp.int8),
-            ended_nmj=jnp.zeros((n, m, j), jnp.int8), dropped_nmj=jnp.zeros((n, m, j), jnp.int8),
-            tokens_nmj=integers((n, m, j))),
-        proposed_nk=integers((n, k)), scored_nk=integers((n, k)),
-        short_of_columns=jnp.zeros((len(plan.readers),), bool), longest=integers(()), row_ticks=jnp.zeros(()),
-        busy_row_ticks=jnp.zeros(()))
+            score_nmj=jnp.zeros((n, m, j)),
+            rank_nmj=jnp.zeros((n, m, j), jnp.int8),
+            ended_nmj=jnp.zeros((n, m, j), jnp.int8),
+            dropped_nmj=jnp.zeros((n, m, j), jnp.int8),
+            tokens_nmj=integers((n, m, j)),
+        ),
+        proposed_nk=integers((n, k)),
+        scored_nk=integers((n, k)),
+        short_of_columns=jnp.zeros((len(plan.readers),), bool),
+        longest=integers(()),
+        row_ticks=jnp.zeros(()),
+        busy_row_ticks=jnp.zeros(()),
+    )

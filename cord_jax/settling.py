@@ -17,7 +17,8 @@ from cord_jax.state import ANSWERING, DONE, SEARCHING, History, SearchPlan, Sear
 
 
 def by_proposer(plan: SearchPlan, values):
-    """Per-reader arrays `[x, q]` (None for readers that do not propose) as one array `[x, j]` of candidates."""
+    """Per-reader arrays `[x, q]` (None for readers that do not propose) as one array `[x, j]` of candidates.
+    """
     rows = next(value.shape[0] for value in values if value is not None)
     result = [None] * plan.num_proposers
     for reader, value in zip(plan.readers, values):
@@ -46,19 +47,29 @@ def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slo
     }
     take = functools.partial(shards.take, slot_r=slot_r)
     return jax.pure_callback(
-        functools.partial(exchange, width), shapes, take(state.problem_n), take(state.step_n), valid_r,
-        take(state.open_nb), take(state.thinking_nb), written)
+        functools.partial(exchange, width),
+        shapes,
+        take(state.problem_n),
+        take(state.step_n),
+        valid_r,
+        take(state.open_nb),
+        take(state.thinking_nb),
+        written,
+    )
 
 
-def settle_steps(plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState,
-                 ready_n) -> SearchState:
+def settle_steps(
+    plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState, ready_n
+) -> SearchState:
     """Exchanges, scores, selects and commits the steps of a sub-batch of ready problems."""
     shards = plan.shards
     slot_r = shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
     valid_r = shards.take(ready_n, slot_r)
     steps = exchange_steps(plan, exchange, state, slot_r, valid_r)
     state = dataclasses.replace(state, longest=jnp.maximum(state.longest, steps["longest"]))
-    settle = functools.partial(_settle_exchanged, plan, constants, slot_r=slot_r, valid_r=valid_r, steps=steps)
+    settle = functools.partial(
+        _settle_exchanged, plan, constants, slot_r=slot_r, valid_r=valid_r, steps=steps
+    )
     return lax.cond(steps["longest"] <= plan.step_width, settle, lambda state: state, state)
 
 
@@ -69,11 +80,20 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
     token_rjt, length_rj = (steps[name][meta_plan.vocabulary] for name in ("token_urjt", "length_urj"))
     candidate_rj = (steps["dropped_rj"] == 0) & valid_r[:, None]
     score_rj, scratch, start_rj = _score(
-        plan, meta_plan, meta_constants, meta_state, jax.tree.map(take, state.closings), slot_r, token_rjt, length_rj,
-        candidate_rj)
+        plan,
+        meta_plan,
+        meta_constants,
+        meta_state,
+        jax.tree.map(take, state.closings),
+        slot_r,
+        token_rjt,
+        length_rj,
+        candidate_rj,
+    )
 
     kept_rb, source_rb, new_score_rb = select(
-        take(state.score_nb), take(state.complete_nb), score_rj, candidate_rj, beams)
+        take(state.score_nb), take(state.complete_nb), score_rj, candidate_rj, beams
+    )
     kept_rb &= jnp.arange(beams) < plan.kept_beams
     chosen_rb = jnp.maximum(source_rb - beams, 0)  # candidate of a beam that got a step
     stepped_rb = kept_rb & (source_rb >= beams)
@@ -86,8 +106,11 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
     first_b = jnp.arange(beams) == 0
     parent_rb = jnp.where(ended_r[:, None] | ~kept_rb, parent_rb[:, :1], parent_rb)
     commits_rb = stepped_rb & ~(ended_r[:, None] & ~first_b)
-    origin_rb = jnp.where(stepped_rb, (step_r[:, None] - 1) * plan.candidates + chosen_rb,
-                          jnp.take_along_axis(take(state.origin_nb), parent_rb, axis=1))
+    origin_rb = jnp.where(
+        stepped_rb,
+        (step_r[:, None] - 1) * plan.candidates + chosen_rb,
+        jnp.take_along_axis(take(state.origin_nb), parent_rb, axis=1),
+    )
     writer_r = jnp.maximum(origin_rb[:, 0], 0) % plan.candidates % plan.num_proposers
     open_rb = kept_rb & ~concluded_rb & ~ended_r[:, None]
 
@@ -103,10 +126,14 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
         return Chosen(slot_r, valid_r, parent_rb, length_rb, token_rbt, cue_rb, answers_r)
 
     chosen = [chosen_for(reader) for reader in plan.readers]
-    needs = [jnp.where(valid_r, c.length_rb.sum(1) + commits.cue_lengths(k, c).sum(1), 0)
-             for k, c in zip(constants, chosen)]
-    rooms = [commits.room(s, shards, c, need, reader.columns)
-             for reader, s, c, need in zip(plan.readers, state.readers, chosen, needs)]
+    needs = [
+        jnp.where(valid_r, c.length_rb.sum(1) + commits.cue_lengths(k, c).sum(1), 0)
+        for k, c in zip(constants, chosen)
+    ]
+    rooms = [
+        commits.room(s, shards, c, need, reader.columns)
+        for reader, s, c, need in zip(plan.readers, state.readers, chosen, needs)
+    ]
     short = jnp.stack([(valid_r & ~fits).any() for _, fits in rooms])
 
     def commit(state: SearchState) -> SearchState:
@@ -114,19 +141,50 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
         for index, (reader, k, c, (as_is, _)) in enumerate(zip(plan.readers, constants, chosen, rooms)):
             s = commits.compact(reader.stacked, state.readers[index], shards, c, valid_r & ~as_is)
             if index == plan.meta and scratch is not None:
-                s = commits.move_scored(reader, s, shards, c, scratch, packing.pick(start_rj, chosen_rb),
-                                        _append_width(plan, k), chunk=plan.chunk)
-                c = dataclasses.replace(c, parent_rb=jnp.broadcast_to(jnp.arange(beams), parent_rb.shape),
-                                        length_rb=jnp.zeros_like(c.length_rb))
+                s = commits.move_scored(
+                    reader,
+                    s,
+                    shards,
+                    c,
+                    scratch,
+                    packing.pick(start_rj, chosen_rb),
+                    _append_width(plan, k),
+                    chunk=plan.chunk,
+                )
+                c = dataclasses.replace(
+                    c,
+                    parent_rb=jnp.broadcast_to(jnp.arange(beams), parent_rb.shape),
+                    length_rb=jnp.zeros_like(c.length_rb),
+                )
                 if not reader.proposers:  # nothing follows that it would have to read
                     new_readers.append(s)
                     continue
             s, full_rbs = commits.append(reader, k, s, shards, c, _append_width(plan, k), chunk=plan.chunk)
-            new_readers.append(start_rows(
-                plan, index, s, slot_r, valid_r, full_rbs, open_rb, limit_rb, jnp.where(ended_r, 0, step_r + 1),
-                take(state.key_n2), jnp.zeros_like(step_r), ended_r & ~stuck_r, writer_r))
-        return dataclasses.replace(state, readers=tuple(new_readers), **{
-            name: shards.put(getattr(state, name), slot_r, valid_r, value) for name, value in updates.items()})
+            new_readers.append(
+                start_rows(
+                    plan,
+                    index,
+                    s,
+                    slot_r,
+                    valid_r,
+                    full_rbs,
+                    open_rb,
+                    limit_rb,
+                    jnp.where(ended_r, 0, step_r + 1),
+                    take(state.key_n2),
+                    jnp.zeros_like(step_r),
+                    ended_r & ~stuck_r,
+                    writer_r,
+                )
+            )
+        return dataclasses.replace(
+            state,
+            readers=tuple(new_readers),
+            **{
+                name: shards.put(getattr(state, name), slot_r, valid_r, value)
+                for name, value in updates.items()
+            },
+        )
 
     lost_rb = take(state.open_nb) & ~candidate_rj.reshape(*candidate_rj.shape[:1], beams, -1).any(-1)
     tokens_rb = jnp.where(stepped_rb, packing.pick(length_rj, chosen_rb), 0)
@@ -141,23 +199,34 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
     at_step_rm = (jnp.arange(plan.max_steps) == (step_r - 1)[:, None])[..., None]
     history = jax.tree.map(
         lambda old, new: shards.put(old, slot_r, valid_r, jnp.where(at_step_rm, new[:, None], take(old))),
-        state.history, noted)
-    sampled_rj = by_proposer(plan, [
-        None if s.rows is None else take(s.rows.count_nq) for s in state.readers])
+        state.history,
+        noted,
+    )
+    sampled_rj = by_proposer(plan, [None if s.rows is None else take(s.rows.count_nq) for s in state.readers])
     present_rj = steps["dropped_rj"] != ABSENT
     by_k = lambda x_rj: x_rj.reshape(-1, beams, plan.num_proposers).sum(1)
     updates = dict(
         phase_n=jnp.where(stuck_r, DONE, jnp.where(ended_r, ANSWERING, SEARCHING)),
-        step_n=jnp.where(ended_r, step_r, step_r + 1), waited_n=jnp.zeros_like(step_r), open_nb=open_rb,
-        complete_nb=kept_rb & ~open_rb, score_nb=new_score_rb, thinking_nb=thinking_rb,
+        step_n=jnp.where(ended_r, step_r, step_r + 1),
+        waited_n=jnp.zeros_like(step_r),
+        open_nb=open_rb,
+        complete_nb=kept_rb & ~open_rb,
+        score_nb=new_score_rb,
+        thinking_nb=thinking_rb,
         origin_nb=jnp.where(stuck_r[:, None], take(state.origin_nb), origin_rb),
-        stuck_n=jnp.where(stuck_r, jnp.argmax(lost_rb, axis=1).astype(jnp.int32), -1), writer_n=writer_r,
+        stuck_n=jnp.where(stuck_r, jnp.argmax(lost_rb, axis=1).astype(jnp.int32), -1),
+        writer_n=writer_r,
         proposed_nk=take(state.proposed_nk) + by_k(jnp.where(present_rj, sampled_rj, 0)),
-        scored_nk=take(state.scored_nk) + by_k(
-            jnp.where(candidate_rj, length_rj + take(state.closings.length_n)[:, None], 0)))
+        scored_nk=take(state.scored_nk)
+        + by_k(jnp.where(candidate_rj, length_rj + take(state.closings.length_n)[:, None], 0)),
+    )
     state = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
-    return lax.cond(short.any(), lambda state: state,
-                    lambda state: commit(dataclasses.replace(state, history=history)), state)
+    return lax.cond(
+        short.any(),
+        lambda state: state,
+        lambda state: commit(dataclasses.replace(state, history=history)),
+        state,
+    )
 
 
 def _append_width(plan: SearchPlan, constants: ReaderConstants) -> int:
@@ -176,14 +245,24 @@ def _score(plan, meta_plan, meta_constants, meta_state, closings, slot_r, token_
     branch_rj = jnp.broadcast_to(beam_j, base_rj.shape)
     width = packing.round_up(group * (plan.step_width + closings.token_na.shape[1]), plan.chunk)
     run = functools.partial(
-        scoring.score_candidates, model, meta_constants.defined_v, pool_rows, path_rbs, depth_rs, closings,
-        width=width, chunk=plan.chunk, num_forms=plan.num_forms)
+        scoring.score_candidates,
+        model,
+        meta_constants.defined_v,
+        pool_rows,
+        path_rbs,
+        depth_rs,
+        closings,
+        width=width,
+        chunk=plan.chunk,
+        num_forms=plan.num_forms,
+    )
     if group == plan.candidates:
         return run(token_rjt, length_rj, base_rj, branch_rj, candidate_rj)
 
     def split(x_rj):
         return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
-    score_xrj = lax.map(lambda xs: run(*xs)[0], tuple(
-        map(split, (token_rjt, length_rj, base_rj, branch_rj, candidate_rj))))
+    score_xrj = lax.map(
+        lambda xs: run(*xs)[0], tuple(map(split, (token_rjt, length_rj, base_rj, branch_rj, candidate_rj)))
+    )
     return score_xrj.swapaxes(0, 1).reshape(candidate_rj.shape), None, None

@@ -1,8 +1,8 @@
 """Reading and writing rows of a few slots of arrays whose slots are sharded over the mesh's data axis.
 
-All branches of a problem live on one data shard. A sub-batch takes the same number of slots from each shard, so that
-its rows `r = shard * rows_per_shard + i` are sharded as the slots are and nothing crosses the shards. Slot numbers are
-local to their shard.
+All branches of a problem live on one data shard. A sub-batch takes the same number of slots from each shard,
+so that its rows `r = shard * rows_per_shard + i` are sharded as the slots are and nothing crosses the shards.
+Slot numbers are local to their shard.
 """
 
 import dataclasses
@@ -30,8 +30,14 @@ class Shards:
         return x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:])
 
     def choose(self, priority_n):
-        """The `rows` slots of highest priority in each shard, as local slot numbers; earlier slots first on ties."""
-        return jnp.argsort(-self._split(priority_n), axis=1, stable=True)[:, :self.rows].reshape(-1).astype(jnp.int32)
+        """The `rows` slots of highest priority in each shard, as local slot numbers; earlier slots first on
+        ties.
+        """
+        return (
+            jnp.argsort(-self._split(priority_n), axis=1, stable=True)[:, : self.rows]
+            .reshape(-1)
+            .astype(jnp.int32)
+        )
 
     def take(self, x_n, slot_r):
         """Rows of `x_n` (leading axis n) of the given slots, leading axis r."""
@@ -45,7 +51,9 @@ class Shards:
         return over_layers(stacked, lambda layer: tuple(self.take(x, slot_r) for x in layer), cache)
 
     def put(self, x_n, slot_r, valid_r, new_r):
-        """`x_n` with the rows of the valid slots replaced. A gather and a select: scatters run one row at a time."""
+        """`x_n` with the rows of the valid slots replaced. A gather and a select: scatters run one row at a
+        time.
+        """
 
         def replace(x, slots, valid, new):
             hit_nr = (jnp.arange(x.shape[0])[:, None] == slots) & valid

@@ -79,7 +79,8 @@ class History:
     Attributes:
       score_nmj: float32, -inf if dropped.
       rank_nmj: int8, beam number after the selection, -1 if not kept.
-      ended_nmj, dropped_nmj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`, or `exchange.ABSENT`.
+      ended_nmj, dropped_nmj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`, or
+        `exchange.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of the step.
     """
 
@@ -140,8 +141,21 @@ class SearchState:
     busy_row_ticks: jax.Array
 
 
-def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r, full_rbs, open_rb, limit_rb, step_r,
-               key_r2, drawn_r, answering_r, writer_r) -> ReaderState:
+def start_rows(
+    plan: SearchPlan,
+    index: int,
+    state: ReaderState,
+    slot_r,
+    valid_r,
+    full_rbs,
+    open_rb,
+    limit_rb,
+    step_r,
+    key_r2,
+    drawn_r,
+    answering_r,
+    writer_r,
+) -> ReaderState:
     """Sets a reader's rows to write from its views: a step on each open beam, or an answer on beam 0.
 
     Args:
@@ -149,7 +163,8 @@ def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r
       full_rbs: the columns of each beam, its cue's included; the last holds the first token to be fed.
       open_rb: beams that write a step.
       limit_rb: tokens that a beam's rows may sample.
-      step_r: number of the step, 0 for an answer; key_r2: the problems' keys; drawn_r: draws of the answer so far.
+      step_r: number of the step, 0 for an answer; key_r2: the problems' keys; drawn_r: draws of the answer so
+        far.
       answering_r: rows in which `writer_r` writes the answer, and nobody else anything.
     """
     reader, shards, rows = plan.readers[index], plan.shards, state.rows
@@ -165,10 +180,23 @@ def start_rows(plan: SearchPlan, index: int, state: ReaderState, slot_r, valid_r
     keys = jax.vmap(lambda key, step: jax.vmap(lambda b, k: row_key(key, step, b, k))(beam_q, proposer_q))
     zeros_rq = jnp.zeros_like(running_rq, jnp.int32)
     fresh = dict(
-        start_nq=zeros_rq + state.tick, count_nq=zeros_rq, limit_nq=repeat(limit_rb), drawn_nq=zeros_rq + drawn_r[:, None],
-        key_nq2=keys(key_r2, step_r), feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
+        start_nq=zeros_rq + state.tick,
+        count_nq=zeros_rq,
+        limit_nq=repeat(limit_rb),
+        drawn_nq=zeros_rq + drawn_r[:, None],
+        key_nq2=keys(key_r2, step_r),
+        feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
         position_nq=repeat(packing.pick(shards.take(state.depth_ns, slot_r), last_rb)),
-        boundary_nq=zeros_rq + jnp.where(answering_r, reader.free, reader.start)[:, None], running_nq=running_rq,
-        stopped_nq=zeros_rq)
-    return dataclasses.replace(state, rows=dataclasses.replace(rows, **{
-        name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()}))
+        boundary_nq=zeros_rq + jnp.where(answering_r, reader.free, reader.start)[:, None],
+        running_nq=running_rq,
+        stopped_nq=zeros_rq,
+    )
+    return dataclasses.replace(
+        state,
+        rows=dataclasses.replace(
+            rows,
+            **{
+                name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()
+            },
+        ),
+    )

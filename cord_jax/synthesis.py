@@ -1,4 +1,6 @@
-"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
+"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json`
+out.
+"""
 
 import dataclasses
 import time
@@ -33,7 +35,8 @@ class SynthesisConfig:
       method: "cord", or "curation": every proposer writes `beam_width` whole traces and the best is taken.
       decoding: "beam", or "greedy": a beam of one.
       selector: what ranks candidates; "predictive_perplexity".
-      segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing, seed:
+      segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing,
+      seed:
         as in `cord_jax.engine.SearchSettings`.
       slots: problems searched at a time; changes no trace.
       mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
@@ -61,7 +64,9 @@ class SynthesisConfig:
     limit: int = 0
 
 
-def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], None] | None = None) -> dict[str, Any]:
+def synthesize(
+    config: SynthesisConfig, progress: Callable[[int, int, Trace], None] | None = None
+) -> dict[str, Any]:
     """Searches every problem that the run directory does not hold yet, and returns the run's summary.
 
     Args:
@@ -74,14 +79,19 @@ def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], No
     mesh = parse_mesh(config.mesh)
     not_settings = ("pool", "problems", "output_dir", "slots", "mesh")
     values = dataclasses.asdict(config)
-    checkpoints = {str(path): fingerprint(path) for path in
-                   dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])}
+    checkpoints = {
+        str(path): fingerprint(path)
+        for path in dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
+    }
     settings = {name: value for name, value in values.items() if name not in not_settings}
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
-    run_is = {"job": "synthesize", "settings": settings,
-              "inputs": {"problems": fingerprint(config.problems)} | {
-                  Path(path).name: print_ for path, print_ in checkpoints.items()}}
+    run_is = {
+        "job": "synthesize",
+        "settings": settings,
+        "inputs": {"problems": fingerprint(config.problems)}
+        | {Path(path).name: print_ for path, print_ in checkpoints.items()},
+    }
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
@@ -92,12 +102,17 @@ def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], No
             pass
         return {}
     environment = {name: str(values[name]) for name in not_settings} | {"device": device_name(mesh)}
-    with open_run(config.output_dir, **run_is, environment=environment) as run, Grader(config.grader) as grader:
+    with (
+        open_run(config.output_dir, **run_is, environment=environment) as run,
+        Grader(config.grader) as grader,
+    ):
         files = TraceFiles(run)
         done = files.finished()
         pending = _agree(np.array([problem.id not in done for problem in problems]))
         started = reported = time.monotonic()
-        run.log(f"synthesize: {int(pending.sum())} of {len(problems)} problems to search on {device_name(mesh)}")
+        run.log(
+            f"synthesize: {int(pending.sum())} of {len(problems)} problems to search on {device_name(mesh)}"
+        )
         written = len(problems) - int(pending.sum())
         for finished in engine.run(np.flatnonzero(pending).tolist()):
             problem = problems[finished.problem]
@@ -108,10 +123,13 @@ def synthesize(config: SynthesisConfig, progress: Callable[[int, int, Trace], No
                 progress(written, len(problems), trace)
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
-                run.log(f"synthesize: {written} of {len(problems)} traces, "
-                        f"{100 * engine.idle_row_share:.0f} % of decoded rows idle")
-        summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started,
-                            device=device_name(mesh))
+                run.log(
+                    f"synthesize: {written} of {len(problems)} traces, "
+                    f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
+                )
+        summary = summarize(
+            files.read(), teachers.names, seconds=time.monotonic() - started, device=device_name(mesh)
+        )
         run.write_json(SUMMARY, summary)
         return summary
 

@@ -75,13 +75,23 @@ def load_teachers(spec: PoolSpec, mesh: Mesh) -> Teachers:
     used.setdefault(meta, [])
     vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(path for path, _, _ in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
-    model_of = {key: models.load(key[0], mesh, dtype=key[1])
-                for key in dict.fromkeys((path, dtype) for path, _, dtype in used)}
+    model_of = {
+        key: models.load(key[0], mesh, dtype=key[1])
+        for key in dict.fromkeys((path, dtype) for path, _, dtype in used)
+    }
     readers = []
     for (path, system_prompt, dtype), proposers in used.items():
         vocabulary = vocabulary_of[path]
-        readers.append(Reader(path, system_prompt, model_of[path, dtype], vocabulary,
-                              fingerprints.index(vocabulary.fingerprint), tuple(proposers)))
+        readers.append(
+            Reader(
+                path,
+                system_prompt,
+                model_of[path, dtype],
+                vocabulary,
+                fingerprints.index(vocabulary.fingerprint),
+                tuple(proposers),
+            )
+        )
     distinct = [next(v for v in vocabulary_of.values() if v.fingerprint == print_) for print_ in fingerprints]
     return Teachers(spec, tuple(readers), list(used).index(meta), tuple(distinct))
 
@@ -92,18 +102,21 @@ def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tupl
     ids = vocabulary.encode_batch(texts)
     table_xm = np.zeros((len(ids), max(map(len, ids))), np.int32)
     for row, tokens in zip(table_xm, ids):
-        row[:len(tokens)] = tokens
+        row[: len(tokens)] = tokens
     return table_xm, np.array([len(tokens) for tokens in ids], np.int32)
 
 
-def compile_reader(reader: Reader, spec: PoolSpec, segmentation_name: str, max_steps: int, columns: int,
-                   mesh: Mesh) -> tuple[ReaderPlan, ReaderConstants]:
+def compile_reader(
+    reader: Reader, spec: PoolSpec, segmentation_name: str, max_steps: int, columns: int, mesh: Mesh
+) -> tuple[ReaderPlan, ReaderConstants]:
     """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
     width = reader.model.config.vocab_size
     boundaries = compile_boundaries(segmentation_name, reader.vocabulary, width)
     # One more state that no token leaves, for answers, which only EOS ends.
     free = boundaries.table.shape[0]
-    table_uc = np.concatenate([boundaries.table, np.full((1, boundaries.table.shape[1]), free)]).astype(np.int32)
+    table_uc = np.concatenate([boundaries.table, np.full((1, boundaries.table.shape[1]), free)]).astype(
+        np.int32
+    )
     done_u = np.append(boundaries.done, False)
     eos_v = np.zeros(width, bool)
     eos_v[[i for i in reader.vocabulary.eos_ids if i < width]] = True
@@ -111,13 +124,28 @@ def compile_reader(reader: Reader, spec: PoolSpec, segmentation_name: str, max_s
     graphdef, weights = nnx.split(reader.model)
     proposers = [spec.proposers[index] for index in reader.proposers]
     plan = ReaderPlan(
-        graphdef=graphdef, stacked=reader.model.is_stacked, vocabulary=reader.vocabulary_index,
-        proposers=reader.proposers, columns=columns, start=int(boundaries.start), free=free,
+        graphdef=graphdef,
+        stacked=reader.model.is_stacked,
+        vocabulary=reader.vocabulary_index,
+        proposers=reader.proposers,
+        columns=columns,
+        start=int(boundaries.start),
+        free=free,
         sampling=SamplingSettings(
-            tuple(p.temperature for p in proposers), tuple(p.top_k for p in proposers),
-            tuple(p.top_p for p in proposers)))
+            tuple(p.temperature for p in proposers),
+            tuple(p.top_k for p in proposers),
+            tuple(p.top_p for p in proposers),
+        ),
+    )
     replicated = NamedSharding(mesh, PartitionSpec())
-    arrays = dict(token_class_v=boundaries.token_class.astype(np.int32), table_uc=table_uc, done_u=done_u,
-                  defined_v=reader.vocabulary.defined(width), eos_v=eos_v, cue_xm=cue_xm, cue_length_x=cue_length_x)
+    arrays = dict(
+        token_class_v=boundaries.token_class.astype(np.int32),
+        table_uc=table_uc,
+        done_u=done_u,
+        defined_v=reader.vocabulary.defined(width),
+        eos_v=eos_v,
+        cue_xm=cue_xm,
+        cue_length_x=cue_length_x,
+    )
     arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in arrays.items()}
     return plan, ReaderConstants(weights=weights, **arrays)

@@ -1,20 +1,23 @@
 """Attention over a prefix tree of keys and values.
 
-Many continuations of one text share most of their past. Each slot therefore owns ONE pool of keys and values, and a
-branch of its tree is a boolean mask over the pool's columns, its *path*. Selecting branches copies nothing; a column is
-read once for all branches that share it. Two kinds of queries meet the pool:
+Many continuations of one text share most of their past. Each slot therefore owns ONE pool of keys and values,
+and a branch of its tree is a boolean mask over the pool's columns, its *path*. Selecting branches copies
+nothing; a column is read once for all branches that share it. Two kinds of queries meet the pool:
 
-* `decode_attention`: one new token for every query row of every slot. The keys of the tokens that a row has written
+* `decode_attention`: one new token for every query row of every slot. The keys of the tokens that a row has
+written
   since its branch point lie in a small row-local ring buffer, whose current column is the same for all rows.
-* `extend`: several forks of every row, packed one after another and run in chunks. Their keys go to a scratch buffer;
+* `extend`: several forks of every row, packed one after another and run in chunks. Their keys go to a scratch
+buffer;
   `commit` then moves the columns that are to stay into the pool.
 
-Keys are stored head-major and already rotated, `[n, g, s, e]`. A cache is a tuple with one entry a layer when the
-decoder keeps a list of layers, and one entry whose arrays have a leading `[l]` axis when it keeps a stack of them.
+Keys are stored head-major and already rotated, `[n, g, s, e]`. A cache is a tuple with one entry a layer when
+the decoder keeps a list of layers, and one entry whose arrays have a leading `[l]` axis when it keeps a stack
+of them.
 
-Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, s pool columns,
-w scratch columns, t columns of a row's ring buffer, g key-value heads, m query heads of one key-value head, e head
-width, d model width.
+Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, s pool
+columns, w scratch columns, t columns of a row's ring buffer, g key-value heads, m query heads of one
+key-value head, e head width, d model width.
 """
 
 import dataclasses
@@ -54,7 +57,9 @@ class Packed:
 
 
 def over_layers(stacked: bool, function, *caches):
-    """Applies `function` to the entries of one layer after another: a loop over tuples, or a scan over a stack."""
+    """Applies `function` to the entries of one layer after another: a loop over tuples, or a scan over a
+    stack.
+    """
     if stacked:
         return lax.scan(lambda _, entries: (None, function(*entries)), None, caches)[1]
     return tuple(function(*entries) for entries in zip(*caches))
@@ -75,7 +80,9 @@ def columns(cache) -> int:
 
 
 def _weights_of_two_parts(first, second):
-    """Softmax over the concatenation of two float32 logit arrays along their last axes, without concatenating."""
+    """Softmax over the concatenation of two float32 logit arrays along their last axes, without
+    concatenating.
+    """
     top = lax.stop_gradient(jnp.maximum(first.max(-1, keepdims=True), second.max(-1, keepdims=True)))
     first, second = jnp.exp(first - top), jnp.exp(second - top)
     total = first.sum(-1, keepdims=True) + second.sum(-1, keepdims=True)
@@ -100,17 +107,19 @@ def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local
       local_position_nqt: depth of the token in each ring-buffer column.
 
     Returns:
-      A function for `Decoder.run_layers` whose cache entry of a layer is `(pool, local)`, with pool keys `[n, g, s, e]`
-      and local keys `[n, q, g, t, e]`, and which returns the new local entry.
+      A function for `Decoder.run_layers` whose cache entry of a layer is `(pool, local)`, with pool keys `[n,
+      g, s, e]` and local keys `[n, q, g, t, e]`, and which returns the new local entry.
     """
     num_slots, num_branches, num_columns = view_nbs.shape
 
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
         (pool_key, pool_value), (local_key, local_value) = cache
         local_key = lax.dynamic_update_slice_in_dim(
-            local_key, key_nqge[:, :, :, None].astype(local_key.dtype), column, 3)
+            local_key, key_nqge[:, :, :, None].astype(local_key.dtype), column, 3
+        )
         local_value = lax.dynamic_update_slice_in_dim(
-            local_value, value_nqge[:, :, :, None].astype(local_value.dtype), column, 3)
+            local_value, value_nqge[:, :, :, None].astype(local_value.dtype), column, 3
+        )
         query = _grouped(query_nqhe, key_nqge.shape[2])
         _, num_rows, groups, per_group, _ = query.shape
         pool_logits = jnp.einsum("nqgme,ngse->ngqms", query, pool_key, preferred_element_type=jnp.float32)
@@ -138,16 +147,18 @@ def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local
 def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc, position_rw):
     """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool rows, scratch)`.
 
-    The chunk is written to the scratch's columns from `start` on and sees `span` of them from `near` on; masks and
-    positions with the letter w are those of these columns.
+    The chunk is written to the scratch's columns from `start` on and sees `span` of them from `near` on;
+    masks and positions with the letter w are those of these columns.
     """
 
     def attend(query_rche, key_rcge, value_rcge, cache, window):
         (pool_key, pool_value), (scratch_key, scratch_value) = cache
         scratch_key = lax.dynamic_update_slice_in_dim(
-            scratch_key, key_rcge.swapaxes(1, 2).astype(scratch_key.dtype), start, 2)
+            scratch_key, key_rcge.swapaxes(1, 2).astype(scratch_key.dtype), start, 2
+        )
         scratch_value = lax.dynamic_update_slice_in_dim(
-            scratch_value, value_rcge.swapaxes(1, 2).astype(scratch_value.dtype), start, 2)
+            scratch_value, value_rcge.swapaxes(1, 2).astype(scratch_value.dtype), start, 2
+        )
         own_key = lax.dynamic_slice_in_dim(scratch_key, near, span, 2)
         own_value = lax.dynamic_slice_in_dim(scratch_value, near, span, 2)
         query = _grouped(query_rche, key_rcge.shape[2])
@@ -158,7 +169,9 @@ def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc,
             path = path & (position_rc[..., None] - depth_rs[:, None] < window)
             own = own & (position_rc[..., None] - position_rw[:, None] < window)
         pool_weight, own_weight = _weights_of_two_parts(
-            jnp.where(path[:, None, None], pool_logits, MASKED), jnp.where(own[:, None, None], own_logits, MASKED))
+            jnp.where(path[:, None, None], pool_logits, MASKED),
+            jnp.where(own[:, None, None], own_logits, MASKED),
+        )
         out = jnp.einsum("rgmcs,rgse->rcgme", pool_weight.astype(pool_value.dtype), pool_value)
         out += jnp.einsum("rgmcw,rgwe->rcgme", own_weight.astype(own_value.dtype), own_value)
         return out.reshape(query_rche.shape), (scratch_key, scratch_value)
@@ -177,12 +190,12 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
       path_rbs: the columns of each branch.
       depth_rs: depth of the token in each column.
       packed: the tokens; w must be a multiple of `chunk`.
-      reach: most tokens from a fork's first to its last, if its tokens lie together; attention then reads only so much
-        of the scratch. By default all of it.
+      reach: most tokens from a fork's first to its last, if its tokens lie together; attention then reads
+        only so much of the scratch. By default all of it.
 
     Returns:
-      The scratch cache `[r, g, w, e]` a layer with the keys and values of all tokens, and the final hidden states
-      `[r, w, d]`. What lies beyond `packed.length_r` is undefined.
+      The scratch cache `[r, g, w, e]` a layer with the keys and values of all tokens, and the final hidden
+      states `[r, w, d]`. What lies beyond `packed.length_r` is undefined.
     """
     rows, width = packed.token_rw.shape
     if width % chunk:
@@ -199,14 +212,19 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
         cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=chunk, axis=1)
         around = functools.partial(lax.dynamic_slice_in_dim, start_index=near, slice_size=span, axis=1)
         token_rc, position_rc, fork_rc, form_rc = map(
-            cut, (packed.token_rw, packed.position_rw, packed.fork_rw, packed.form_rw))
+            cut, (packed.token_rw, packed.position_rw, packed.fork_rw, packed.form_rw)
+        )
         path_rcs = jnp.take_along_axis(path_rbs, cut(packed.branch_rw)[..., None], axis=1)
         earlier_cw = (near + jnp.arange(span))[None] <= (start + jnp.arange(chunk))[:, None]
         form_r1w = around(packed.form_rw)[:, None]
-        own_rcw = (earlier_cw & (around(packed.fork_rw)[:, None] == fork_rc[..., None])
-                   & ((form_r1w == 0) | (form_r1w == form_rc[..., None])))
+        own_rcw = (
+            earlier_cw
+            & (around(packed.fork_rw)[:, None] == fork_rc[..., None])
+            & ((form_r1w == 0) | (form_r1w == form_rc[..., None]))
+        )
         attend = _fork_attention(
-            start, near, span, path_rcs, own_rcw, depth_rs, position_rc, around(packed.position_rw))
+            start, near, span, path_rcs, own_rcw, depth_rs, position_rc, around(packed.position_rw)
+        )
         cache = (pool_rows, scratch) if model.is_stacked else tuple(zip(pool_rows, scratch))
         x_rcd, scratch = model.run_layers(model.embed_tokens(token_rc), position_rc, attend, cache)
         return scratch, lax.dynamic_update_slice_in_dim(hidden_rwd, x_rcd.astype(dtype), start, 1)
@@ -216,13 +234,15 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
 
 
 def commit(stacked: bool, pool, scratch, slot_r, source_rw, cursor_r, length_r, *, chunk: int, write):
-    """Moves scratch columns `source_rw[:, :length]` into the pool's columns from `cursor_r` on, a chunk at a time.
+    """Moves scratch columns `source_rw[:, :length]` into the pool's columns from `cursor_r` on, a chunk at a
+    time.
 
-    The last chunk of a row may write up to `chunk - 1` columns of no meaning behind its end, so pools keep a tail of
-    `chunk` spare columns; a row that has finished writes into that tail.
+    The last chunk of a row may write up to `chunk - 1` columns of no meaning behind its end, so pools keep a
+    tail of `chunk` spare columns; a row that has finished writes into that tail.
 
     Args:
-      write: `write(pool_ngse, slot_r, start_r, new_rgce) -> pool_ngse`, which knows how slots lie on the mesh.
+      write: `write(pool_ngse, slot_r, start_r, new_rgce) -> pool_ngse`, which knows how slots lie on the
+        mesh.
     """
     spare = columns(pool) - chunk
 
@@ -234,7 +254,8 @@ def commit(stacked: bool, pool, scratch, slot_r, source_rw, cursor_r, length_r, 
         def move(pool_layer, scratch_layer):
             return tuple(
                 write(old, slot_r, start_r, jnp.take_along_axis(new, index_rc[:, None, :, None], axis=2))
-                for old, new in zip(pool_layer, scratch_layer))
+                for old, new in zip(pool_layer, scratch_layer)
+            )
 
         return over_layers(stacked, move, pool, scratch)
 

@@ -16,8 +16,12 @@ def write_inputs(directory: Path, pool, problems) -> None:
     """The pool file and the problem file that describe a reference run to the engine."""
     lines = []
     for proposer in pool.proposers:
-        lines += ["[[proposer]]", f'name = "{proposer.name}"', f'checkpoint = "{proposer.checkpoint}"',
-                  f"temperature = {proposer.temperature}"]
+        lines += [
+            "[[proposer]]",
+            f'name = "{proposer.name}"',
+            f'checkpoint = "{proposer.checkpoint}"',
+            f"temperature = {proposer.temperature}",
+        ]
         if proposer.system_prompt is not None:
             lines.append(f"system_prompt = {json.dumps(proposer.system_prompt)}")
     meta = f'meta_prover = {{checkpoint = "{pool.meta_prover.checkpoint}"}}'
@@ -29,7 +33,9 @@ def make_engine(directory: Path, mesh: str = "data:1,model:1", **settings) -> En
     """An engine on the pool and the problems of a directory."""
     mesh = parse_mesh(mesh)
     teachers = load_teachers(read_pool(directory / "pool.toml"), mesh)
-    return Engine(teachers, read_problems(directory / "problems.jsonl"), SearchSettings(**LIMITS | settings), mesh)
+    return Engine(
+        teachers, read_problems(directory / "problems.jsonl"), SearchSettings(**LIMITS | settings), mesh
+    )
 
 
 def outcomes(engine: Engine) -> dict:
@@ -39,6 +45,13 @@ def outcomes(engine: Engine) -> dict:
         history = finished.history
         texts = [[step and step.text for step in steps] for steps in finished.texts]
         scores = [[round(float(score), 4) for score in row] for row in history.score_nmj]
-        found[finished.problem] = (texts, history.rank_nmj.tolist(), history.ended_nmj.tolist(),
-                                   history.dropped_nmj.tolist(), scores, finished.answer, finished.origin)
+        found[finished.problem] = (
+            texts,
+            history.rank_nmj.tolist(),
+            history.ended_nmj.tolist(),
+            history.dropped_nmj.tolist(),
+            scores,
+            finished.answer,
+            finished.origin,
+        )
     return found

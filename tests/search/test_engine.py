@@ -1,4 +1,6 @@
-"""What must not change a trace: slots, quanta, capacities, devices; and what the compiled search looks like."""
+"""What must not change a trace: slots, quanta, capacities, devices; and what the compiled search
+looks like.
+"""
 
 import dataclasses
 
@@ -30,7 +32,9 @@ def test_slots_and_quantum_change_nothing(directory, expected):
 def test_forced_compaction_changes_nothing(directory, expected):
     engine = make_engine(directory, slots=3)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
-    tight = tuple(dataclasses.replace(reader, columns=-(-(prompt + 110) // 64) * 64) for reader in engine.plan.readers)
+    tight = tuple(
+        dataclasses.replace(reader, columns=-(-(prompt + 110) // 64) * 64) for reader in engine.plan.readers
+    )
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected
 
@@ -43,8 +47,14 @@ def test_capacities_grow_when_they_are_too_small(directory, expected):
     assert engine.plan.step_width > 8
 
 
-@pytest.mark.parametrize("mesh", ["data:2,model:2", pytest.param("data:8,model:1", marks=pytest.mark.slow),
-                                  pytest.param("data:1,model:4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        "data:2,model:2",
+        pytest.param("data:8,model:1", marks=pytest.mark.slow),
+        pytest.param("data:1,model:4", marks=pytest.mark.slow),
+    ],
+)
 def test_devices_change_nothing(directory, expected, mesh):
     assert outcomes(make_engine(directory, mesh, slots=4)) == expected
 
@@ -61,8 +71,8 @@ def test_long_answers_are_written_in_pieces(directory):
 
 def enclosing_loops(text: str, operation: str) -> list[int]:
     """For each `operation` of a lowered module's main function, how many while loops it lies in."""
-    main = text[text.index("func.func public @main"):]
-    main = main[:main.index("func.func private")]
+    main = text[text.index("func.func public @main") :]
+    main = main[: main.index("func.func private")]
     open_loops, found = [], []
     for line in main.splitlines():
         indent = len(line) - len(line.lstrip())

@@ -1,4 +1,6 @@
-"""The engine's traces equal those of a brute-force search over transformers' torch models, recomputed from text."""
+"""The engine's traces equal those of a brute-force search over transformers' torch models,
+recomputed from text.
+"""
 
 import json
 from pathlib import Path
@@ -13,8 +15,14 @@ from tests.search.inputs import LIMITS, write_inputs
 
 def engine_rows(directory: Path, output: str, **settings):
     """The run's traces and tree rows by problem."""
-    synthesize(SynthesisConfig(pool=directory / "pool.toml", problems=directory / "problems.jsonl",
-                               output_dir=directory / output, **({"mesh": "data:1,model:1"} | settings)))
+    synthesize(
+        SynthesisConfig(
+            pool=directory / "pool.toml",
+            problems=directory / "problems.jsonl",
+            output_dir=directory / output,
+            **({"mesh": "data:1,model:1"} | settings),
+        )
+    )
     traces = [json.loads(line) for line in (directory / output / "traces.jsonl").open()]
     tree = [json.loads(line) for line in (directory / output / "tree.jsonl").open()]
     return {row["id"]: (row, [r for r in tree if r["problem"] == row["id"]]) for row in traces}
@@ -26,12 +34,16 @@ def assert_same(found, expected):
     wanted, wanted_tree = expected
     assert [{**row, "score": None} for row in tree] == [{**row, "score": None} for row in wanted_tree]
     for row, wanted_row in zip(tree, wanted_tree):
-        assert row["score"] == (None if wanted_row["score"] is None else pytest.approx(wanted_row["score"], abs=1e-4))
+        assert row["score"] == (
+            None if wanted_row["score"] is None else pytest.approx(wanted_row["score"], abs=1e-4)
+        )
     for name, value in wanted.items():
         if name == "score":
             assert trace[name] == (None if value is None else pytest.approx(value, abs=1e-4))
         elif name == "steps":
-            assert ([{**step, "score": pytest.approx(step["score"], abs=1e-4)} for step in value] == trace[name])
+            assert [{**step, "score": pytest.approx(step["score"], abs=1e-4)} for step in value] == trace[
+                name
+            ]
         else:
             assert trace[name] == value, name
 
@@ -52,13 +64,28 @@ def pools(tmp_path_factory):
     return pool
 
 
-@pytest.mark.parametrize("segmentation, seed, beam_width, slots", [
-    ("prompt", 0, 4, 1), ("prompt", 1, 2, 8), ("prompt", 2, 1, 8), ("line_break", 0, 4, 8), ("line_break", 1, 2, 1),
-    ("prefix", 0, 4, 1), ("prefix", 1, 2, 8)])
+@pytest.mark.parametrize(
+    "segmentation, seed, beam_width, slots",
+    [
+        ("prompt", 0, 4, 1),
+        ("prompt", 1, 2, 8),
+        ("prompt", 2, 1, 8),
+        ("line_break", 0, 4, 8),
+        ("line_break", 1, 2, 1),
+        ("prefix", 0, 4, 1),
+        ("prefix", 1, 2, 8),
+    ],
+)
 def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots):
     directory, pool = pools(segmentation, seed)
-    found = engine_rows(directory, f"b{beam_width}-s{slots}", segmentation=segmentation, beam_width=beam_width,
-                        slots=slots, **LIMITS)
+    found = engine_rows(
+        directory,
+        f"b{beam_width}-s{slots}",
+        segmentation=segmentation,
+        beam_width=beam_width,
+        slots=slots,
+        **LIMITS,
+    )
     expected = reference_search(pool, PROBLEMS, segmentation=segmentation, beam_width=beam_width, **LIMITS)
     for trace, tree in expected:
         assert_same(found[trace["id"]], (trace, tree))
