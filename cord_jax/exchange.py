@@ -83,9 +83,10 @@ class Exchange:
           proposals: for each reader `(token_rqt, count_rq, stopped_rq)`.
 
         Returns:
-          A dict: `token_urjt` and `length_urj` int32 by vocabulary u; `ended_rj` and `dropped_rj` int8, indices
-          into `ENDED` and `DROPPED` (`ABSENT` where there is no candidate); `concluded_rj` bool; and `longest`
-          int32, tokens of the longest step. If it exceeds `width`, the call must be made again with more.
+          A dict: `token_urjt` and `length_urj` int32 by vocabulary u; `ended_rj` and `dropped_rj` int8,
+          indices into `ENDED` and `DROPPED` (`ABSENT` where there is no candidate); `concluded_rj` bool; and
+          `longest` int32, tokens of the longest step. If it exceeds `width`, the call must be made again
+          with more.
         """
         problem_r, step_r, valid_r, open_rb, thinking_rb = map(
             np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb)

@@ -79,10 +79,7 @@ def synthesize(
     mesh = parse_mesh(config.mesh)
     not_settings = ("pool", "problems", "output_dir", "slots", "mesh")
     values = dataclasses.asdict(config)
-    checkpoints = {
-        str(path): fingerprint(path)
-        for path in dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
-    }
+    checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = {name: value for name, value in values.items() if name not in not_settings}
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
@@ -90,7 +87,7 @@ def synthesize(
         "job": "synthesize",
         "settings": settings,
         "inputs": {"problems": fingerprint(config.problems)}
-        | {Path(path).name: print_ for path, print_ in checkpoints.items()},
+        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)},
     }
     leads = jax.process_index() == 0
     if leads:
@@ -113,6 +110,16 @@ def synthesize(
         run.log(
             f"synthesize: {int(pending.sum())} of {len(problems)} problems to search on {device_name(mesh)}"
         )
+        seam_rates = {
+            reader.checkpoint.name: reader.vocabulary.seam_rate(config.segmentation)
+            for reader in teachers.readers
+        }
+        for name, rate in seam_rates.items():
+            if rate > 0:
+                run.log(
+                    f"synthesize: {name} encodes {rate:.1%} of step seams in another way than whole texts; "
+                    "its steps are read as they are encoded one by one"
+                )
         written = len(problems) - int(pending.sum())
         for finished in engine.run(np.flatnonzero(pending).tolist()):
             problem = problems[finished.problem]
@@ -130,6 +137,7 @@ def synthesize(
         summary = summarize(
             files.read(), teachers.names, seconds=time.monotonic() - started, device=device_name(mesh)
         )
+        summary["seam_rate"] = seam_rates
         run.write_json(SUMMARY, summary)
         return summary
 
