@@ -1,7 +1,9 @@
 """One optimisation step as one compiled program.
 
-    state = initial_state(params, shardings)
-    state, report = step(state, batch)
+    step, shapes = Step.build(model_config, config, mesh, total_steps)
+    state = step.start(params)
+    program = step.compile_step(state, batch)
+    state, report = program(state, batch)
 
 The gradient is that of the mean loss over the batch's target tokens, wherever they are: parts of an accumulated batch
 and devices add up sums, and the sum is divided by the global number of targets.
@@ -18,10 +20,18 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cord_jax.student.attention import Attention
+import models
+from cord_jax.student.attention import Attention, choose_attention
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
+from models.checkpoint import default_stacked
+from models.config import ModelConfig
 from models.decoder import Decoder
+from models.sharding import parameter_shardings
+
+# What the backward pass does not keep, as `Decoder.run_layers` takes it. Products with weights have no batch axes;
+# those of attention have.
+_REMAT = {"none": False, "full": True, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +95,8 @@ def adam(config: StudentConfig) -> optax.GradientTransformation:
 
 def initial_state(params: nnx.State, config: StudentConfig) -> TrainState:
     """The state before the first step; call it inside `jax.jit` with `state_shardings` as the output's."""
-    return TrainState(params=_cast(params, jnp.dtype(config.param_dtype)), adam=adam(config).init(_cast(params, jnp.float32)),
+    return TrainState(params=_cast(params, jnp.dtype(config.param_dtype)),
+                      adam=adam(config).init(_cast(params, jnp.float32)),
                       step=jnp.zeros((), jnp.int32), skipped=jnp.zeros((), jnp.int32))
 
 
@@ -153,6 +164,24 @@ class Step:
     mesh: Mesh
     shardings: TrainState
 
+    @classmethod
+    def build(cls, model_config: ModelConfig, config: StudentConfig, mesh: Mesh, total_steps: int,
+              stacked: bool | None = None) -> tuple["Step", TrainState]:
+        """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is read.
+
+        `stacked`: whether the layers are one stacked layer; None: as `models.load` decides.
+        """
+        stacked = default_stacked(model_config) if stacked is None else stacked
+        graphdef, params = nnx.split(models.abstract(model_config.for_length(config.max_length), stacked=stacked))
+        shapes = jax.eval_shape(lambda params: initial_state(params, config), params)
+        shardings = state_shardings(parameter_shardings(params, mesh), shapes, mesh, config)
+        step = cls(graphdef, config, total_steps, choose_attention(model_config, mesh), mesh, shardings)
+        return step, jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+
+    def start(self, params: nnx.State) -> TrainState:
+        """The state before the first step."""
+        return jax.jit(lambda params: initial_state(params, self.config), out_shardings=self.shardings)(params)
+
     def losses(self, params: nnx.State, batch_bt: Batch) -> jax.Array:
         """Loss of every place of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
 
@@ -166,7 +195,7 @@ class Step:
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         attend = self.attention(batch_bt.positions, batch_bt.segments)
         x_btd, _ = nnx.merge(self.graphdef, _cast(params, dtype)).run_layers(
-            x_btd, batch_bt.positions, attend, None, remat=config.remat != "none")
+            x_btd, batch_bt.positions, attend, None, remat=_REMAT[config.remat])
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         at_once = max(1, config.loss_positions * self._row_shards // x_btd.shape[0])
         return token_losses(kept, x_btd, batch_bt.labels, at_once)

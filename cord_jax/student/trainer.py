@@ -22,15 +22,13 @@ import models
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
 from cord_jax.run_directory import RunDirectory, fingerprint, open_run, write_atomically
-from cord_jax.student.attention import choose_attention
 from cord_jax.student.batches import Batch, Plan, assemble, plan
 from cord_jax.student.checkpoints import Checkpoints
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples, show_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
-from cord_jax.student.step import Step, TrainState, batch_sharding, initial_state, state_shardings
+from cord_jax.student.step import Step, TrainState, batch_sharding
 from cord_jax.vocabulary import Vocabulary
-from models.sharding import parameter_shardings
 
 HF = "hf"
 METRICS = "metrics.jsonl"
@@ -132,22 +130,14 @@ def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
     log = run.log if run else lambda _: None
     log(job.summary)
 
-    # The model and the state, both as shapes first: a continued run reads no weights but its own.
-    model = models.abstract(job.model_config.for_length(config.max_length))
-    graphdef, shapes = nnx.split(model)
-    shardings = parameter_shardings(shapes, mesh)
-    state_shapes = jax.eval_shape(lambda params: initial_state(params, config), shapes)
-    state_lies = state_shardings(shardings, state_shapes, mesh, config)
-    step_program = Step(graphdef, config, job.plan.steps, choose_attention(mesh, max(job.plan.lengths)), mesh, state_lies)
-
+    # The state as shapes first: a continued run reads no weights but its own.
+    step_program, shapes = Step.build(job.model_config, config, mesh, job.plan.steps)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(
             config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints))
-        state = checkpoints.restore(jax.tree.map(
-            lambda a, lies: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=lies), state_shapes, state_lies))
+        state = checkpoints.restore(shapes)
         if state is None:
-            loaded = nnx.state(models.load(config.student, mesh, config.param_dtype))
-            state = jax.jit(lambda params: initial_state(params, config), out_shardings=state_lies)(loaded)
+            state = step_program.start(nnx.state(models.load(config.student, mesh, config.param_dtype)))
         first = int(state.step)
         if first:
             log(f"continuing after step {first} of {job.plan.steps}")
@@ -177,7 +167,7 @@ def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
 
         if config.plot and run:
             draw_curves(run.json_lines(METRICS).read(), config.output_dir / "curves.png")
-        _export(config, job, nnx.merge(graphdef, state.params))
+        _export(config, job, nnx.merge(step_program.graphdef, state.params))
 
 
 class _Batches:

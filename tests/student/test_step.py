@@ -10,11 +10,9 @@ from flax import nnx
 import models
 from cord_jax.mesh import parse_mesh
 from cord_jax.student import StudentConfig
-from cord_jax.student.attention import dense
 from cord_jax.student.batches import NO_LABEL, assemble, plan
 from cord_jax.student.data import Example
-from cord_jax.student.step import Step, initial_state, learning_rate, state_shardings, token_losses
-from models.sharding import parameter_shardings
+from cord_jax.student.step import Step, learning_rate, token_losses
 
 CONFIG = dict(student="s", traces="t", output_dir="o", compute_dtype="float32", batch_size=4, max_length=128,
               learning_rate=1e-2, warmup=0.0)
@@ -23,15 +21,11 @@ EXAMPLES = [Example(str(i), RNG.integers(0, 300, length, np.int32), 5)
             for i, length in enumerate(RNG.integers(10, 60, 20))]
 
 
-def make_step(student, attention=dense, **changes):
+def make_step(student, **changes):
     """The step's functions and a fresh state, on one device."""
-    config = StudentConfig(**{**CONFIG, **changes})
     mesh = parse_mesh("data:1,model:1")
-    graphdef, params = nnx.split(models.load(student, mesh))
-    shardings = state_shardings(parameter_shardings(params, mesh),
-                                jax.eval_shape(lambda p: initial_state(p, config), params), mesh, config)
-    state = jax.jit(lambda p: initial_state(p, config), out_shardings=shardings)(params)
-    return Step(graphdef, config, 100, attention, mesh, shardings), state
+    step, _ = Step.build(models.read_config(student), StudentConfig(**{**CONFIG, **changes}), mesh, 100)
+    return step, step.start(nnx.state(models.load(student, mesh)))
 
 
 def make_batch(pack=True, batch_size=4, accumulation=1, examples=EXAMPLES):
