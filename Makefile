@@ -11,7 +11,7 @@ quickstart: .venv/run.stamp
 	$(BIN)/python -m launch.quickstart --output_dir=quickstart $(ARGS)
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses=4 --dist worksteal $(ARGS)
 
 .venv/run.stamp: setup.cfg pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
