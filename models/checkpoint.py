@@ -4,7 +4,6 @@ Loading starts from the parameters that the architecture has, finds the tensors 
 reads for every shard that this process holds just the bytes of that shard.
 """
 
-import functools
 import json
 import re
 import shutil
@@ -16,15 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from models import safetensors
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.families import config_from_hf
-from models.layout import Part, as_tensor, dotted, parts_of_parameters, tensor_slices, tensors_of_parts
-from models.sharding import parameter_sharding
+from models.layout import Part, as_tensor, dotted, parts_of_parameters, tensors_of_parts
+from models.reading import read_parameter
 
 # What belongs to a checkpoint beside config.json and the weights.
 COMPANIONS = (
@@ -42,8 +41,6 @@ COMPANIONS = (
 # Tensors of old checkpoints that follow from the config.
 RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
 SHARD_BYTES = 5_000_000_000
-# Platforms whose device memory is host memory: nothing is saved there by reading a stack in parts.
-READ_STACKS_WHOLE = {"cpu"}
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -65,9 +62,11 @@ def read_config(directory: str | Path) -> ModelConfig:
         raise CheckpointError(str(error).replace("config.json", str(file), 1)) from None
 
 
-def abstract(config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False) -> Decoder:
+def abstract(
+    config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False, weights: str | None = None
+) -> Decoder:
     """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
-    return Decoder(config, None, dtype, stacked)
+    return Decoder(config, None, dtype, stacked, weights=weights)
 
 
 def build(
@@ -76,14 +75,11 @@ def build(
     mesh: Mesh | None = None,
     dtype: Any = jnp.float32,
     stacked: bool | None = None,
+    weights: str | None = None,
 ) -> Decoder:
-    """A decoder with random weights, placed on `mesh` by the rules of `models.sharding` (None: the default
-    device).
-
-    The weights depend on the seed, not on the mesh. `stacked` as in `load`.
-    """
+    """A decoder with random weights that depend on the seed and not on the mesh; arguments as in `load`."""
     stacked = default_stacked(config) if stacked is None else stacked
-    return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh)
+    return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh, weights)
 
 
 def default_stacked(config: ModelConfig) -> bool:
@@ -98,6 +94,7 @@ def load(
     dtype: Any = None,
     stacked: bool | None = None,
     max_length: int | None = None,
+    weights: str | None = None,
 ) -> Decoder:
     """Loads a Hugging Face checkpoint directory.
 
@@ -109,6 +106,8 @@ def load(
       stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
       max_length: greatest length of a sequence in this run, in tokens. Dynamic and longrope frequencies
         depend on it and are fixed for the run; None: sequences stay within the length before scaling.
+      weights: "int8" for weight-only int8 of the layers' projections (see `Decoder`), rounded tensor by
+        tensor on the devices: about half the memory of bfloat16.
 
     Raises:
       CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
@@ -120,24 +119,25 @@ def load(
         config = config.for_length(max_length)
     stored = safetensors.read_directory(directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
-    graphdef, state = nnx.split(
-        abstract(config, dtype, default_stacked(config) if stacked is None else stacked)
-    )
-    flat = nnx.to_flat_state(state)
-    shapes = {dotted(key): variable.shape for key, variable in flat}
+    stacked = default_stacked(config) if stacked is None else stacked
+    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights))
+    variables = {dotted(key): variable for key, variable in nnx.to_flat_state(state)}
+    shapes = {name: variable.shape for name, variable in variables.items()}
     parts = parts_of_parameters(config, shapes)
     check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
-    loaded = []
-    for key, variable in flat:
-        sharding = default_sharding() if mesh is None else parameter_sharding(variable, mesh)
-        array = read_parameter(parts[dotted(key)], variable.shape, dtype, sharding, stored)
-        loaded.append((key, variable.replace(array)))
+    arrays: dict[str, jax.Array] = {}
+    for name, shares in parts.items():
+        if shares:
+            names = [name, scale_of(name)] if variables[name].dtype == jnp.int8 else [name]
+            found = read_parameter(shares, [variables[n] for n in names], stored, mesh)
+            arrays.update(zip(names, found))
+    loaded = [(key, v.replace(arrays[dotted(key)])) for key, v in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def default_sharding() -> Sharding:
-    """Where `jnp.asarray` would put an array."""
-    return SingleDeviceSharding(jax.config.jax_default_device or jax.local_devices()[0])
+def scale_of(kernel: str) -> str:
+    """The parameter that holds the scales of an int8 kernel."""
+    return kernel.removesuffix("kernel") + "scale"
 
 
 def check_tensors(
@@ -147,101 +147,36 @@ def check_tensors(
     directory: Path,
 ) -> None:
     """Raises CheckpointError unless the checkpoint has exactly the tensors of the architecture."""
+    needs = f"config.json ({config.family}, {config.num_layers} layers)"
     for name, shape in expected.items():
         if name not in stored:
             raise CheckpointError(
-                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; config.json "
-                f"({config.family}, "
-                f"{config.num_layers} layers) needs it"
+                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; {needs} needs it"
             )
-        if stored[name].shape != shape:
+        tensor = stored[name]
+        if tensor.shape != shape:
             raise CheckpointError(
-                f"{stored[name].file}: tensor {name!r} has shape {list(stored[name].shape)}, config.json "
-                f"needs "
+                f"{tensor.file}: tensor {name!r} has shape {list(tensor.shape)}, config.json needs "
                 f"{list(shape)}"
             )
     for name, tensor in stored.items():
-        # Tied models may repeat the embedding as the head; reward models may keep the head they were made
-        # from.
-        unused_head = config.tie_word_embeddings or config.head != "language_model"
-        redundant = unused_head and name == "lm_head.weight"
-        if name not in expected and not redundant and not RECOMPUTED.fullmatch(name):
-            raise CheckpointError(
-                f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: config.json "
-                f"({config.family}, {config.num_layers} layers) has no place for it"
-            )
-
-
-def read_parameter(
-    parts: list[Part],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    sharding: Sharding,
-    stored: dict[str, safetensors.Tensor],
-) -> jax.Array:
-    """One parameter as a sharded array.
-
-    A stack of layers or experts consists of many tensors. They are written into it one after another on the
-    devices, so that host memory holds two of them at most.
-    """
-    lead = len(parts[0].index)
-    if not lead or {device.platform for device in sharding.device_set} <= READ_STACKS_WHOLE:
-        return read_array(parts, shape, dtype, sharding, stored)
-    inner = sharding
-    if isinstance(sharding, NamedSharding):
-        inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[lead:]))
-    stack = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
-    for part in parts:
-        block = read_array([part._replace(index=())], shape[lead:], dtype, inner, stored)
-        stack = write_block(stack, block, part.index)
-    return stack
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def write_block(stack: jax.Array, block: jax.Array, index: tuple[int, ...]) -> jax.Array:
-    """`stack` with `stack[index] = block`, in place."""
-    return stack.at[index].set(block)
-
-
-def read_array(
-    parts: list[Part],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    sharding: Sharding,
-    stored: dict[str, safetensors.Tensor],
-) -> jax.Array:
-    """An array of shards put together in host memory; each distinct one of this process is read once."""
-    devices: dict[tuple, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        bounds = tuple(axis.indices(size)[:2] for axis, size in zip(index, shape, strict=True))
-        devices.setdefault(bounds, []).append(device)
-    arrays, last = [], []
-    for bounds, holders in devices.items():
-        shard = read_shard(parts, shape, bounds, dtype, stored)
-        jax.block_until_ready(last)  # one shard is on its way while the next is read
-        last = [jax.device_put(shard, device) for device in holders]
-        arrays += last
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-
-def read_shard(
-    parts: list[Part],
-    shape: tuple[int, ...],
-    bounds: tuple[tuple[int, int], ...],
-    dtype: np.dtype,
-    stored: dict[str, safetensors.Tensor],
-) -> np.ndarray:
-    """The block `bounds` (start and stop of each axis) of a parameter, cast to `dtype`."""
-    out = safetensors.aligned_empty([stop - start for start, stop in bounds], dtype)
-    for place, name, row, entry in parts:
-        n = len(place)
-        if not all(start <= i < stop for i, (start, stop) in zip(place, bounds[:n], strict=True)):
+        if name in expected or RECOMPUTED.fullmatch(name):
             continue
-        block = out[tuple(i - start for i, (start, _) in zip(place, bounds[:n], strict=True))]
-        rows, columns = tensor_slices(tuple(slice(*axis) for axis in bounds[n:]), shape[n:], entry)
-        rows = slice(row + rows.start, row + rows.stop)
-        safetensors.read_block(stored[name], rows, columns, as_tensor(block, entry))
-    return out
+        if name == "lm_head.weight" and config.head != "language_model":
+            continue  # a reward model may keep the head of the language model that it was made from
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            # transformers ties the two only where they are equal.
+            if safetensors.equal(tensor, stored["model.embed_tokens.weight"]):
+                continue
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name!r} differs from 'model.embed_tokens.weight' although "
+                f"config.json "
+                "ties them; expected equal tensors, or tie_word_embeddings false"
+            )
+        raise CheckpointError(
+            f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: {needs} has no "
+            "place for it"
+        )
 
 
 def save(
@@ -254,7 +189,14 @@ def save(
       path: directory; made if absent.
       source: checkpoint directory to copy tokenizer, chat template and generation config from.
       shard_bytes: greatest size of a file; more weights are split into shards with an index.
+
+    Raises:
+      ValueError: the weights are int8, which is a way to run a checkpoint and not a format.
     """
+    if any(array.dtype == jnp.int8 for array in jax.tree.leaves(nnx.state(model))):
+        raise ValueError(
+            "int8 weights are not saved: load the checkpoint without weights='int8' and save that"
+        )
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(model.dtype)

@@ -170,7 +170,11 @@ class Decoder(nnx.Module):
         return self.embed(tokens)
 
     def run_layers(
-        self, x_btd: jax.Array, positions_bt: jax.Array, attend: Attend, cache: Any,
+        self,
+        x_btd: jax.Array,
+        positions_bt: jax.Array,
+        attend: Attend,
+        cache: Any,
         remat: bool | Callable = False,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers and the final norm, with the caller's attention and cache.

@@ -28,6 +28,7 @@ class Maker:
       std: standard deviation of normal ones.
       mesh: where to place them; None: the default device.
       stack: leading axes of all parameters, e.g. {"layers": l}.
+      int8: whether the kernels of the layers' projections are int8 with a scale for each output.
     """
 
     rngs: nnx.Rngs | None
@@ -35,6 +36,7 @@ class Maker:
     std: float
     mesh: Mesh | None = None
     stack: Axes = dataclasses.field(default_factory=dict)
+    int8: bool = False
 
     def stacked(self, axis: str, size: int) -> "Maker":
         """Makes the parameters of `size` modules at once, with one more leading axis."""
@@ -42,22 +44,29 @@ class Maker:
 
     def normal(self, axes: Axes) -> nnx.Param:
         """Normal with deviation `std`, drawn in float32."""
-        return self._make("normal", axes)
+        return self._make("normal", axes, self.dtype)
 
     def zeros(self, axes: Axes) -> nnx.Param:
-        return self._make("zeros", axes)
+        return self._make("zeros", axes, self.dtype)
 
     def ones(self, axes: Axes) -> nnx.Param:
-        return self._make("ones", axes)
+        return self._make("ones", axes, self.dtype)
 
-    def _make(self, kind: str, axes: Axes) -> nnx.Param:
+    def kernel(self, inputs: Axes, outputs: Axes) -> tuple[nnx.Param, nnx.Param | None]:
+        """Kernel [*inputs, *outputs] of a projection, and its scale, float32 [*outputs], if it is int8."""
+        axes = {**inputs, **outputs}
+        if not self.int8:
+            return self.normal(axes), None
+        return self._make("int8", axes, jnp.int8), self._make("int8_scale", outputs, jnp.float32)
+
+    def _make(self, kind: str, axes: Axes, dtype: jnp.dtype) -> nnx.Param:
         pairs = [*self.stack.items(), *axes.items()]
         names, shape = tuple(name for name, _ in pairs), tuple(size for _, size in pairs)
         if self.rngs is None:
-            value = jax.ShapeDtypeStruct(shape, self.dtype)
+            value = jax.ShapeDtypeStruct(shape, dtype)
         else:
             sharding = None if self.mesh is None else named_sharding(names, shape, self.mesh)
-            value = _initialiser(kind, shape, jnp.dtype(self.dtype), sharding)(self.rngs.params(), self.std)
+            value = _initialiser(kind, shape, jnp.dtype(dtype), sharding)(self.rngs.params(), self.std)
         # The sharding is decided here or by the loader, not by flax when a variable is made.
         return nnx.Param(value, out_sharding=names, eager_sharding=False)
 
@@ -69,6 +78,10 @@ def _initialiser(kind: str, shape: tuple[int, ...], dtype: jnp.dtype, sharding: 
     def make(key: jax.Array, std: float) -> jax.Array:
         if kind == "normal":
             return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
-        return jnp.full(shape, {"zeros": 0, "ones": 1}[kind], dtype)
+        if kind == "int8":
+            return jax.random.randint(key, shape, -127, 128, dtype)
+        # int8 values from -127 to 127 have the standard deviation 127 / sqrt(3), about.
+        value = {"zeros": 0.0, "ones": 1.0, "int8_scale": std * 3**0.5 / 127}[kind]
+        return jnp.full(shape, value, dtype)
 
     return jax.jit(make, out_shardings=sharding)

@@ -47,6 +47,11 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first axis."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
 
 def read_header(file: Path) -> dict[str, Tensor]:
     """The tensors of one file.
@@ -141,6 +146,16 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
 
 def _count(places: Mapping[str, str], shard: str) -> int:
     return sum(place == shard for place in places.values())
+
+
+def equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same, bit for bit."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    left, right = (
+        np.memmap(t.file, np.uint8, "r", t.offset, (t.shape[0], t.row_bytes)) for t in (first, second)
+    )
+    return all(np.array_equal(left[i : i + 1024], right[i : i + 1024]) for i in range(0, len(left), 1024))
 
 
 def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from safetensors.numpy import load_file, save_file
 
 import models
-from models import checkpoint, safetensors
+from models import reading, safetensors
 from tests.models.references import CLASSES, FAMILIES, load_reference, logits_of, relative_error
 
 
@@ -299,16 +299,18 @@ def test_a_value_beyond_the_range_of_the_cast_is_refused(sound_checkpoint, tmp_p
 
 def test_a_repeated_head_of_a_tied_model_and_old_buffers_are_ignored(reference):
     ref = reference("llama", 3, tie_word_embeddings=True)
-    edit_tensors(
-        ref.directory,
-        lambda t: t.update(
-            {
-                "lm_head.weight": t["model.embed_tokens.weight"],
-                "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
-            }
-        ),
-    )
+
+    def repeat(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+
+    edit_tensors(ref.directory, repeat)
     assert load_reference(ref).lm_head is None
+    edit_tensors(ref.directory, lambda t: t["lm_head.weight"].__setitem__((5, 3), 7.0))
+    with pytest.raises(
+        models.CheckpointError, match="'lm_head.weight' differs from 'model.embed_tokens.weight'"
+    ):
+        load_reference(ref)
 
 
 @pytest.mark.parametrize("family", ["phi3", "qwen3_moe"])
@@ -317,10 +319,10 @@ def test_stacks_written_tensor_by_tensor_on_the_devices_are_the_same(reference, 
     ref = reference(family, 3, **EVEN, **(moe if family == "qwen3_moe" else {}))
     whole = models.load(ref.directory, stacked=True)
     shards = []
-    read_shard = checkpoint.read_shard
-    monkeypatch.setattr(checkpoint, "READ_STACKS_WHOLE", set())
+    read_shard = reading.read_shard
+    monkeypatch.setattr(reading, "READ_STACKS_WHOLE", set())
     monkeypatch.setattr(
-        checkpoint, "read_shard", lambda parts, *a: shards.append(parts) or read_shard(parts, *a)
+        reading, "read_shard", lambda parts, *a: shards.append(parts) or read_shard(parts, *a)
     )
     for mesh in (None, mesh_of(2, 4)):
         assert_same_weights(models.load(ref.directory, mesh=mesh, stacked=True), whole)
