@@ -47,11 +47,6 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     offset: int
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one index of the first axis."""
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
 
 def read_header(file: Path) -> dict[str, Tensor]:
     """The tensors of one file.
@@ -152,55 +147,46 @@ def equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are the same, bit for bit."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    left, right = (
-        np.memmap(t.file, np.uint8, "r", t.offset, (t.shape[0], t.row_bytes)) for t in (first, second)
-    )
-    return all(np.array_equal(left[i : i + 1024], right[i : i + 1024]) for i in range(0, len(left), 1024))
+    rows = first.shape[0]
+    pieces = ((_map_rows(t, i, min(i + 1024, rows)).view(np.uint8) for t in (first, second))
+              for i in range(0, rows, 1024))  # fmt: skip
+    return all(np.array_equal(left, right) for left, right in pieces)
 
 
 def read_block(tensor: Tensor, rows: slice, columns: slice, out: np.ndarray) -> None:
-    """Copies a block of a tensor into `out`, cast to the dtype of `out`.
+    """Copies a block of a tensor into `out`, cast to the dtype of `out`, reading no other bytes.
 
     The tensor is taken as a matrix [first axis, all others] (a vector as one column), and `out` has the shape
-    of the block, in any memory order (a transposed view transposes). Whole rows are read in few large reads;
-    a block of columns is read row by row when it is a small part of the row.
+    of the block, in any memory order (a transposed view transposes). Whole rows are read in large pieces,
+    parts of rows through a map of the file.
 
     Raises:
       CheckpointError: a value is not finite, or the file ends early.
     """
-    width = math.prod(tensor.shape[1:])
-    itemsize = tensor.dtype.itemsize
-    first, last = columns.start, columns.stop
-    begin, end = rows.start, rows.stop
-    if (last - first) * 4 < width and (last - first) * itemsize >= 4096:
-        span, skip = (first, last), 0
-    else:
-        span, skip = (0, width), first
-    row_bytes = (span[1] - span[0]) * itemsize
+    whole = (columns.start, columns.stop) == (0, math.prod(tensor.shape[1:]))
+    row_bytes = (columns.stop - columns.start) * tensor.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
 
     def copy(start: int) -> None:
-        stop = min(start + step, end)
-        target = out[start - begin : stop - begin]
-        whole = span == (0, width) == (first, last)
+        stop = min(start + step, rows.stop)
+        target = out[start - rows.start : stop - rows.start]
         direct = whole and target.dtype == tensor.dtype and target.flags.c_contiguous
-        buffer = target if direct else np.empty((stop - start, span[1] - span[0]), tensor.dtype)
-        if span == (0, width):
-            _pread(descriptor, buffer, tensor.offset + start * row_bytes)
+        if whole:
+            block = target if direct else np.empty(target.shape, tensor.dtype)
+            _pread(descriptor, block, tensor.offset + start * row_bytes)
         else:
-            for i, row in enumerate(range(start, stop)):
-                _pread(descriptor, buffer[i], tensor.offset + (row * width + span[0]) * itemsize)
-        block = cast(buffer[:, skip : skip + last - first], out.dtype)
+            block = _map_rows(tensor, start, stop)[:, columns].copy()
+        block = cast(block, out.dtype)
         if not all_finite(block):
-            raise CheckpointError(_first_not_finite(tensor, block, start, first))
+            raise CheckpointError(_first_not_finite(tensor, block, start, columns.start))
         if not direct:
             _copy_tiles(block, target)
 
     descriptor = os.open(tensor.file, os.O_RDONLY)
     try:
-        starts = range(begin, end, step)
+        starts = range(rows.start, rows.stop, step)
         if len(starts) == 1:
-            copy(begin)
+            copy(rows.start)
         else:
             with ThreadPoolExecutor(READ_THREADS) as pool:
                 list(pool.map(copy, starts))
@@ -254,6 +240,13 @@ def _copy_tiles(block: np.ndarray, target: np.ndarray) -> None:
         block, target = block.view(np.uint16), target.view(np.uint16)  # numpy is slow with dtypes not its own
     for i in range(0, len(block), TILE_ROWS):
         target[i : i + TILE_ROWS] = block[i : i + TILE_ROWS]
+
+
+def _map_rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+    """Rows of a tensor as a map of the file, [stop - start, columns]; memory is used for what is touched."""
+    width = math.prod(tensor.shape[1:])
+    place = tensor.offset + start * width * tensor.dtype.itemsize
+    return np.memmap(tensor.file, tensor.dtype, "r", place, (stop - start, width))
 
 
 def _pread(descriptor: int, out: np.ndarray, offset: int) -> None:

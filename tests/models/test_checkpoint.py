@@ -157,18 +157,15 @@ def test_a_process_reads_only_the_bytes_of_its_shards(reference, monkeypatch):
     np.testing.assert_array_equal(out, whole["model.layers.0.self_attn.q_proj.weight"][12:24])
 
 
-def test_columns_are_read_alone_when_they_are_a_small_part_of_long_rows(tmp_path, monkeypatch):
-    array = np.random.default_rng(0).normal(size=(5, 16384)).astype(np.float32)
+def test_columns_are_taken_from_a_map_of_the_file(tmp_path, monkeypatch):
+    array = np.random.default_rng(0).normal(size=(500, 1024)).astype(np.float32)
     save_file({"w": array}, tmp_path / "model.safetensors")
-    read = []
-    pread = safetensors._pread
-    monkeypatch.setattr(
-        safetensors, "_pread", lambda d, buffer, at: (read.append(buffer.nbytes), pread(d, buffer, at))
-    )
-    out = np.empty((2048, 5), np.float32)
-    safetensors.read_block(safetensors.read_directory(tmp_path)["w"], slice(0, 5), slice(4096, 6144), out.T)
-    np.testing.assert_array_equal(out.T, array[:, 4096:6144])
-    assert sum(read) == out.nbytes
+    monkeypatch.setattr(safetensors, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(safetensors, "_pread", None)
+    out = np.empty((256, 500), np.float32)
+    tensor = safetensors.read_directory(tmp_path)["w"]
+    safetensors.read_block(tensor, slice(0, 500), slice(512, 768), out.T)
+    np.testing.assert_array_equal(out.T, array[:, 512:768])
 
 
 # A broken checkpoint, and what is said about it.
