@@ -39,6 +39,16 @@ class Chosen:
     permanent_r: object
 
 
+def cues_only(chosen: Chosen) -> Chosen:
+    """What is left to read once the steps themselves are in the pool, in the new beams' numbering."""
+    beams = jnp.arange(chosen.parent_rb.shape[1], dtype=jnp.int32)
+    return dataclasses.replace(
+        chosen,
+        parent_rb=jnp.broadcast_to(beams, chosen.parent_rb.shape),
+        length_rb=jnp.zeros_like(chosen.length_rb),
+    )
+
+
 def cue_lengths(constants: ReaderConstants, chosen: Chosen):
     """Tokens of each new beam's cue, int32 [r, b]."""
     return jnp.where(chosen.cue_rb >= 0, constants.cue_length_x[jnp.maximum(chosen.cue_rb, 0)], 0)

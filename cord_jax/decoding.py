@@ -18,13 +18,14 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import packing, readers, search
-from cord_jax.engine import CHUNK, free_rows, problem_digest, state_shardings
+from cord_jax.engine import CHUNK, free_rows
 from cord_jax.insertion import Insertion, insert
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.proposals import propose, sampled_tokens
+from cord_jax.requests import problem_digest
 from cord_jax.scoring import Closings
 from cord_jax.shards import Shards
-from cord_jax.state import FREE, SEARCHING, SearchPlan, SearchState
+from cord_jax.state import FREE, SEARCHING, SearchPlan, SearchState, state_shardings
 from cord_jax.teachers import Reader, compile_reader
 from cord_jax.vocabulary import Vocabulary
 

@@ -11,10 +11,9 @@ vocabulary than its writer could make it) and goes on with the same problems.
 
 import dataclasses
 import functools
-import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +23,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cord_jax import packing, search
 from cord_jax.errors import UserError
 from cord_jax.exchange import Exchange, ReaderText, ReadStep
-from cord_jax.insertion import Insertion, insert
+from cord_jax.insertion import insert
+from cord_jax.journal import SettledStep
 from cord_jax.problems import Problem
-from cord_jax.prompts import render_prompt
-from cord_jax.scoring import Closings
+from cord_jax.requests import Requests
+from cord_jax.settling import Candidates, settle_scored
 from cord_jax.shards import Shards
-from cord_jax.state import DONE, FREE, History, SearchPlan, SearchState
+from cord_jax.state import (
+    ANSWERING,
+    DONE,
+    FREE,
+    SEARCHING,
+    History,
+    SearchPlan,
+    SearchState,
+    state_shardings,
+    with_columns,
+)
 from cord_jax.teachers import Teachers, compile_reader
 
 CLOSING = "</think>\n\nThe final answer is "
@@ -82,7 +92,7 @@ class Finished:
       stuck: the beam of the trace if nothing was left, else -1.
       writer: the proposer that wrote the answer.
       answer: its tokens, EOS included.
-      proposed, scored: tokens by proposer.
+      closing_tokens: the meta-prover's tokens of all its closings.
       texts: for each step the candidates as text, in the order j.
       seconds: from insertion to harvest.
     """
@@ -95,8 +105,7 @@ class Finished:
     stuck: int
     writer: int
     answer: list[int]
-    proposed: list[int]
-    scored: list[int]
+    closing_tokens: int
     texts: list[list[ReadStep | None]]
     seconds: float
 
@@ -113,28 +122,13 @@ class Engine:
         data = mesh.shape.get("data", 1)
         slots = packing.round_up(settings.slots, data)
         proposers, beams = len(teachers.names), settings.beam_width
-        self._prompts = [
-            [
-                reader.vocabulary.encode_prompt(
-                    render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context)
-                )
-                for p in problems
-            ]
-            for reader in teachers.readers
-        ]
-        meta_vocabulary = teachers.readers[teachers.meta].vocabulary
-        self._closings = [
-            _encode_closings(meta_vocabulary, settings.closing, problem) for problem in problems
-        ]
+        self._requests = Requests(teachers, problems, settings.closing, CHUNK)
         max_steps = 1 if settings.whole else settings.max_steps
         step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
         step_tokens = min(step_tokens, settings.max_thinking_tokens)
-        self._prompt_width = packing.round_up(
-            max(len(ids) for prompts in self._prompts for ids in prompts), CHUNK
-        )
         step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
         columns = (
-            self._prompt_width
+            self._requests.prompt_width
             + settings.max_thinking_tokens
             + (1 if settings.whole else beams) * step_width
             + settings.max_answer_tokens
@@ -163,16 +157,12 @@ class Engine:
             max_thinking_tokens=settings.max_thinking_tokens,
             max_answer_tokens=settings.max_answer_tokens,
             step_width=step_width,
-            num_forms=max(len(forms) for _, forms in self._closings),
+            num_forms=self._requests.num_forms,
             shards=Shards(data, max(1, min(4, slots // data))),
             chunk=CHUNK,
             quantum=settings.quantum,
             score_group=1 if settings.whole else beams * proposers,
             seed=settings.seed,
-        )
-        self._closing_width = max(sum(len(ids) for ids, _ in forms) for _, forms in self._closings)
-        self._scored_width = max(
-            sum(int(np.sum(scored)) for _, scored in forms) for _, forms in self._closings
         )
         self.exchange = Exchange(
             list(teachers.vocabularies),
@@ -195,7 +185,10 @@ class Engine:
         """Makes the programs for a plan; they compile when they first run."""
         self.plan = plan
         empty = functools.partial(
-            search.empty_state, self.plan, closing_width=self._closing_width, scored_width=self._scored_width
+            search.empty_state,
+            self.plan,
+            closing_width=self._requests.closing_width,
+            scored_width=self._requests.scored_width,
         )
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -207,65 +200,98 @@ class Engine:
             donate_argnums=1,
             out_shardings=(sharding, self._replicated),
         )
+        self._replay = jax.jit(
+            functools.partial(settle_scored, self.plan), donate_argnums=1, out_shardings=sharding
+        )
+        self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
 
     def lower(self):
         """The search program as lowered for this mesh, for inspection (`.as_text()`, `.compile()`)."""
         return self._advance.lower(self._constants, self._state, np.int32(1))
 
-    def run(self, indices: Iterable[int], max_rounds: int = 64) -> Iterator[Finished]:
+    def run(
+        self,
+        indices: Iterable[int],
+        *,
+        recorded: Mapping[int, Sequence[SettledStep]] = {},
+        on_settled: Callable[[list[tuple[int, int, SettledStep]]], None] | None = None,
+        max_rounds: int = 64,
+    ) -> Iterator[Finished]:
         """Searches the problems of these indices and yields them as they finish.
 
         Args:
+          recorded: steps that an earlier run has settled, by problem; they are replayed and not searched
+            again.
+          on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
+            way: (problem, step from 1, what was settled).
           max_rounds: rounds after which the host gets a look at the state, finished or not.
         """
         waiting = deque(indices)
         inserted_at: dict[int, float] = {}
+        told = {problem: len(steps) for problem, steps in recorded.items()}
         free = list(range(self.plan.slots))
         while waiting or len(free) < self.plan.slots:
             while waiting and free:
-                free = self._fill(waiting, free, inserted_at)
+                slot_r, problem_r, free = free_rows(self.plan, free, waiting)
+                self._insert_problems(slot_r, problem_r, recorded)
+                inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
             self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
             peek = jax.device_get(peek)
             if peek["short_of_columns"].any() or peek["longest"] > self.plan.step_width:
-                self._widen(peek)
+                self._widen(peek["longest"], peek["short_of_columns"])
             elif (peek["phase_n"] == DONE).any():
                 yield from self._collect(inserted_at)
                 free = sorted(free + np.flatnonzero(peek["phase_n"] == DONE).tolist())
+            if on_settled is not None:
+                on_settled(self._newly_settled(peek, told))
             self.idle_row_share = 1 - float(peek["busy_row_ticks"]) / max(1.0, float(peek["row_ticks"]))
 
-    def _fill(self, waiting: deque[int], free: list[int], inserted_at: dict[int, float]) -> list[int]:
-        """Inserts one batch of problems into free slots; returns the slots that are still free."""
-        slot_r, problem_r, free = free_rows(self.plan, free, waiting)
-        valid_r = problem_r >= 0
-        now = time.monotonic()
-        inserted_at.update({int(problem): now for problem in problem_r[valid_r]})
-        self._state = self._insert(self._constants, self._state, self._insertion(slot_r, valid_r, problem_r))
-        return free
+    def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledStep]]) -> None:
+        """Inserts a batch of problems and replays what was settled of them before."""
+        self._state = self._insert(
+            self._constants, self._state, self._requests.insertion(slot_r, problem_r >= 0, problem_r)
+        )
+        steps_r = [recorded.get(int(problem), ()) for problem in problem_r]
+        for step in range(max(map(len, steps_r))):
+            settled_r = [steps[step] if step < len(steps) else None for steps in steps_r]
+            while True:
+                candidates, score_rj, longest = self.exchange.encode_again(
+                    self.plan.step_width, step + 1, problem_r, settled_r
+                )
+                if longest <= self.plan.step_width:
+                    valid_r = np.array([settled is not None for settled in settled_r])
+                    self._state = self._replay(
+                        self._constants, self._state, slot_r, valid_r, Candidates(**candidates), score_rj
+                    )
+                short = jax.device_get(self._replicate(self._state.short_of_columns))
+                if longest <= self.plan.step_width and not short.any():
+                    break
+                self._widen(longest, short)
 
-    def _insertion(self, slot_r, valid_r, problem_r) -> Insertion:
-        rows = len(slot_r)
-        closings = Closings(
-            token_na=np.zeros((rows, self._closing_width), np.int32),
-            form_na=np.zeros((rows, self._closing_width), np.int32),
-            offset_na=np.zeros((rows, self._closing_width), np.int32),
-            length_n=np.zeros(rows, np.int32),
-            scored_nz=np.zeros((rows, self._scored_width), np.int32),
-            scored_form_nz=np.zeros((rows, self._scored_width), np.int32),
-        )
-        prompt_rt = [np.zeros((rows, self._prompt_width), np.int32) for _ in self._prompts]
-        prompt_length_r = [np.zeros(rows, np.int32) for _ in self._prompts]
-        digest_r2 = np.zeros((rows, 2), np.uint32)
-        for row in np.flatnonzero(valid_r):
-            problem = int(problem_r[row])
-            _lay_out_closings(closings, row, self._closings[problem][1])
-            digest_r2[row] = problem_digest(self.problems[problem].id)
-            for tokens_rt, length_r, prompts in zip(prompt_rt, prompt_length_r, self._prompts):
-                tokens_rt[row, : len(prompts[problem])] = prompts[problem]
-                length_r[row] = len(prompts[problem])
-        return Insertion(
-            slot_r, valid_r, problem_r, digest_r2, closings, tuple(prompt_rt), tuple(prompt_length_r)
-        )
+    def _newly_settled(self, peek, told: dict[int, int]) -> list[tuple[int, int, SettledStep]]:
+        """What has been settled since the last look, of problems that are not done; `told` counts it."""
+        under_way = np.isin(peek["phase_n"], (SEARCHING, ANSWERING))
+        settled_n = np.where(peek["phase_n"] == SEARCHING, peek["step_n"] - 1, peek["step_n"])
+        new = [(slot, int(peek["problem_n"][slot])) for slot in np.flatnonzero(under_way)]
+        new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
+        if not new:
+            return []
+        history = jax.device_get(self._replicate(self._state.history))
+        steps = []
+        for slot, problem in new:
+            for step in range(told.get(problem, 0), int(settled_n[slot])):
+                row = jax.tree.map(lambda x: x[slot, step], history)
+                settled = SettledStep(
+                    texts=self.exchange.texts.get((problem, step + 1), ()),
+                    score_j=row.score_nmj,
+                    ended_j=row.ended_nmj,
+                    dropped_j=row.dropped_nmj,
+                    sampled_j=row.sampled_nmj,
+                )
+                steps.append((problem, step + 1, settled))
+            told[problem] = int(settled_n[slot])
+        return steps
 
     def _collect(self, inserted_at: dict[int, float]) -> Iterator[Finished]:
         """Takes the finished problems out of their slots."""
@@ -289,36 +315,28 @@ class Engine:
                 stuck=int(record["stuck_n"][slot]),
                 writer=int(record["writer_n"][slot]),
                 answer=record["answer_nu"][slot, : record["answer_count_n"][slot]].tolist(),
-                proposed=record["proposed_nk"][slot].tolist(),
-                scored=record["scored_nk"][slot].tolist(),
+                closing_tokens=self._requests.closing_tokens(problem),
                 texts=texts,
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
 
-    def _widen(self, peek) -> None:
-        """Makes room for what did not fit, and compiles the programs anew. Rare: capacities are estimated
-        ahead.
-        """
+    def _widen(self, longest, short_of_columns) -> None:
+        """Makes room for what did not fit and compiles the programs anew. Rare: capacities are estimates."""
         plan = self.plan
-        if peek["longest"] > plan.step_width:
-            plan = dataclasses.replace(plan, step_width=packing.round_up(int(peek["longest"]) * 5 // 4, 16))
+        if longest > plan.step_width:
+            plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
         grown = [
             dataclasses.replace(reader, columns=packing.round_up(reader.columns * 3 // 2, plan.chunk))
             if short
             else reader
-            for reader, short in zip(plan.readers, peek["short_of_columns"])
+            for reader, short in zip(plan.readers, short_of_columns)
         ]
         added = [new.columns - old.columns for new, old in zip(grown, plan.readers)]
         self._make_programs(dataclasses.replace(plan, readers=tuple(grown)))
-        shapes = jax.eval_shape(functools.partial(_with_columns, added=added), self._state)
+        shapes = jax.eval_shape(functools.partial(with_columns, added=added), self._state)
         self._state = jax.jit(
-            functools.partial(_with_columns, added=added), out_shardings=state_shardings(shapes, self.mesh)
+            functools.partial(with_columns, added=added), out_shardings=state_shardings(shapes, self.mesh)
         )(self._state)
-
-
-def problem_digest(name: str) -> np.ndarray:
-    """64 bits of a hash of a problem's id, uint32 [2]: what its random draws depend on."""
-    return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4")
 
 
 def free_rows(
@@ -344,33 +362,17 @@ def free_rows(
     return slot_r, problem_r, [slot for slot in free if slot not in taken]
 
 
-def state_shardings(shapes: SearchState, mesh: Mesh):
-    """Slots over `data`, key-value heads over `model` where they divide; the rest is replicated.
-
-    An array leads with slots if the shape letters at the end of its name begin with n; keys and values are
-    the leaves under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless
-    stacked.
-    """
-
-    def sharding(path, leaf):
-        names = [str(getattr(key, "name", "")) for key in path]
-        spec = [None] * leaf.ndim
-        if "pool" in names or "local" in names:
-            slots = leaf.ndim - (4 if "pool" in names else 5)
-            heads = leaf.ndim - 3
-            spec[slots] = "data"
-            if leaf.shape[heads] % mesh.shape["model"] == 0:
-                spec[heads] = "model"
-        elif names[-1].rpartition("_")[2].startswith("n") and "_" in names[-1]:
-            spec[0] = "data"
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    return jax.tree_util.tree_map_with_path(sharding, shapes)
-
-
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):
     state = search.advance(plan, exchange, constants, state, max_rounds)
-    names = ("phase_n", "step_n", "short_of_columns", "longest", "row_ticks", "busy_row_ticks")
+    names = (
+        "phase_n",
+        "problem_n",
+        "step_n",
+        "short_of_columns",
+        "longest",
+        "row_ticks",
+        "busy_row_ticks",
+    )
     return state, {name: getattr(state, name) for name in names}
 
 
@@ -384,61 +386,8 @@ def _harvest(state: SearchState):
         "writer_n",
         "answer_nu",
         "answer_count_n",
-        "proposed_nk",
-        "scored_nk",
         "history",
     )
     record = {name: getattr(state, name) for name in names}
     record |= {"done_n": done_n, "origin_n": state.origin_nb[:, 0], "score_n": state.score_nb[:, 0]}
     return dataclasses.replace(state, phase_n=jnp.where(done_n, FREE, state.phase_n)), record
-
-
-def _with_columns(state: SearchState, added: Sequence[int]) -> SearchState:
-    """The state with wider pools, and nothing short any more."""
-    readers = []
-    for reader, more in zip(state.readers, added):
-
-        def last(x, more=more):
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
-
-        def columns(x, more=more):
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
-
-        readers.append(
-            dataclasses.replace(
-                reader,
-                pool=jax.tree.map(columns, reader.pool),
-                token_ns=last(reader.token_ns),
-                depth_ns=last(reader.depth_ns),
-                path_nbs=last(reader.path_nbs),
-                view_nbs=last(reader.view_nbs),
-            )
-        )
-    return dataclasses.replace(
-        state,
-        readers=tuple(readers),
-        longest=jnp.zeros_like(state.longest),
-        short_of_columns=jnp.zeros_like(state.short_of_columns),
-    )
-
-
-def _encode_closings(vocabulary, closing: str, problem: Problem):
-    """The problem's id and, for each accepted form of its answer, `(ids, scored)` of closing + form + full
-    stop.
-    """
-    return problem.id, [vocabulary.encode_with_answer(closing, form) for form in problem.forms]
-
-
-def _lay_out_closings(closings: Closings, row: int, forms) -> None:
-    """Writes a problem's closings into a row of the arrays, one form behind another."""
-    start = scored_at = 0
-    for number, (ids, scored) in enumerate(forms, start=1):
-        span = slice(start, start + len(ids))
-        closings.token_na[row, span] = ids
-        closings.form_na[row, span] = number
-        closings.offset_na[row, span] = np.arange(len(ids))
-        places = start + np.flatnonzero(scored)
-        closings.scored_nz[row, scored_at : scored_at + len(places)] = places
-        closings.scored_form_nz[row, scored_at : scored_at + len(places)] = number
-        start, scored_at = span.stop, scored_at + len(places)
-    closings.length_n[row] = start

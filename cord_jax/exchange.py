@@ -17,6 +17,7 @@ from cord_jax.vocabulary import Vocabulary
 ENDED = ("marker", "think_end", "eos", "cap", "budget")
 CONCLUDING = ("think_end", "eos", "budget")
 DROPPED = (None, "empty", "invalid_utf8", "duplicate")
+_CONCLUDED = np.array([name in CONCLUDING for name in ENDED])
 ABSENT = -1  # in place of a reason: the beam was not open, so there is no candidate
 _STOPPED = {EOS: "eos", BOUNDARY: "boundary", LIMIT: "limit"}
 
@@ -97,7 +98,6 @@ class Exchange:
         length_urj = np.zeros((len(self.vocabularies), rows, candidates), np.int32)
         ended_rj = np.zeros((rows, candidates), np.int8)
         dropped_rj = np.full((rows, candidates), ABSENT, np.int8)
-        longest = 0
         for row in np.flatnonzero(valid_r):
             steps = self._read_row(proposals, row, int(step_r[row]), open_rb[row], thinking_rb[row])
             present = [j for j, step in enumerate(steps) if step is not None]
@@ -111,21 +111,57 @@ class Exchange:
                 step = steps[j]
                 ended_rj[row, j] = ENDED.index(step.ended)
                 dropped_rj[row, j] = DROPPED.index(step.dropped)
-                for u, ids in enumerate(encoded):
-                    length_urj[u, row, j] = len(ids[place])
-                    longest = max(longest, len(ids[place]))
-                    token_urjt[u, row, j, : len(ids[place])] = ids[place][:width]
                 record[j] = ReadStep(step.text, len(encoded[self._writer_vocabulary(j)][place]))
+            for u, ids in enumerate(encoded):
+                _lay_out(token_urjt[u, row], length_urj[u, row], present, ids)
             self.texts[int(problem_r[row]), int(step_r[row])] = record
-        concluded = np.array([name in CONCLUDING for name in ENDED])
         return {
             "token_urjt": token_urjt,
             "length_urj": length_urj,
             "ended_rj": ended_rj,
             "dropped_rj": dropped_rj,
-            "concluded_rj": concluded[ended_rj],
-            "longest": np.int32(longest),
+            "concluded_rj": _CONCLUDED[ended_rj],
+            "longest": length_urj.max(),
         }
+
+    def encode_again(self, width, step, problem_r, settled_r):
+        """The arrays of steps that were settled before, for a replay.
+
+        Args:
+          width: capacity of a canonical step in tokens.
+          step: their number, from 1.
+          problem_r: the rows' problems.
+          settled_r: for each row a `journal.SettledStep`, or None.
+
+        Returns:
+          `(candidates, score_rj, longest)`: the fields of `settling.Candidates`, float32 scores, and the
+          tokens of the longest step; if it exceeds `width`, the call must be made again with more.
+        """
+        rows, candidates = len(problem_r), self.num_beams * self.num_proposers
+        token_urjt = np.zeros((len(self.vocabularies), rows, candidates, width), np.int32)
+        length_urj = np.zeros((len(self.vocabularies), rows, candidates), np.int32)
+        score_rj = np.full((rows, candidates), -np.inf, np.float32)
+        ended_rj, sampled_rj = np.zeros((rows, candidates), np.int8), np.zeros((rows, candidates), np.int32)
+        dropped_rj = np.full((rows, candidates), ABSENT, np.int8)
+        for row, settled in enumerate(settled_r):
+            if settled is None:
+                continue
+            present = [j for j, text in enumerate(settled.texts) if text is not None]
+            texts = [settled.texts[j].text for j in present]
+            for u, vocabulary in enumerate(self.vocabularies):
+                _lay_out(token_urjt[u, row], length_urj[u, row], present, vocabulary.encode_batch(texts))
+            score_rj[row], ended_rj[row] = settled.score_j, settled.ended_j
+            dropped_rj[row], sampled_rj[row] = settled.dropped_j, settled.sampled_j
+            self.texts[int(problem_r[row]), step] = list(settled.texts)
+        arrays = {
+            "token_urjt": token_urjt,
+            "length_urj": length_urj,
+            "ended_rj": ended_rj,
+            "dropped_rj": dropped_rj,
+            "concluded_rj": _CONCLUDED[ended_rj],
+            "sampled_rj": sampled_rj,
+        }
+        return arrays, score_rj, int(length_urj.max())
 
     def _writer_vocabulary(self, j: int) -> int:
         proposer = j % self.num_proposers
@@ -172,3 +208,12 @@ class Exchange:
                 if key in seen:
                     steps[j] = dataclasses.replace(steps[j], dropped="duplicate")
                 seen.add(key)
+
+
+def _lay_out(token_jt, length_j, present, encoded) -> None:
+    """Writes the ids of the present candidates into the arrays of one problem, in place, cut to their
+    capacity.
+    """
+    for j, ids in zip(present, encoded):
+        length_j[j] = len(ids)
+        token_jt[j, : len(ids)] = ids[: token_jt.shape[1]]

@@ -77,9 +77,13 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
     committed = dict.fromkeys(names, 0)
     for step, j in path:
         committed[names[j % len(names)]] += finished.texts[step][j].own_tokens
+    present_mj = (history.dropped_nmj != ABSENT) * history.sampled_nmj
+    read_mj = (history.dropped_nmj == 0) * (history.tokens_nmj + finished.closing_tokens)
     usage = {
-        name: Usage(proposed, committed[name], scored)
-        for name, proposed, scored in zip(names, finished.proposed, finished.scored)
+        name: Usage(
+            int(present_mj[:, k :: len(names)].sum()), committed[name], int(read_mj[:, k :: len(names)].sum())
+        )
+        for k, name in enumerate(names)
     }
     if finished.stuck >= 0:
         status, response, predicted, correct = "stuck", None, None, False

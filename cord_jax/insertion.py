@@ -110,8 +110,6 @@ def insert(
         stuck_n=zeros_r - 1,
         writer_n=zeros_r,
         answer_count_n=zeros_r,
-        proposed_nk=jnp.zeros((rows, plan.num_proposers), jnp.int32),
-        scored_nk=jnp.zeros((rows, plan.num_proposers), jnp.int32),
     )
     closings = jax.tree.map(lambda old, new: put(old, new_r=new), state.closings, insertion.closings)
     return dataclasses.replace(

@@ -97,7 +97,7 @@ def empty_state(
     Args:
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
     """
-    n, b, m, j, k = plan.slots, plan.num_beams, plan.max_steps, plan.candidates, plan.num_proposers
+    n, b, m, j = plan.slots, plan.num_beams, plan.max_steps, plan.candidates
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     reader_states = []
     for reader, constant in zip(plan.readers, constants):
@@ -143,9 +143,8 @@ def empty_state(
             ended_nmj=jnp.zeros((n, m, j), jnp.int8),
             dropped_nmj=jnp.zeros((n, m, j), jnp.int8),
             tokens_nmj=integers((n, m, j)),
+            sampled_nmj=integers((n, m, j)),
         ),
-        proposed_nk=integers((n, k)),
-        scored_nk=integers((n, k)),
         short_of_columns=jnp.zeros((len(plan.readers),), bool),
         longest=integers(()),
         row_ticks=jnp.zeros(()),

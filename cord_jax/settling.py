@@ -10,10 +10,56 @@ from jax import lax
 
 from cord_jax import commits, packing, proposals, readers, scoring
 from cord_jax.commits import Chosen
-from cord_jax.exchange import ABSENT, Exchange
-from cord_jax.readers import ReaderConstants, ReaderPlan
+from cord_jax.exchange import Exchange
+from cord_jax.readers import ReaderConstants, ReaderPlan, pytree
 from cord_jax.selection import select
 from cord_jax.state import ANSWERING, DONE, SEARCHING, History, SearchPlan, SearchState, start_rows
+
+
+@pytree
+class Candidates:
+    """The candidates of a sub-batch after the exchange.
+
+    Attributes:
+      token_urjt, length_urj: int32, the canonical steps in every vocabulary u.
+      ended_rj, dropped_rj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`; `ABSENT` where the
+        beam was not open.
+      concluded_rj: bool, complete hypotheses.
+      sampled_rj: int32, tokens that their writers sampled.
+    """
+
+    token_urjt: jax.Array
+    length_urj: jax.Array
+    ended_rj: jax.Array
+    dropped_rj: jax.Array
+    concluded_rj: jax.Array
+    sampled_rj: jax.Array
+
+
+@pytree
+class Decision:
+    """What a selection means for a sub-batch, in the numbering of the new beams.
+
+    Attributes:
+      kept_rb: bool, beams that exist; score_rb: float32.
+      stepped_rb: bool, beams that got a step; chosen_rb: int32, its candidate.
+      parent_rb: int32, the beam whose path each continues.
+      open_rb: bool, beams that are extended.
+      origin_rb: int32, as in `SearchState`.
+      ended_r, stuck_r: bool, searches that are over, and those of which nothing is left.
+      writer_r: int32, the proposer who would write the answer.
+    """
+
+    kept_rb: jax.Array
+    score_rb: jax.Array
+    stepped_rb: jax.Array
+    chosen_rb: jax.Array
+    parent_rb: jax.Array
+    open_rb: jax.Array
+    origin_rb: jax.Array
+    ended_r: jax.Array
+    stuck_r: jax.Array
+    writer_r: jax.Array
 
 
 def by_proposer(plan: SearchPlan, values):
@@ -28,7 +74,12 @@ def by_proposer(plan: SearchPlan, values):
 
 
 def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slot_r, valid_r):
-    """The callback of a round: ids of finished proposals out, canonical steps in every vocabulary in."""
+    """The callback of a round: ids of finished proposals out, canonical steps in every vocabulary in.
+
+    Returns:
+      `(candidates, longest)`: the `Candidates`, and the tokens of the longest step; if it exceeds
+      `step_width`, the candidates are cut short and must not be used.
+    """
     shards = plan.shards
     rows, candidates, width = slot_r.shape[0], plan.candidates, plan.step_width
     vocabularies = len(exchange.vocabularies)
@@ -46,7 +97,7 @@ def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slo
         "longest": jax.ShapeDtypeStruct((), jnp.int32),
     }
     take = functools.partial(shards.take, slot_r=slot_r)
-    return jax.pure_callback(
+    exchanged = jax.pure_callback(
         functools.partial(exchange, width),
         shapes,
         take(state.problem_n),
@@ -56,76 +107,58 @@ def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slo
         take(state.thinking_nb),
         written,
     )
+    longest = exchanged.pop("longest")
+    sampled = [None if s.rows is None else take(s.rows.count_nq) for s in state.readers]
+    return Candidates(sampled_rj=by_proposer(plan, sampled), **exchanged), longest
 
 
 def settle_steps(
-    plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState, ready_n
+    plan: SearchPlan,
+    exchange: Exchange,
+    constants: tuple[ReaderConstants, ...],
+    state: SearchState,
+    ready_n,
 ) -> SearchState:
     """Exchanges, scores, selects and commits the steps of a sub-batch of ready problems."""
+    slot_r = plan.shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
+    valid_r = plan.shards.take(ready_n, slot_r)
+    candidates, longest = exchange_steps(plan, exchange, state, slot_r, valid_r)
+    state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
+
+    def settle(state: SearchState) -> SearchState:
+        score_rj, scratch, start_rj = _score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
+        return settle_scored(plan, constants, state, slot_r, valid_r, candidates, score_rj, scratch, start_rj)
+
+    return lax.cond(longest <= plan.step_width, settle, lambda state: state, state)
+
+
+def remaining(candidates: Candidates, valid_r):
+    """The candidates that were not dropped, of the rows that count, bool [r, j]."""
+    return (candidates.dropped_rj == 0) & valid_r[:, None]
+
+
+def settle_scored(
+    plan: SearchPlan,
+    constants: tuple[ReaderConstants, ...],
+    state: SearchState,
+    slot_r,
+    valid_r,
+    candidates: Candidates,
+    score_rj,
+    scratch=None,
+    start_rj=None,
+) -> SearchState:
+    """Selects among scored candidates and commits what was chosen; nothing changes if a pool has no room for
+    it.
+
+    Args:
+      score_rj: float32, -inf where a candidate was dropped.
+      scratch, start_rj: keys and values of the candidates from the scoring pass, and where each begins in
+        them; None if the meta-prover has to read the chosen steps anew.
+    """
     shards = plan.shards
-    slot_r = shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
-    valid_r = shards.take(ready_n, slot_r)
-    steps = exchange_steps(plan, exchange, state, slot_r, valid_r)
-    state = dataclasses.replace(state, longest=jnp.maximum(state.longest, steps["longest"]))
-    settle = functools.partial(
-        _settle_exchanged, plan, constants, slot_r=slot_r, valid_r=valid_r, steps=steps
-    )
-    return lax.cond(steps["longest"] <= plan.step_width, settle, lambda state: state, state)
-
-
-def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
-    shards, beams = plan.shards, plan.num_beams
-    take = functools.partial(shards.take, slot_r=slot_r)
-    meta_plan, meta_state, meta_constants = (x[plan.meta] for x in (plan.readers, state.readers, constants))
-    token_rjt, length_rj = (steps[name][meta_plan.vocabulary] for name in ("token_urjt", "length_urj"))
-    candidate_rj = (steps["dropped_rj"] == 0) & valid_r[:, None]
-    score_rj, scratch, start_rj = _score(
-        plan,
-        meta_plan,
-        meta_constants,
-        meta_state,
-        jax.tree.map(take, state.closings),
-        slot_r,
-        token_rjt,
-        length_rj,
-        candidate_rj,
-    )
-
-    kept_rb, source_rb, new_score_rb = select(
-        take(state.score_nb), take(state.complete_nb), score_rj, candidate_rj, beams
-    )
-    kept_rb &= jnp.arange(beams) < plan.kept_beams
-    chosen_rb = jnp.maximum(source_rb - beams, 0)  # candidate of a beam that got a step
-    stepped_rb = kept_rb & (source_rb >= beams)
-    parent_rb = jnp.where(source_rb >= beams, chosen_rb // plan.num_proposers, source_rb)
-    concluded_rb = jnp.where(stepped_rb, packing.pick(steps["concluded_rj"], chosen_rb), True)
-    step_r = take(state.step_n)
-    ended_r = ~(kept_rb & ~concluded_rb).any(1) | (step_r >= plan.max_steps)
-    stuck_r = ~kept_rb.any(1)
-    # When a search ends only the winner, beam 0, matters any more; when it is stuck nothing is committed.
-    first_b = jnp.arange(beams) == 0
-    parent_rb = jnp.where(ended_r[:, None] | ~kept_rb, parent_rb[:, :1], parent_rb)
-    commits_rb = stepped_rb & ~(ended_r[:, None] & ~first_b)
-    origin_rb = jnp.where(
-        stepped_rb,
-        (step_r[:, None] - 1) * plan.candidates + chosen_rb,
-        jnp.take_along_axis(take(state.origin_nb), parent_rb, axis=1),
-    )
-    writer_r = jnp.maximum(origin_rb[:, 0], 0) % plan.candidates % plan.num_proposers
-    open_rb = kept_rb & ~concluded_rb & ~ended_r[:, None]
-
-    def chosen_for(reader: ReaderPlan) -> Chosen:
-        answers_r = ended_r & ~stuck_r & jnp.isin(writer_r, np.asarray(reader.proposers, np.int32))
-        needed_rb = commits_rb & (~ended_r | answers_r)[:, None]
-        length_rb = jnp.where(needed_rb, packing.pick(steps["length_urj"][reader.vocabulary], chosen_rb), 0)
-        token_rbt = jnp.take_along_axis(steps["token_urjt"][reader.vocabulary], chosen_rb[..., None], axis=1)
-        heading_rb = jnp.where(open_rb, (step_r + 1)[:, None], -1)
-        cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), heading_rb)
-        if not reader.proposers:
-            cue_rb = jnp.full_like(cue_rb, -1)
-        return Chosen(slot_r, valid_r, parent_rb, length_rb, token_rbt, cue_rb, answers_r)
-
-    chosen = [chosen_for(reader) for reader in plan.readers]
+    decision = _decide(plan, state, slot_r, valid_r, candidates, score_rj)
+    chosen = [_chosen(plan, reader, slot_r, valid_r, candidates, decision, state) for reader in plan.readers]
     needs = [
         jnp.where(valid_r, c.length_rb.sum(1) + commits.cue_lengths(k, c).sum(1), 0)
         for k, c in zip(constants, chosen)
@@ -135,97 +168,160 @@ def _settle_exchanged(plan, constants, state, *, slot_r, valid_r, steps):
         for reader, s, c, need in zip(plan.readers, state.readers, chosen, needs)
     ]
     short = jnp.stack([(valid_r & ~fits).any() for _, fits in rooms])
+    state = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
 
     def commit(state: SearchState) -> SearchState:
+        noted = _note(plan, state, slot_r, valid_r, candidates, score_rj, decision)
         new_readers = []
-        for index, (reader, k, c, (as_is, _)) in enumerate(zip(plan.readers, constants, chosen, rooms)):
-            s = commits.compact(reader.stacked, state.readers[index], shards, c, valid_r & ~as_is)
+        for index, (reader, k, s, c, (as_is, _)) in enumerate(
+            zip(plan.readers, constants, state.readers, chosen, rooms)
+        ):
+            width = _append_width(plan, k)
+            s = commits.compact(reader.stacked, s, shards, c, valid_r & ~as_is)
             if index == plan.meta and scratch is not None:
-                s = commits.move_scored(
-                    reader,
-                    s,
-                    shards,
-                    c,
-                    scratch,
-                    packing.pick(start_rj, chosen_rb),
-                    _append_width(plan, k),
-                    chunk=plan.chunk,
-                )
-                c = dataclasses.replace(
-                    c,
-                    parent_rb=jnp.broadcast_to(jnp.arange(beams), parent_rb.shape),
-                    length_rb=jnp.zeros_like(c.length_rb),
-                )
-                if not reader.proposers:  # nothing follows that it would have to read
-                    new_readers.append(s)
-                    continue
-            s, full_rbs = commits.append(reader, k, s, shards, c, _append_width(plan, k), chunk=plan.chunk)
-            new_readers.append(
-                start_rows(
-                    plan,
-                    index,
-                    s,
-                    slot_r,
-                    valid_r,
-                    full_rbs,
-                    open_rb,
-                    limit_rb,
-                    jnp.where(ended_r, 0, step_r + 1),
-                    take(state.key_n2),
-                    jnp.zeros_like(step_r),
-                    ended_r & ~stuck_r,
-                    writer_r,
-                )
-            )
-        return dataclasses.replace(
-            state,
-            readers=tuple(new_readers),
-            **{
-                name: shards.put(getattr(state, name), slot_r, valid_r, value)
-                for name, value in updates.items()
-            },
-        )
+                start_rb = packing.pick(start_rj, decision.chosen_rb)
+                s = commits.move_scored(reader, s, shards, c, scratch, start_rb, width, chunk=plan.chunk)
+                c = commits.cues_only(c)
+            if reader.proposers or scratch is None or index != plan.meta:
+                s, full_rbs = commits.append(reader, k, s, shards, c, width, chunk=plan.chunk)
+                s = _restart(plan, index, s, noted, slot_r, valid_r, full_rbs, decision)
+            new_readers.append(s)
+        return dataclasses.replace(noted, readers=tuple(new_readers))
 
-    lost_rb = take(state.open_nb) & ~candidate_rj.reshape(*candidate_rj.shape[:1], beams, -1).any(-1)
-    tokens_rb = jnp.where(stepped_rb, packing.pick(length_rj, chosen_rb), 0)
-    thinking_rb = jnp.take_along_axis(take(state.thinking_nb), parent_rb, axis=1) + tokens_rb
-    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - thinking_rb)
-    limit_rb = jnp.where(ended_r[:, None], min(plan.max_step_tokens, plan.max_answer_tokens), limit_rb)
+    return lax.cond(short.any(), lambda state: state, commit, state)
+
+
+def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> Decision:
+    """Selects, and sees which searches are over."""
+    beams = plan.num_beams
+    take = functools.partial(plan.shards.take, slot_r=slot_r)
+    kept_rb, source_rb, score_rb = select(
+        take(state.score_nb), take(state.complete_nb), score_rj, remaining(candidates, valid_r), beams
+    )
+    kept_rb &= jnp.arange(beams) < plan.kept_beams
+    stepped_rb = kept_rb & (source_rb >= beams)
+    chosen_rb = jnp.maximum(source_rb - beams, 0)
+    parent_rb = jnp.where(source_rb >= beams, chosen_rb // plan.num_proposers, source_rb)
+    goes_on_rb = stepped_rb & ~packing.pick(candidates.concluded_rj, chosen_rb)
+    step_r = take(state.step_n)
+    ended_r = ~goes_on_rb.any(1) | (step_r >= plan.max_steps)
+    # When a search ends only the winner, beam 0, matters any more.
+    parent_rb = jnp.where(ended_r[:, None] | ~kept_rb, parent_rb[:, :1], parent_rb)
+    origin_rb = jnp.where(
+        stepped_rb,
+        (step_r[:, None] - 1) * plan.candidates + chosen_rb,
+        jnp.take_along_axis(take(state.origin_nb), parent_rb, axis=1),
+    )
+    return Decision(
+        kept_rb=kept_rb,
+        score_rb=score_rb,
+        stepped_rb=stepped_rb,
+        chosen_rb=chosen_rb,
+        parent_rb=parent_rb,
+        open_rb=goes_on_rb & ~ended_r[:, None],
+        origin_rb=origin_rb,
+        ended_r=ended_r,
+        stuck_r=~kept_rb.any(1),
+        writer_r=jnp.maximum(origin_rb[:, 0], 0) % plan.num_proposers,
+    )
+
+
+def _chosen(
+    plan, reader: ReaderPlan, slot_r, valid_r, candidates: Candidates, decision: Decision, state
+) -> Chosen:
+    """What a reader commits: the chosen steps and the next headings, or the winner and the cue of its answer.
+    """
+    first_b = jnp.arange(plan.num_beams) == 0
+    ended_r = decision.ended_r
+    answers_r = (
+        ended_r & ~decision.stuck_r & jnp.isin(decision.writer_r, np.asarray(reader.proposers, np.int32))
+    )
+    needed_rb = decision.stepped_rb & jnp.where(ended_r[:, None], first_b & answers_r[:, None], True)
+    length_rj = candidates.length_urj[reader.vocabulary]
+    token_rjt = candidates.token_urjt[reader.vocabulary]
+    next_step_r = plan.shards.take(state.step_n, slot_r) + 1
+    cue_rb = jnp.where(decision.open_rb, next_step_r[:, None], -1)
+    cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), cue_rb)
+    return Chosen(
+        slot_r=slot_r,
+        valid_r=valid_r,
+        parent_rb=decision.parent_rb,
+        length_rb=jnp.where(needed_rb, packing.pick(length_rj, decision.chosen_rb), 0),
+        token_rbt=jnp.take_along_axis(token_rjt, decision.chosen_rb[..., None], axis=1),
+        cue_rb=cue_rb if reader.proposers else jnp.full_like(cue_rb, -1),
+        permanent_r=answers_r,
+    )
+
+
+def _note(
+    plan, state: SearchState, slot_r, valid_r, candidates: Candidates, score_rj, decision
+) -> SearchState:
+    """The slots' small state after a selection, and what happened in the history."""
+    shards, beams = plan.shards, plan.num_beams
+    take = functools.partial(shards.take, slot_r=slot_r)
+    step_r = take(state.step_n)
+    tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
+    tokens_rb = jnp.where(decision.stepped_rb, packing.pick(tokens_rj, decision.chosen_rb), 0)
     rank_rj = jnp.full(score_rj.shape, -1, jnp.int8)
     for beam in range(beams):
-        mine_rj = (jnp.arange(plan.candidates) == chosen_rb[:, beam, None]) & stepped_rb[:, beam, None]
-        rank_rj = jnp.where(mine_rj, jnp.int8(beam), rank_rj)
-    noted = History(score_rj, rank_rj, steps["ended_rj"], steps["dropped_rj"], length_rj)
-    at_step_rm = (jnp.arange(plan.max_steps) == (step_r - 1)[:, None])[..., None]
+        is_rj = jnp.arange(plan.candidates) == decision.chosen_rb[:, beam, None]
+        rank_rj = jnp.where(is_rj & decision.stepped_rb[:, beam, None], jnp.int8(beam), rank_rj)
+    noted = History(
+        score_nmj=score_rj,
+        rank_nmj=rank_rj,
+        ended_nmj=candidates.ended_rj,
+        dropped_nmj=candidates.dropped_rj,
+        tokens_nmj=tokens_rj,
+        sampled_nmj=candidates.sampled_rj,
+    )
+    at_step_rm1 = (jnp.arange(plan.max_steps) == (step_r - 1)[:, None])[..., None]
     history = jax.tree.map(
-        lambda old, new: shards.put(old, slot_r, valid_r, jnp.where(at_step_rm, new[:, None], take(old))),
+        lambda old, new: shards.put(old, slot_r, valid_r, jnp.where(at_step_rm1, new[:, None], take(old))),
         state.history,
         noted,
     )
-    sampled_rj = by_proposer(plan, [None if s.rows is None else take(s.rows.count_nq) for s in state.readers])
-    present_rj = steps["dropped_rj"] != ABSENT
-    by_k = lambda x_rj: x_rj.reshape(-1, beams, plan.num_proposers).sum(1)
+    by_beam = remaining(candidates, valid_r).reshape(-1, beams, plan.num_proposers)
+    lost_rb = take(state.open_nb) & ~by_beam.any(-1)
+    ended_r, stuck_r = decision.ended_r, decision.stuck_r
     updates = dict(
         phase_n=jnp.where(stuck_r, DONE, jnp.where(ended_r, ANSWERING, SEARCHING)),
         step_n=jnp.where(ended_r, step_r, step_r + 1),
         waited_n=jnp.zeros_like(step_r),
-        open_nb=open_rb,
-        complete_nb=kept_rb & ~open_rb,
-        score_nb=new_score_rb,
-        thinking_nb=thinking_rb,
-        origin_nb=jnp.where(stuck_r[:, None], take(state.origin_nb), origin_rb),
+        open_nb=decision.open_rb,
+        complete_nb=decision.kept_rb & ~decision.open_rb,
+        score_nb=decision.score_rb,
+        thinking_nb=jnp.take_along_axis(take(state.thinking_nb), decision.parent_rb, axis=1) + tokens_rb,
+        origin_nb=jnp.where(stuck_r[:, None], take(state.origin_nb), decision.origin_rb),
         stuck_n=jnp.where(stuck_r, jnp.argmax(lost_rb, axis=1).astype(jnp.int32), -1),
-        writer_n=writer_r,
-        proposed_nk=take(state.proposed_nk) + by_k(jnp.where(present_rj, sampled_rj, 0)),
-        scored_nk=take(state.scored_nk)
-        + by_k(jnp.where(candidate_rj, length_rj + take(state.closings.length_n)[:, None], 0)),
+        writer_n=decision.writer_r,
     )
-    state = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
-    return lax.cond(
-        short.any(),
-        lambda state: state,
-        lambda state: commit(dataclasses.replace(state, history=history)),
+    return dataclasses.replace(
         state,
+        history=history,
+        **{name: shards.put(getattr(state, name), slot_r, valid_r, new) for name, new in updates.items()},
+    )
+
+
+def _restart(plan, index, reader_state, noted: SearchState, slot_r, valid_r, full_rbs, decision: Decision):
+    """Rows of open beams begin the next step, and the winner's writer its answer; others stand still."""
+    take = functools.partial(plan.shards.take, slot_r=slot_r)
+    ended_r = decision.ended_r
+    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - take(noted.thinking_nb))
+    answer_limit = min(plan.max_step_tokens, plan.max_answer_tokens)
+    return start_rows(
+        plan,
+        index,
+        reader_state,
+        slot_r,
+        valid_r,
+        full_rbs,
+        decision.open_rb,
+        jnp.where(ended_r[:, None], answer_limit, limit_rb),
+        jnp.where(ended_r, 0, take(noted.step_n)),
+        take(noted.key_n2),
+        jnp.zeros_like(slot_r),
+        ended_r & ~decision.stuck_r,
+        decision.writer_r,
     )
 
 
@@ -234,9 +330,17 @@ def _append_width(plan: SearchPlan, constants: ReaderConstants) -> int:
     return packing.round_up(plan.num_beams * (plan.step_width + constants.cue_xm.shape[1]), plan.chunk)
 
 
-def _score(plan, meta_plan, meta_constants, meta_state, closings, slot_r, token_rjt, length_rj, candidate_rj):
-    """Scores all candidates of the rows; the scratch is kept only if it holds them all (else None)."""
+def _score(
+    plan, meta_constants: ReaderConstants, state: SearchState, slot_r, valid_r, candidates: Candidates
+):
+    """`(score_rj, scratch, start_rj)` of all candidates; the last two are None unless one pass took them all.
+    """
     shards, group = plan.shards, plan.score_group
+    meta_plan, meta_state = plan.readers[plan.meta], state.readers[plan.meta]
+    closings = jax.tree.map(lambda x: shards.take(x, slot_r), state.closings)
+    token_rjt = candidates.token_urjt[meta_plan.vocabulary]
+    length_rj = candidates.length_urj[meta_plan.vocabulary]
+    candidate_rj = remaining(candidates, valid_r)
     model = readers.decoder(meta_plan, meta_constants)
     pool_rows = shards.take_cache(meta_plan.stacked, meta_state.pool, slot_r)
     path_rbs, depth_rs = shards.take(meta_state.path_nbs, slot_r), shards.take(meta_state.depth_ns, slot_r)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax import commits, packing
 from cord_jax.readers import ReaderPlan, ReaderState, pytree
@@ -82,6 +84,7 @@ class History:
       ended_nmj, dropped_nmj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`, or
         `exchange.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of the step.
+      sampled_nmj: int32, tokens that the writer sampled for it, EOS included.
     """
 
     score_nmj: jax.Array
@@ -89,6 +92,7 @@ class History:
     ended_nmj: jax.Array
     dropped_nmj: jax.Array
     tokens_nmj: jax.Array
+    sampled_nmj: jax.Array
 
 
 @pytree
@@ -110,7 +114,6 @@ class SearchState:
       answer_nu: int32, the answer's tokens, EOS included; answer_count_n: int32.
       closings: `scoring.Closings` of the slots' problems.
       history: `History`.
-      proposed_nk: int32, tokens sampled for proposals, by proposer; scored_nk: int32, tokens scored for each.
       short_of_columns: bool [readers], pools that could not take a commit even after compaction.
       longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
       row_ticks, busy_row_ticks: float32, ticks times rows that were computed, and those that wrote a token.
@@ -133,8 +136,6 @@ class SearchState:
     answer_count_n: jax.Array
     closings: Closings
     history: History
-    proposed_nk: jax.Array
-    scored_nk: jax.Array
     short_of_columns: jax.Array
     longest: jax.Array
     row_ticks: jax.Array
@@ -199,4 +200,57 @@ def start_rows(
                 name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()
             },
         ),
+    )
+
+
+def state_shardings(shapes: SearchState, mesh: Mesh):
+    """Slots over `data`, key-value heads over `model` where they divide; the rest is replicated.
+
+    An array leads with slots if the shape letters at the end of its name begin with n; keys and values are
+    the leaves under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless
+    stacked.
+    """
+
+    def sharding(path, leaf):
+        names = [str(getattr(key, "name", "")) for key in path]
+        spec = [None] * leaf.ndim
+        if "pool" in names or "local" in names:
+            slots = leaf.ndim - (4 if "pool" in names else 5)
+            heads = leaf.ndim - 3
+            spec[slots] = "data"
+            if leaf.shape[heads] % mesh.shape["model"] == 0:
+                spec[heads] = "model"
+        elif names[-1].rpartition("_")[2].startswith("n") and "_" in names[-1]:
+            spec[0] = "data"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def with_columns(state: SearchState, added: Sequence[int]) -> SearchState:
+    """The state with wider pools, and nothing short any more."""
+    readers = []
+    for reader, more in zip(state.readers, added):
+
+        def last(x, more=more):
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
+
+        def columns(x, more=more):
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
+
+        readers.append(
+            dataclasses.replace(
+                reader,
+                pool=jax.tree.map(columns, reader.pool),
+                token_ns=last(reader.token_ns),
+                depth_ns=last(reader.depth_ns),
+                path_nbs=last(reader.path_nbs),
+                view_nbs=last(reader.view_nbs),
+            )
+        )
+    return dataclasses.replace(
+        state,
+        readers=tuple(readers),
+        longest=jnp.zeros_like(state.longest),
+        short_of_columns=jnp.zeros_like(state.short_of_columns),
     )

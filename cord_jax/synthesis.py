@@ -3,6 +3,7 @@ out.
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 from cord_jax.answers import Grader
 from cord_jax.engine import CLOSING, Engine, SearchSettings
 from cord_jax.harvest import read_trace, read_tree
+from cord_jax.journal import Journal, from_text, to_text
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
@@ -95,7 +97,8 @@ def synthesize(
     teachers = load_teachers(spec, mesh)
     engine = Engine(teachers, problems, _search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
-        for _ in engine.run(np.flatnonzero(_agree(np.zeros(len(problems), bool))).tolist()):
+        pending, recorded = _agree(problems, None, None)
+        for _ in engine.run(pending, recorded=recorded):
             pass
         return {}
     environment = {name: str(values[name]) for name in not_settings} | {"device": device_name(mesh)}
@@ -105,11 +108,11 @@ def synthesize(
     ):
         files = TraceFiles(run)
         done = files.finished()
-        pending = _agree(np.array([problem.id not in done for problem in problems]))
+        journal = Journal(run)
+        unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
+        pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
         started = reported = time.monotonic()
-        run.log(
-            f"synthesize: {int(pending.sum())} of {len(problems)} problems to search on {device_name(mesh)}"
-        )
+        run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device_name(mesh)}")
         seam_rates = {
             reader.checkpoint.name: reader.vocabulary.seam_rate(config.segmentation)
             for reader in teachers.readers
@@ -120,8 +123,12 @@ def synthesize(
                     f"synthesize: {name} encodes {rate:.1%} of step seams in another way than whole texts; "
                     "its steps are read as they are encoded one by one"
                 )
-        written = len(problems) - int(pending.sum())
-        for finished in engine.run(np.flatnonzero(pending).tolist()):
+        written = len(problems) - len(pending)
+
+        def record(settled):
+            journal.write([(problems[i].id, step, candidates) for i, step, candidates in settled])
+
+        for finished in engine.run(pending, recorded=recorded, on_settled=record):
             problem = problems[finished.problem]
             trace = read_trace(finished, problem, teachers, grader)
             files.write(trace, read_tree(finished, problem, teachers.names))
@@ -134,6 +141,7 @@ def synthesize(
                     f"synthesize: {written} of {len(problems)} traces, "
                     f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
                 )
+        journal.clear()
         summary = summarize(
             files.read(), teachers.names, seconds=time.monotonic() - started, device=device_name(mesh)
         )
@@ -159,6 +167,15 @@ def _search_settings(config: SynthesisConfig) -> SearchSettings:
     return SearchSettings(**values)
 
 
-def _agree(pending: np.ndarray) -> np.ndarray:
-    """Process 0's array, in all processes: only it can see what the directory holds."""
-    return np.asarray(multihost_utils.broadcast_one_to_all(pending)) if jax.process_count() > 1 else pending
+def _agree(problems, pending, recorded):
+    """What process 0 found in the directory, which no other can see: problems to search, and their settled
+    steps.
+    """
+    if jax.process_count() == 1:
+        return pending, recorded
+    ids = [problem.id for problem in problems]
+    message = b"" if pending is None else json.dumps([pending, to_text(recorded, ids)]).encode()
+    length = multihost_utils.broadcast_one_to_all(np.int32(len(message)))
+    data = np.frombuffer(message.ljust(int(length), b" "), np.uint8)[: int(length)]
+    pending, recorded = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))))
+    return pending, from_text(recorded, ids)

@@ -38,10 +38,10 @@ def make_engine(directory: Path, mesh: str = "data:1,model:1", **settings) -> En
     )
 
 
-def outcomes(engine: Engine) -> dict:
+def outcomes(engine: Engine, recorded={}) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
-    for finished in engine.run(range(len(engine.problems))):
+    for finished in engine.run(range(len(engine.problems)), recorded=recorded):
         history = finished.history
         texts = [[step and step.text for step in steps] for steps in finished.texts]
         scores = [[round(float(score), 4) for score in row] for row in history.score_nmj]

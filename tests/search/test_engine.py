@@ -3,9 +3,11 @@ looks like.
 """
 
 import dataclasses
+import json
 
 import pytest
 
+from cord_jax.journal import SettledStep
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import make_engine, outcomes, write_inputs
 
@@ -39,12 +41,27 @@ def test_forced_compaction_changes_nothing(directory, expected):
     assert outcomes(engine) == expected
 
 
+@pytest.mark.slow
 def test_capacities_grow_when_they_are_too_small(directory, expected):
     engine = make_engine(directory, slots=2)
     small = tuple(dataclasses.replace(reader, columns=128) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8))
     assert outcomes(engine) == expected
     assert engine.plan.step_width > 8
+
+
+def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
+    recorded = {}
+
+    def record(settled):
+        for problem, step, candidates in settled:
+            row = json.loads(json.dumps(candidates.to_row("id", step)))
+            recorded.setdefault(problem, []).append(SettledStep.from_row(row))
+
+    run = make_engine(directory, slots=3, quantum=5).run(range(3), on_settled=record, max_rounds=1)
+    next(run)  # one problem is done; the others are interrupted where they are
+    assert len([problem for problem, steps in recorded.items() if len(steps) >= 2]) >= 2
+    assert outcomes(make_engine(directory, slots=2), recorded) == expected
 
 
 @pytest.mark.parametrize(
