@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from cord_jax.student.checkpoints import Checkpoints
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples, show_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
-from cord_jax.student.step import Step, TrainState, batch_sharding
+from cord_jax.student.step import Step, batch_sharding
 from cord_jax.vocabulary import Vocabulary
 
 HF = "hf"
@@ -145,6 +146,7 @@ def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
         reports = _Reports(config, job, mesh, run, first, progress, stack)
         stop = stack.enter_context(_stop_signals())
         programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        sum_of_losses = jax.jit(lambda params, batch_bt: jnp.sum(step_program.losses(params, batch_bt)))
         batches = _Batches(config, job, mesh)
         batch = batches.of_step(first) if first < job.plan.steps else None
         for index in range(first, job.plan.steps):
@@ -157,7 +159,7 @@ def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
             done = index + 1
             held_out = None
             if job.held_out and (done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)):
-                held_out = evaluate_loss(step_program, state, job.held_out, config, mesh)
+                held_out = _held_out_loss(partial(sum_of_losses, state.params), job.held_out, config, mesh)
             reports.add(done, jax.device_get(report), held_out)
             checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
             if stop(done) and done < job.plan.steps:
@@ -181,10 +183,10 @@ class _Batches:
         """The batch of a step, counted from 0."""
         arrays = assemble(self.job.examples, self.job.plan.windows[step], length=self.job.plan.lengths[step],
                           batch_size=self.config.batch_size, accumulation=self.config.accumulation)
-        return place(arrays, self.sharding)
+        return _place(arrays, self.sharding)
 
 
-def place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
+def _place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
     """Puts a batch of numpy arrays on the devices; every process has the whole of it and places its own part."""
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batch)
 
@@ -246,17 +248,17 @@ class _Reports:
                             f"{self.config.output_dir / NON_FINITE}; lower --learning_rate or look at those rows")
 
 
-def evaluate_loss(program: Step, state: TrainState, examples: list[Example], config: StudentConfig, mesh: Mesh) -> float:
+def _held_out_loss(sum_of_losses: Callable[[Batch], jax.Array], examples: list[Example], config: StudentConfig,
+                   mesh: Mesh) -> float:
     """Mean loss of all target tokens of `examples`, in nats."""
-    lengths = [len(example.tokens) for example in examples]
     rows = config.batch_size // config.accumulation
-    batches = plan(lengths, epochs=1, batch_size=rows, max_length=config.max_length, pack=config.pack, seed=0)
+    batches = plan([len(example.tokens) for example in examples], epochs=1, batch_size=rows,
+                   max_length=config.max_length, pack=config.pack, seed=0)
     total, targets = 0.0, 0
-    losses = jax.jit(lambda params, batch_bt: jnp.sum(program.losses(params, batch_bt)))
     for windows, length in zip(batches.windows, batches.lengths, strict=True):
         batch = jax.tree.map(lambda a: a[0], assemble(examples, windows, length=length, batch_size=rows))
         targets += int(np.sum(batch.labels >= 0))
-        total += float(losses(state.params, place(batch, batch_sharding(mesh, leading=False))))
+        total += float(sum_of_losses(_place(batch, batch_sharding(mesh, leading=False))))
     return total / targets
 
 
