@@ -24,18 +24,6 @@ test: .venv/test.stamp
 	$(BIN)/python -m pip install --quiet -c requirements.txt -e .
 	@touch $@
 
-.venv/test.stamp
-	$(BIN)/python -m pytest -n logical --maxprocesses=4 --dist worksteal $(ARGS)
-
-.venv/run.stamp: setup.cfg pyproject.toml requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; name another, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-	  { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c requirements.txt -e .
-	@touch $@
-
 .venv/test.stamp: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet -c requirements.txt -e '.[test]'
 	@touch $@
