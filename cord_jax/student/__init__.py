@@ -1,4 +1,5 @@
-"""The student: supervised fine-tuning on traces, on the mesh that wrote them, from and to Hugging Face directories.
+"""The student: supervised fine-tuning on traces, on the mesh that wrote them, from and to Hugging Face
+directories.
 
     from cord_jax.student import StudentConfig, train
     hf = train(StudentConfig(student="checkpoint", traces="traces.jsonl", output_dir="out"))

@@ -1,7 +1,8 @@
 """Attention of training: causal, inside the segments of packed windows.
 
-All of it computes the same function, that of `dense`; which one is used is a matter of memory and speed. None that
-takes no segment ids (cuDNN's, through jax, is one) may be used here: it would read across packed rows in silence.
+All of it computes the same function, that of `dense`; which one is used is a matter of memory and speed. None
+that takes no segment ids (cuDNN's, through jax, is one) may be used here: it would read across packed rows in
+silence.
 """
 
 import math
@@ -21,7 +22,7 @@ Attention = Callable[[jax.Array, jax.Array], Attend]
 
 
 def choose_attention(config: ModelConfig, mesh: Mesh) -> Attention:
-    """The attention for a model on the devices of `mesh`: `splash` on TPUs where it applies, else `blockwise`."""
+    """The attention for a model on the devices of `mesh`: on TPUs `splash` where it can, else `blockwise`."""
     platform = mesh.devices.flat[0].platform
     if platform == "tpu" and config.sliding_windows is None and config.head_dim % 64 == 0:
         return partial(splash, mesh=mesh)
@@ -53,12 +54,16 @@ def blockwise(positions_bt: jax.Array, segments_bt: jax.Array, block: int) -> At
 
 
 def splash(positions_bt: jax.Array, segments_bt: jax.Array, mesh: Mesh, interpret: bool = False) -> Attend:
-    """The TPU kernel of jax, with segment ids; without sliding windows, for windows of a multiple of 128 tokens.
+    """The TPU kernel of jax, with segment ids; without sliding windows, for windows of a multiple of 128
+    tokens.
 
-    Each device computes its own rows and heads, so heads are split over `model` where it divides them. `interpret` runs
-    the kernel without a TPU, very slowly.
+    Each device computes its own rows and heads, so heads are split over `model` where it divides them.
+    `interpret` runs the kernel without a TPU, very slowly.
     """
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
 
     rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
 
@@ -67,22 +72,37 @@ def splash(positions_bt: jax.Array, segments_bt: jax.Array, mesh: Mesh, interpre
         model = mesh.shape.get("model", 1)
         split = "model" if model > 1 and kv_heads % model == 0 else None
         local_heads = heads // (model if split else 1)
-        mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((length, length))] * local_heads)
+        mask = splash_attention_mask.MultiHeadMask(
+            [splash_attention_mask.CausalMask((length, length))] * local_heads
+        )
         block = next(size for size in (1024, 512, 256, 128) if length % size == 0)
         sizes = splash_attention_kernel.BlockSizes(
-            block_q=block, block_kv=block, block_kv_compute=min(block, 512), block_q_dkv=block, block_kv_dkv=block,
-            block_kv_dkv_compute=min(block, 512), block_q_dq=block, block_kv_dq=block)
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=min(block, 512),
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=min(block, 512),
+            block_q_dq=block,
+            block_kv_dq=block,
+        )
         kernel = splash_attention_kernel.make_splash_mha(
-            mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+            mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        )
 
         def one_row(q_the, k_tge, v_tge, segments_t):
             q_hte, k_gte, v_gte = (a.swapaxes(0, 1) for a in (q_the, k_tge, v_tge))
             ids = splash_attention_kernel.SegmentIds(segments_t, segments_t)
-            return kernel(q_hte * q_hte.shape[-1]**-0.5, k_gte, v_gte, ids).swapaxes(0, 1)
+            return kernel(q_hte * q_hte.shape[-1] ** -0.5, k_gte, v_gte, ids).swapaxes(0, 1)
 
         spec = PartitionSpec(rows, None, split, None)
-        local = jax.shard_map(jax.vmap(one_row), mesh=mesh, in_specs=(spec, spec, spec, PartitionSpec(rows, None)),
-                              out_specs=spec, check_vma=False)
+        local = jax.shard_map(
+            jax.vmap(one_row),
+            mesh=mesh,
+            in_specs=(spec, spec, spec, PartitionSpec(rows, None)),
+            out_specs=spec,
+            check_vma=False,
+        )
         return local(q_bthe, k_btge, v_btge, segments_bt), cache
 
     return attend

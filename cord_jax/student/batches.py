@@ -1,7 +1,8 @@
 """Which rows each step sees, and the arrays made of them.
 
-Everything is a function of the rows' lengths, the seed and the epoch, so the step number is all that a resumed run
-needs to know. Each epoch shows every row exactly once; the last batch of an epoch may hold empty windows.
+Everything is a function of the rows' lengths, the seed and the epoch, so the step number is all that a
+resumed run needs to know. Each epoch shows every row exactly once; the last batch of an epoch may hold empty
+windows.
 """
 
 import bisect
@@ -54,13 +55,21 @@ class Plan:
         return len(self.windows)
 
 
-def plan(lengths: Sequence[int], *, epochs: int, batch_size: int, max_length: int, pack: bool, seed: int,
-         max_steps: int | None = None) -> Plan:
+def plan(
+    lengths: Sequence[int],
+    *,
+    epochs: int,
+    batch_size: int,
+    max_length: int,
+    pack: bool,
+    seed: int,
+    max_steps: int | None = None,
+) -> Plan:
     """Assigns the examples to windows and the windows to steps.
 
-    Packed, an epoch's examples are placed in random order, each into the fullest window that still has room for it
-    (best fit), and all windows of the run are padded to one length. Unpacked, a window is one example, and the
-    windows of a step are padded to the smallest bucket that holds the longest of them.
+    Packed, an epoch's examples are placed in random order, each into the fullest window that still has room
+    for it (best fit), and all windows of the run are padded to one length. Unpacked, a window is one example,
+    and the windows of a step are padded to the smallest bucket that holds the longest of them.
 
     Args:
       lengths: tokens of each example, none above `max_length`.
@@ -80,7 +89,7 @@ def plan(lengths: Sequence[int], *, epochs: int, batch_size: int, max_length: in
             windows = [windows[i] for i in rng.permutation(len(windows))]
         else:
             windows = [(i,) for i in order]
-        steps += [tuple(windows[i:i + batch_size]) for i in range(0, len(windows), batch_size)]
+        steps += [tuple(windows[i : i + batch_size]) for i in range(0, len(windows), batch_size)]
         epoch_ends.append(len(steps))
         if max_steps is not None and len(steps) >= max_steps:
             steps, epoch_ends[-1] = steps[:max_steps], min(epoch_ends[-1], max_steps)
@@ -95,7 +104,7 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> lis
     """Packs examples, in the given order, each into the window with the least room that is enough for it."""
     windows: list[list[int]] = []
     by_room: dict[int, list[int]] = {}  # room left -> windows
-    rooms: list[int] = []               # the keys of by_room, ascending
+    rooms: list[int] = []  # the keys of by_room, ascending
     for example in order:
         length = lengths[example]
         at = bisect.bisect_left(rooms, length)
@@ -117,7 +126,8 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> lis
 
 
 def bucket(length: int, max_length: int) -> int:
-    """The padded length for `length` tokens: 64, 128, then 2**k and 3 * 2**(k-1), at most `max_length` rounded up to 128.
+    """The padded length for `length` tokens: 64, 128, then 2**k and 3 * 2**(k-1), at most `max_length`
+    rounded up to 128.
 
     Each distinct length is compiled once, so there are few of them.
     """
@@ -128,8 +138,14 @@ def bucket(length: int, max_length: int) -> int:
     return min(size, limit)
 
 
-def assemble(examples: Sequence[Example], windows: Sequence[Sequence[int]], *, length: int, batch_size: int,
-             accumulation: int = 1) -> Batch:
+def assemble(
+    examples: Sequence[Example],
+    windows: Sequence[Sequence[int]],
+    *,
+    length: int,
+    batch_size: int,
+    accumulation: int = 1,
+) -> Batch:
     """The arrays of one step: `batch_size` windows of `length` tokens, the missing ones empty.
 
     Returns: a `Batch` of numpy arrays [accumulation, batch_size // accumulation, length].
@@ -142,11 +158,11 @@ def assemble(examples: Sequence[Example], windows: Sequence[Sequence[int]], *, l
         for segment, index in enumerate(window, start=1):
             example = examples[index]
             n = len(example.tokens)
-            tokens[row, start:start + n] = example.tokens
-            positions[row, start:start + n] = np.arange(n)
-            segments[row, start:start + n] = segment
+            tokens[row, start : start + n] = example.tokens
+            positions[row, start : start + n] = np.arange(n)
+            segments[row, start : start + n] = segment
             first = max(example.prompt_length, 1)
-            labels[row, start + first - 1:start + n - 1] = example.tokens[first:]
+            labels[row, start + first - 1 : start + n - 1] = example.tokens[first:]
             start += n
     arrays = (tokens, positions, segments, labels)
     return Batch(*(a.reshape(accumulation, batch_size // accumulation, length) for a in arrays))

@@ -1,8 +1,9 @@
-"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its square.
+"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its
+square.
 
-The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand: it runs
-wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of queries reads are
-neighbours, and those before the first segment of the queries are never touched.
+The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand:
+it runs wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of
+queries reads are neighbours, and those before the first segment of the queries are never touched.
 """
 
 from functools import partial
@@ -16,9 +17,17 @@ from models.attention import NO_WINDOW
 _LOWEST = -1e30
 
 
-def blockwise_attention(q_bthe: jax.Array, k_btge: jax.Array, v_btge: jax.Array, positions_bt: jax.Array,
-                        segments_bt: jax.Array, window: jax.Array | int | None, block: int) -> jax.Array:
-    """Scaled dot-product attention with grouped heads, as `models.attention.dense_attention` under `causal_mask`.
+def blockwise_attention(
+    q_bthe: jax.Array,
+    k_btge: jax.Array,
+    v_btge: jax.Array,
+    positions_bt: jax.Array,
+    segments_bt: jax.Array,
+    window: jax.Array | int | None,
+    block: int,
+) -> jax.Array:
+    """Scaled dot-product attention with grouped heads, as `models.attention.dense_attention` under
+    `causal_mask`.
 
     Args:
       segments_bt: rising along a row from 1, then 0 for padding. What padding reads is left open.
@@ -55,11 +64,17 @@ def _forward(block, q_bgmte, k_bgte, v_bgte, positions_bt, segments_bt, window):
             shrink_bgmc = jnp.exp(top_bgmc - new_top_bgmc)
             weights_bgmcs = jnp.exp(scores_bgmcs - new_top_bgmc[..., None])
             read = _dot("bgmcs,bgse->bgmce", weights_bgmcs.astype(v_bgte.dtype), _cut(v_bgte, j, block, 2))
-            return (out_bgmce * shrink_bgmc[..., None] + read, new_top_bgmc,
-                    sum_bgmc * shrink_bgmc + weights_bgmcs.sum(-1))
+            return (
+                out_bgmce * shrink_bgmc[..., None] + read,
+                new_top_bgmc,
+                sum_bgmc * shrink_bgmc + weights_bgmcs.sum(-1),
+            )
 
-        empty = (jnp.zeros((b, g, m, block, e), jnp.float32), jnp.full((b, g, m, block), _LOWEST, jnp.float32),
-                 jnp.zeros((b, g, m, block), jnp.float32))
+        empty = (
+            jnp.zeros((b, g, m, block, e), jnp.float32),
+            jnp.full((b, g, m, block), _LOWEST, jnp.float32),
+            jnp.zeros((b, g, m, block), jnp.float32),
+        )
         out_bgmce, top_bgmc, sum_bgmc = jax.lax.fori_loop(first[i], i + 1, key_block, empty)
         return (out_bgmce / sum_bgmc[..., None]).astype(v_bgte.dtype), top_bgmc + jnp.log(sum_bgmc)
 
@@ -85,7 +100,9 @@ def _backward(block, kept, grad_bgmte):
             scores_bgmcs = _scores(block, i, j, q_bgmce, k_bgte, positions_bt, segments_bt, window)
             weights_bgmcs = jnp.exp(scores_bgmcs - total_bgmc[..., None])
             dweights_bgmcs = _dot("bgmce,bgse->bgmcs", grad_bgmce, _cut(v_bgte, j, block, 2))
-            dscores_bgmcs = (weights_bgmcs * (dweights_bgmcs - mean_bgmc[..., None]) * e**-0.5).astype(q_bgmte.dtype)
+            dscores_bgmcs = (weights_bgmcs * (dweights_bgmcs - mean_bgmc[..., None]) * e**-0.5).astype(
+                q_bgmte.dtype
+            )
             dv_bgse = _dot("bgmcs,bgmce->bgse", weights_bgmcs.astype(grad_bgmce.dtype), grad_bgmce)
             dk_bgse = _dot("bgmcs,bgmce->bgse", dscores_bgmcs, q_bgmce)
             dq_bgmce += _dot("bgmcs,bgse->bgmce", dscores_bgmcs, _cut(k_bgte, j, block, 2))
@@ -110,7 +127,7 @@ def _first_blocks(segments_bt: jax.Array, window: jax.Array, block: int) -> jax.
     count = segments_bt.shape[1] // block
     # Padding comes last, reads nothing that counts, and is read by nobody.
     order_bt = jnp.where(segments_bt == 0, jnp.iinfo(jnp.int32).max, segments_bt)
-    starts_bi, ends_bj = order_bt[:, ::block], order_bt[:, block - 1::block]
+    starts_bi, ends_bj = order_bt[:, ::block], order_bt[:, block - 1 :: block]
     first_i = jnp.sum(ends_bj[:, None, :] < starts_bi[:, :, None], axis=2).min(axis=0)
     blocks = jnp.arange(count)
     return jnp.maximum(jnp.minimum(first_i, blocks), (blocks * block - window + 1) // block).astype(jnp.int32)
@@ -118,10 +135,12 @@ def _first_blocks(segments_bt: jax.Array, window: jax.Array, block: int) -> jax.
 
 def _scores(block, i, j, q_bgmce, k_bgte, positions_bt, segments_bt, window):
     """Scaled scores of block i of queries for block j of keys, very low where a query must not read."""
-    scores_bgmcs = _dot("bgmce,bgse->bgmcs", q_bgmce, _cut(k_bgte, j, block, 2)) * q_bgmce.shape[-1]**-0.5
+    scores_bgmcs = _dot("bgmce,bgse->bgmcs", q_bgmce, _cut(k_bgte, j, block, 2)) * q_bgmce.shape[-1] ** -0.5
     place = jnp.arange(block)
     causal_cs = (i * block + place)[:, None] >= (j * block + place)[None]
-    near_bcs = _cut(positions_bt, i, block, 1)[:, :, None] - _cut(positions_bt, j, block, 1)[:, None, :] < window
+    near_bcs = (
+        _cut(positions_bt, i, block, 1)[:, :, None] - _cut(positions_bt, j, block, 1)[:, None, :] < window
+    )
     same_bcs = _cut(segments_bt, i, block, 1)[:, :, None] == _cut(segments_bt, j, block, 1)[:, None, :]
     return jnp.where((causal_cs & near_bcs & same_bcs)[:, None, None], scores_bgmcs, _LOWEST)
 
@@ -135,4 +154,6 @@ def _cut(a: jax.Array, index: jax.Array, block: int, axis: int) -> jax.Array:
 
 
 def _add(sums_bgte: jax.Array, part_bgse: jax.Array, index: jax.Array, block: int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(sums_bgte, _cut(sums_bgte, index, block, 2) + part_bgse, index * block, 2)
+    return jax.lax.dynamic_update_slice_in_dim(
+        sums_bgte, _cut(sums_bgte, index, block, 2) + part_bgse, index * block, 2
+    )

@@ -11,7 +11,7 @@ from cord_jax.student.step import TrainState
 
 
 class Checkpoints:
-    """The saved states under one directory. Use it as a context manager: leaving it waits for the last save."""
+    """The saved states under a directory. As a context manager, it waits for the last save at its end."""
 
     def __init__(self, directory: Path, *, every: int, keep: int):
         """Opens the directory, and removes what a killed process left unfinished there.
@@ -26,10 +26,12 @@ class Checkpoints:
             directory.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.AnySavePolicy(policies),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True)
+            cleanup_tmp_directories=True,
+        )
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """The latest saved state, laid over devices as `state` (arrays, or their shapes and shardings); None if none.
+        """The latest saved state, laid over devices as `state` (arrays, or their shapes and shardings); None
+        if none.
 
         Raises: `UserError` if it cannot be read or belongs to another architecture.
         """
@@ -40,12 +42,14 @@ class Checkpoints:
             leaves = self._checkpointer.load(latest, _named(state))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{latest.path}: the saved state cannot be read ({reason}); remove that directory to go on "
-                            "from the one before") from error
+            raise UserError(
+                f"{latest.path}: the saved state cannot be read ({reason}); remove that directory to go on "
+                "from the one before"
+            ) from error
         return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _named(state)])
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
-        """Saves `state` after `step` steps, if it is due or forced; returns when the state's arrays may be reused."""
+        """Saves `state` after `step` steps, if due or forced; when it returns, the arrays may be reused."""
         latest = self._checkpointer.latest
         if latest is not None and latest.step == step:
             return
@@ -61,5 +65,7 @@ class Checkpoints:
 
 def _named(state: TrainState) -> dict[str, Any]:
     """Each array under the path it has in the state: independent of the classes of the tree around it."""
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf
-            for path, leaf in jax.tree.leaves_with_path(state)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }

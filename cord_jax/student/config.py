@@ -13,8 +13,21 @@ OVERLONG = ("drop", "cut")
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "dots", "full")
 # Settings under which a run may be continued, since they do not change its weights.
-_FREE = ("output_dir", "student", "traces", "held_out", "log_every", "checkpoint_every", "keep_checkpoints", "plot",
-         "tensorboard", "show_rows", "mesh", "loss_positions", "max_skipped")
+_FREE = (
+    "output_dir",
+    "student",
+    "traces",
+    "held_out",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "plot",
+    "tensorboard",
+    "show_rows",
+    "mesh",
+    "loss_positions",
+    "max_skipped",
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +59,12 @@ class StudentConfig:
       compute_dtype: of the forward and backward pass; None: bfloat16 on accelerators, float32 on CPUs.
       param_dtype: of the weights that are kept; moments and sums are always float32.
       export_dtype: of the weights in `hf/`; None for that of the student's own files.
-      remat: what the backward pass recomputes: `none`, `dots` (all but the results of matrix products) or `full`
-        (all but each layer's input).
+      remat: what the backward pass recomputes: `none`, `dots` (all but the results of matrix products) or
+        `full` (all but each layer's input).
       mesh: devices along each axis, as `cord_jax.mesh.parse_mesh` reads it.
       loss_positions: target positions of one device that are projected to logits at once.
-      max_skipped: steps with a loss or gradient that is not finite are skipped; one more than this ends the run.
+      max_skipped: steps with a loss or gradient that is not finite are skipped; one more than this ends the
+        run.
       checkpoint_every: steps between two saves; one is also made at the end. 0: none but on SIGTERM.
       keep_checkpoints: number of the latest ones that are kept.
       log_every: steps between two rows of metrics.jsonl and two progress lines.
@@ -101,15 +115,34 @@ class StudentConfig:
         for name in ("student", "traces", "output_dir", "held_out"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        for name, allowed in (("overlong", OVERLONG), ("schedule", SCHEDULES), ("remat", REMAT),
-                              ("param_dtype", DTYPES), ("compute_dtype", (None, *DTYPES)),
-                              ("export_dtype", (None, *DTYPES))):
+        for name, allowed in (
+            ("overlong", OVERLONG),
+            ("schedule", SCHEDULES),
+            ("remat", REMAT),
+            ("param_dtype", DTYPES),
+            ("compute_dtype", (None, *DTYPES)),
+            ("export_dtype", (None, *DTYPES)),
+        ):
             self._check(name, getattr(self, name) in allowed, "one of " + ", ".join(a for a in allowed if a))
-        for name in ("max_length", "epochs", "batch_size", "accumulation", "loss_positions", "keep_checkpoints",
-                     "log_every"):
+        for name in (
+            "max_length",
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "loss_positions",
+            "keep_checkpoints",
+            "log_every",
+        ):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("eval_every", "max_skipped", "checkpoint_every", "weight_decay", "max_grad_norm", "show_rows",
-                     "seed"):
+        for name in (
+            "eval_every",
+            "max_skipped",
+            "checkpoint_every",
+            "weight_decay",
+            "max_grad_norm",
+            "show_rows",
+            "seed",
+        ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")
         self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
@@ -117,8 +150,10 @@ class StudentConfig:
         for name in ("beta1", "beta2", "warmup"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         if self.batch_size % self.accumulation:
-            raise UserError(f"--batch_size={self.batch_size} does not divide into --accumulation={self.accumulation} "
-                            "equal parts; choose one that divides it")
+            raise UserError(
+                f"--batch_size={self.batch_size} does not divide into --accumulation={self.accumulation} "
+                "equal parts; choose one that divides it"
+            )
         if self.eval_every and self.held_out is None:
             raise UserError(f"--eval_every={self.eval_every} has nothing to evaluate; give --held_out=FILE")
 
@@ -134,5 +169,8 @@ class StudentConfig:
     @property
     def environment(self) -> dict[str, Any]:
         """What may change when a run is continued."""
-        return {name: value for name, value in dataclasses.asdict(self).items()
-                if name in _FREE and name != "output_dir"}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name in _FREE and name != "output_dir"
+        }

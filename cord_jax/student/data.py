@@ -2,17 +2,20 @@
 
 A row is a JSON object of one of three kinds:
 
-- a trace, as `launch.synthesize` writes it: `question`, `reasoning`, `response`, and optionally `context`, `id`,
-  `correct`, `score`. The prompt is the student's own template, ending in `<think>` and a newline; learnt is
-  reasoning + `</think>` + blank line + response + EOS. Rows without a response (`stuck`) are not used.
-- a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt. Its reasoning
-  stands in `reasoning_content`, or in the content between `<think>` and `</think>`. The prompt is the template over
-  the messages before it. A message without reasoning is learnt as it is, or, where the template itself opens `<think>`,
-  behind an empty reasoning.
-- a raw pair: `prompt` and `completion`, taken literally. The completion is learnt; EOS follows it if `"eos": true`.
+- a trace, as `launch.synthesize` writes it: `question`, `reasoning`, `response`, and optionally `context`,
+  `id`, `correct`, `score`. The prompt is the student's own template, ending in `<think>` and a newline;
+  learnt is reasoning + `</think>` + blank line + response + EOS. Rows without a response (`stuck`) are not
+  used.
+- a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt. Its
+  reasoning stands in `reasoning_content`, or in the content between `<think>` and `</think>`. The prompt is
+  the template over the messages before it. A message without reasoning is learnt as it is, or, where the
+  template itself opens `<think>`, behind an empty reasoning.
+- a raw pair: `prompt` and `completion`, taken literally. The completion is learnt; EOS follows it if `"eos":
+  true`.
 
-The learnt text is built by hand, never by the template: several templates delete the reasoning, or end a turn with
-something other than what the model must write to stop. It is encoded as one piece, as a continuation of the prompt.
+The learnt text is built by hand, never by the template: several templates delete the reasoning, or end a turn
+with something other than what the model must write to stop. It is encoded as one piece, as a continuation of
+the prompt.
 """
 
 import gzip
@@ -59,9 +62,16 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.used} of {self.rows} rows used"]
-        parts += [f"{n} {what}" for n, what in (
-            (self.filtered, "filtered out"), (self.without_response, "without a response"),
-            (self.too_long, "too long, dropped"), (self.cut, "too long, cut")) if n]
+        parts += [
+            f"{n} {what}"
+            for n, what in (
+                (self.filtered, "filtered out"),
+                (self.without_response, "without a response"),
+                (self.too_long, "too long, dropped"),
+                (self.cut, "too long, cut"),
+            )
+            if n
+        ]
         return ", ".join(parts)
 
 
@@ -85,8 +95,10 @@ class RowFilter:
             elif found and _is_number(found[1]):
                 score = float(found[1])
             else:
-                raise UserError(f"--filter={text}: {condition!r} is no condition; give all, correct, score>=NUMBER, "
-                                "or the last two joined by a comma")
+                raise UserError(
+                    f"--filter={text}: {condition!r} is no condition; give all, correct, score>=NUMBER, "
+                    "or the last two joined by a comma"
+                )
         return cls(correct, score)
 
     def passes(self, row: Mapping[str, Any]) -> bool:
@@ -96,8 +108,15 @@ class RowFilter:
         return self.score == -math.inf or (row["score"] is not None and row["score"] >= self.score)
 
 
-def read_examples(path: Path, vocabulary: Vocabulary, *, row_filter: str = "all", max_length: int, overlong: str = "drop",
-                  system_prompt: str | None = None) -> tuple[list[Example], Counts]:
+def read_examples(
+    path: Path,
+    vocabulary: Vocabulary,
+    *,
+    row_filter: str = "all",
+    max_length: int,
+    overlong: str = "drop",
+    system_prompt: str | None = None,
+) -> tuple[list[Example], Counts]:
     """Reads a file of rows, in their order.
 
     Args:
@@ -105,7 +124,8 @@ def read_examples(path: Path, vocabulary: Vocabulary, *, row_filter: str = "all"
       vocabulary: the student's.
       row_filter: see `RowFilter.parse`.
       max_length: tokens of a row, prompt and EOS included.
-      overlong: `drop` longer rows, or `cut` them to `max_length`; one whose prompt alone is that long is dropped.
+      overlong: `drop` longer rows, or `cut` them to `max_length`; one whose prompt alone is that long is
+        dropped.
       system_prompt: of traces and of conversations without one; None for what the template does by itself.
 
     Raises: `UserError` that names file, line and reason; also if no row is left.
@@ -124,7 +144,9 @@ def read_examples(path: Path, vocabulary: Vocabulary, *, row_filter: str = "all"
                 rows.append(_prompt_and_target(row, vocabulary, system_prompt))
                 ids.append(str(row.get("id", number)))
         except KeyError as error:
-            raise UserError(f"{path}, line {number}: has no field {error}; --filter={row_filter} needs it") from None
+            raise UserError(
+                f"{path}, line {number}: has no field {error}; --filter={row_filter} needs it"
+            ) from None
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
     examples, end = [], end_of_turn(vocabulary)
@@ -140,12 +162,14 @@ def read_examples(path: Path, vocabulary: Vocabulary, *, row_filter: str = "all"
         examples.append(Example(id_, np.asarray(tokens[:max_length], np.int32), len(prompt)))
     counts["used"] = len(examples)
     if not examples:
-        raise UserError(f"{path}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length")
+        raise UserError(
+            f"{path}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length"
+        )
     return examples, Counts(**counts)
 
 
 def end_of_turn(vocabulary: Vocabulary) -> int:
-    """The EOS that a student learns to write: the tokenizer's, or the first of those that its configuration names."""
+    """The EOS that is learnt: the tokenizer's, or the first that the checkpoint's configuration names."""
     eos = vocabulary.tokenizer.eos_token_id
     return min(vocabulary.eos_ids) if eos is None else eos
 
@@ -163,7 +187,9 @@ def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _prompt_and_target(row: Mapping[str, Any], vocabulary: Vocabulary, system_prompt: str | None) -> tuple[str, str, bool]:
+def _prompt_and_target(
+    row: Mapping[str, Any], vocabulary: Vocabulary, system_prompt: str | None
+) -> tuple[str, str, bool]:
     """The prompt, the text that is learnt, and whether EOS follows. Raises: ValueError with the reason."""
     if "messages" in row:
         return _conversation(row["messages"], vocabulary, system_prompt)
@@ -180,13 +206,17 @@ def _prompt_and_target(row: Mapping[str, Any], vocabulary: Vocabulary, system_pr
             _need_text(row, "context")
         prompt = render_prompt(vocabulary, system_prompt, row["question"], row.get("context"))
         return prompt, row["reasoning"] + _THINK_END + row["response"], True
-    raise ValueError("is no row to learn from: give question, reasoning and response, or messages, or prompt and "
-                     "completion")
+    raise ValueError(
+        "is no row to learn from: give question, reasoning and response, or messages, or prompt and "
+        "completion"
+    )
 
 
 def _conversation(messages: Any, vocabulary: Vocabulary, system_prompt: str | None) -> tuple[str, str, bool]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
-                                                 and isinstance(m.get("content"), str) for m in messages):
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    ):
         raise ValueError("messages must be a list of objects with the texts role and content")
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise ValueError("messages must end with one of the assistant, after at least one other")
@@ -228,7 +258,9 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _need_text(row: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if not isinstance(row.get(name), str):
-            raise ValueError(f"{name} must be a text, and is {'absent' if name not in row else repr(row[name])[:40]}")
+            raise ValueError(
+                f"{name} must be a text, and is {'absent' if name not in row else repr(row[name])[:40]}"
+            )
 
 
 def _is_number(text: str) -> bool:

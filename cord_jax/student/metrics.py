@@ -9,12 +9,25 @@ import numpy as np
 
 from models.config import ModelConfig
 
-# Peak dense bfloat16 FLOP/s of one device, by a part of its `device_kind` (makers' data sheets; a device is a core where
-# jax counts cores: TPU v2 and v3). First match counts.
+# Peak dense bfloat16 FLOP/s of one device, by a part of its `device_kind` (makers' data sheets; a device is a
+# core where jax counts cores: TPU v2 and v3). First match counts.
 _PEAK_FLOPS = (
-    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("A100", 312e12), ("L40S", 362e12),
-    ("RTX 4090", 165e12), ("TPU v6", 918e12), ("TPU7x", 2307e12), ("TPU v5 lite", 197e12), ("TPU v5e", 197e12),
-    ("TPU v5p", 459e12), ("TPU v5", 459e12), ("TPU v4", 275e12), ("TPU v3", 61.5e12), ("TPU v2", 22.5e12),
+    ("B200", 2250e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("RTX 4090", 165e12),
+    ("TPU v6", 918e12),
+    ("TPU7x", 2307e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5p", 459e12),
+    ("TPU v5", 459e12),
+    ("TPU v4", 275e12),
+    ("TPU v3", 61.5e12),
+    ("TPU v2", 22.5e12),
 )
 
 
@@ -26,8 +39,8 @@ def peak_flops(device: jax.Device) -> float | None:
 def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int) -> float:
     """Floating-point operations that one optimisation step needs, padding and recomputation not counted.
 
-    Three times (forward, and backward for inputs and weights) those of the matrix products: of the layers for every
-    token, of attention for every pair of a token and one it sees, of the head for every target.
+    Three times (forward, and backward for inputs and weights) those of the matrix products: of the layers for
+    every token, of attention for every pair of a token and one it sees, of the head for every target.
 
     Args:
       row_lengths: tokens of each row of the batch.
@@ -37,16 +50,25 @@ def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int) ->
     feed_forward = 3 * d * config.intermediate_size * config.num_layers
     if config.experts is not None:
         sparse = sum(config.experts.layers)
-        feed_forward = 3 * d * (config.intermediate_size * (config.num_layers - sparse)
-                                + config.experts.intermediate_size * config.experts.experts_per_token * sparse)
+        feed_forward = (
+            3
+            * d
+            * (
+                config.intermediate_size * (config.num_layers - sparse)
+                + config.experts.intermediate_size * config.experts.experts_per_token * sparse
+            )
+        )
     projections = config.num_layers * d * e * 2 * (config.num_heads + config.num_kv_heads)
     lengths = np.asarray(row_lengths, np.float64)
     pairs = 0.0
     for window in config.sliding_windows or (None,) * config.num_layers:
         seen = lengths if window is None else np.minimum(lengths, window)
         pairs += float(np.sum(seen * (seen + 1) / 2 + (lengths - seen) * seen))
-    forward = (2 * (feed_forward + projections) * float(lengths.sum()) + 4 * config.num_heads * e * pairs
-               + 2 * d * config.vocab_size * targets)
+    forward = (
+        2 * (feed_forward + projections) * float(lengths.sum())
+        + 4 * config.num_heads * e * pairs
+        + 2 * d * config.vocab_size * targets
+    )
     return 3 * forward
 
 
@@ -55,6 +77,7 @@ class Events:
 
     def __init__(self, directory: Path):
         from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(directory))
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -75,8 +98,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 8), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, norm_axes, rate_axes = figure.subplots(3, 1, sharex=True)
-    curves = ((loss_axes, "loss", "training", "-"), (loss_axes, "held_out_loss", "held out", "o-"),
-              (norm_axes, "grad_norm", None, "-"), (rate_axes, "learning_rate", None, "-"))
+    curves = (
+        (loss_axes, "loss", "training", "-"),
+        (loss_axes, "held_out_loss", "held out", "o-"),
+        (norm_axes, "grad_norm", None, "-"),
+        (rate_axes, "learning_rate", None, "-"),
+    )
     for axes, name, label, style in curves:
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:

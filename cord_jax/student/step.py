@@ -5,8 +5,8 @@
     program = step.compile_step(state, batch)
     state, report = program(state, batch)
 
-The gradient is that of the mean loss over the batch's target tokens, wherever they are: parts of an accumulated batch
-and devices add up sums, and the sum is divided by the global number of targets.
+The gradient is that of the mean loss over the batch's target tokens, wherever they are: parts of an
+accumulated batch and devices add up sums, and the sum is divided by the global number of targets.
 """
 
 import math
@@ -29,8 +29,8 @@ from models.config import ModelConfig
 from models.decoder import Decoder
 from models.sharding import parameter_shardings
 
-# What the backward pass does not keep, as `Decoder.run_layers` takes it. Products with weights have no batch axes;
-# those of attention have.
+# What the backward pass does not keep, as `Decoder.run_layers` takes it. Products with weights have no batch
+# axes; those of attention have.
 _REMAT = {"none": False, "full": True, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -69,8 +69,10 @@ class Report:
 def learning_rate(config: StudentConfig, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """The learning rate of step i (from 0), float32.
 
-    It rises linearly over the first w = round(warmup * total_steps) steps, from peak / w, and then falls over the
-    others from the peak to zero: step i has the fraction (i - w) / (total_steps - w) of the descent behind it.
+    It rises linearly over the first w = round(warmup * total_steps) steps, from peak / w, and then falls over
+    the
+    others from the peak to zero: step i has the fraction (i - w) / (total_steps - w) of the descent behind
+      it.
     """
     warmup = round(config.warmup * total_steps)
 
@@ -95,17 +97,26 @@ def adam(config: StudentConfig) -> optax.GradientTransformation:
 
 def initial_state(params: nnx.State, config: StudentConfig) -> TrainState:
     """The state before the first step; call it inside `jax.jit` with `state_shardings` as the output's."""
-    return TrainState(params=_cast(params, jnp.dtype(config.param_dtype)),
-                      adam=adam(config).init(_cast(params, jnp.float32)),
-                      step=jnp.zeros((), jnp.int32), skipped=jnp.zeros((), jnp.int32))
+    return TrainState(
+        params=_cast(params, jnp.dtype(config.param_dtype)),
+        adam=adam(config).init(_cast(params, jnp.float32)),
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+    )
 
 
-def state_shardings(params_shardings: nnx.State, state: TrainState, mesh: Mesh, config: StudentConfig) -> TrainState:
+def state_shardings(
+    params_shardings: nnx.State, state: TrainState, mesh: Mesh, config: StudentConfig
+) -> TrainState:
     """The sharding of every array of a state: moments lie like their parameters, scalars everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     moments = optax.tree_utils.tree_map_params(
-        adam(config), lambda _, sharding: sharding, state.adam, params_shardings,
-        transform_non_params=lambda _: everywhere)
+        adam(config),
+        lambda _, sharding: sharding,
+        state.adam,
+        params_shardings,
+        transform_non_params=lambda _: everywhere,
+    )
     return TrainState(params=params_shardings, adam=moments, step=everywhere, skipped=everywhere)
 
 
@@ -118,7 +129,8 @@ def batch_sharding(mesh: Mesh, leading: bool = True) -> NamedSharding:
 def token_losses(model: Decoder, x_btd: jax.Array, labels_bt: jax.Array, positions_at_once: int) -> jax.Array:
     """Negative log-likelihood of each label, float32 [b, t], 0 where there is none.
 
-    Only places with a label are projected to logits, `positions_at_once` of each row at a time, and the backward pass
+    Only places with a label are projected to logits, `positions_at_once` of each row at a time, and the
+    backward pass
     projects them again: no array of all places times the vocabulary exists in either.
     """
     b, t = labels_bt.shape
@@ -140,8 +152,15 @@ def token_losses(model: Decoder, x_btd: jax.Array, labels_bt: jax.Array, positio
 
     def one_chunk(_, chunk):
         order_bc, labels_bc = chunk
-        losses_bc = jax.lax.cond(jnp.any(labels_bc >= 0), project, lambda *_: jnp.zeros(labels_bc.shape, jnp.float32),
-                                 weights, x_btd, order_bc, labels_bc)
+        losses_bc = jax.lax.cond(
+            jnp.any(labels_bc >= 0),
+            project,
+            lambda *_: jnp.zeros(labels_bc.shape, jnp.float32),
+            weights,
+            x_btd,
+            order_bc,
+            labels_bc,
+        )
         return None, losses_bc
 
     _, losses_kbc = jax.lax.scan(one_chunk, None, (order_kbc, labels_kbc))
@@ -165,28 +184,41 @@ class Step:
     shardings: TrainState
 
     @classmethod
-    def build(cls, model_config: ModelConfig, config: StudentConfig, mesh: Mesh, total_steps: int,
-              stacked: bool | None = None) -> tuple["Step", TrainState]:
-        """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is read.
+    def build(
+        cls,
+        model_config: ModelConfig,
+        config: StudentConfig,
+        mesh: Mesh,
+        total_steps: int,
+        stacked: bool | None = None,
+    ) -> tuple["Step", TrainState]:
+        """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is
+        read.
 
         `stacked`: whether the layers are one stacked layer; None: as `models.load` decides.
         """
         stacked = default_stacked(model_config) if stacked is None else stacked
-        graphdef, params = nnx.split(models.abstract(model_config.for_length(config.max_length), stacked=stacked))
+        graphdef, params = nnx.split(
+            models.abstract(model_config.for_length(config.max_length), stacked=stacked)
+        )
         shapes = jax.eval_shape(lambda params: initial_state(params, config), params)
         shardings = state_shardings(parameter_shardings(params, mesh), shapes, mesh, config)
         step = cls(graphdef, config, total_steps, choose_attention(model_config, mesh), mesh, shardings)
-        return step, jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+        return step, jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+        )
 
     def start(self, params: nnx.State) -> TrainState:
         """The state before the first step."""
-        return jax.jit(lambda params: initial_state(params, self.config), out_shardings=self.shardings)(params)
+        return jax.jit(lambda params: initial_state(params, self.config), out_shardings=self.shardings)(
+            params
+        )
 
     def losses(self, params: nnx.State, batch_bt: Batch) -> jax.Array:
         """Loss of every place of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
 
-        Weights are cast to the compute dtype as late as each is used, so that what they get from many places (a token's
-        embedding, the head from chunk to chunk) is summed in their own dtype.
+        Weights are cast to the compute dtype as late as each is used, so that what they get from many places
+        (a token's embedding, the head from chunk to chunk) is summed in their own dtype.
         """
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         rows = batch_sharding(self.mesh, leading=False)
@@ -195,7 +227,8 @@ class Step:
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         attend = self.attention(batch_bt.positions, batch_bt.segments)
         x_btd, _ = nnx.merge(self.graphdef, _cast(params, dtype)).run_layers(
-            x_btd, batch_bt.positions, attend, None, remat=_REMAT[config.remat])
+            x_btd, batch_bt.positions, attend, None, remat=_REMAT[config.remat]
+        )
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         at_once = max(1, config.loss_positions * self._row_shards // x_btd.shape[0])
         return token_losses(kept, x_btd, batch_bt.labels, at_once)
@@ -215,7 +248,10 @@ class Step:
         if batch.labels.shape[0] == 1:
             total, grads = part(jax.tree.map(lambda a: a[0], batch))
         else:
-            zeros = (jnp.zeros((), jnp.float32), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
+            zeros = (
+                jnp.zeros((), jnp.float32),
+                jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+            )
 
             def add(sums, batch_bt):
                 return jax.tree.map(jnp.add, sums, part(batch_bt)), None
@@ -225,7 +261,7 @@ class Step:
         return total / targets, jax.tree.map(lambda g: g / targets, grads)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
-        """One step: gradient, clipping, AdamW. A step whose loss or gradient is not finite changes no weight."""
+        """Gradient, clipping, AdamW. If the loss or the gradient is not finite, no weight changes."""
         config = self.config
         loss, grads = self.gradient(state.params, batch)
         norm = optax.tree_utils.tree_norm(grads)
@@ -245,19 +281,29 @@ class Step:
 
         params = jax.tree.map(apply, state.params, direction, decayed)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
-        state = replace(state, params=keep(params, state.params), adam=keep(moments, state.adam), step=state.step + 1,
-                        skipped=state.skipped + jnp.where(finite, 0, 1))
+        state = replace(
+            state,
+            params=keep(params, state.params),
+            adam=keep(moments, state.adam),
+            step=state.step + 1,
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+        )
         return state, Report(loss, norm, rate, finite, state.skipped)
 
     def compile_step(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
         """`step` for arrays of these shapes; the state given to it is consumed."""
-        return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None)).lower(state, batch).compile()
+        return (
+            jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
+            .lower(state, batch)
+            .compile()
+        )
 
 
 def _decayed(params: nnx.State) -> Any:
     """Which parameters weight decay applies to: not norms and biases."""
     return jax.tree.map_with_path(
-        lambda path, _: not any(str(getattr(key, "key", key)) in ("scale", "bias") for key in path), params)
+        lambda path, _: not any(str(getattr(key, "key", key)) in ("scale", "bias") for key in path), params
+    )
 
 
 def _cast(tree: Any, dtype: jnp.dtype) -> Any:

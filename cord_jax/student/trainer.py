@@ -39,8 +39,8 @@ NON_FINITE = "non_finite.jsonl"
 def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] | None = None) -> Path:
     """Trains a student and exports it.
 
-    Run again with the same settings it continues where the last saved state was, to the same weights; on a finished
-    run it returns at once.
+    Run again with the same settings it continues where the last saved state was, to the same weights; on a
+    finished run it returns at once.
 
     Args:
       config: what to train, on what, and how.
@@ -49,7 +49,8 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
     Returns: the exported Hugging Face directory, `output_dir/hf`.
 
     Raises:
-      UserError: student, rows or settings cannot be used, or the directory holds another run; nothing was compiled.
+      UserError: student, rows or settings cannot be used, or the directory holds another run; nothing was
+        compiled.
       KeyboardInterrupt: SIGTERM or SIGINT arrived; the state has been saved.
     """
     mesh = parse_mesh(config.mesh)
@@ -59,15 +60,31 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
     with ExitStack() as stack:
         run = None
         if jax.process_index() == 0:
-            inputs = {name: fingerprint(path) for name, path in (
-                ("student", config.student), ("traces", config.traces), ("held_out", config.held_out)) if path}
-            run = stack.enter_context(open_run(config.output_dir, job="train_student", settings=config.settings,
-                                               inputs=inputs, environment=config.environment))
+            inputs = {
+                name: fingerprint(path)
+                for name, path in (
+                    ("student", config.student),
+                    ("traces", config.traces),
+                    ("held_out", config.held_out),
+                )
+                if path
+            }
+            run = stack.enter_context(
+                open_run(
+                    config.output_dir,
+                    job="train_student",
+                    settings=config.settings,
+                    inputs=inputs,
+                    environment=config.environment,
+                )
+            )
         if (hf / "config.json").exists():
             return hf
         if run and not run.continued:
-            write_atomically(config.output_dir / "first_rows.txt",
-                             show_examples(job.examples[:config.show_rows], job.vocabulary))
+            write_atomically(
+                config.output_dir / "first_rows.txt",
+                show_examples(job.examples[: config.show_rows], job.vocabulary),
+            )
         _run(config, job, mesh, run, progress)
     return hf
 
@@ -88,8 +105,10 @@ def _resolve(config: StudentConfig, mesh: Mesh) -> StudentConfig:
     """With the compute dtype decided; checks that the batch divides over the devices."""
     parts = math.prod(mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
     if config.batch_size // config.accumulation % parts:
-        raise UserError(f"--batch_size={config.batch_size} in {config.accumulation} parts does not divide over the "
-                        f"{parts} devices of --mesh={config.mesh}; give a multiple of {parts * config.accumulation}")
+        raise UserError(
+            f"--batch_size={config.batch_size} in {config.accumulation} parts does not divide over the "
+            f"{parts} devices of --mesh={config.mesh}; give a multiple of {parts * config.accumulation}"
+        )
     if config.compute_dtype is None:
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         config = dataclasses.replace(config, compute_dtype="float32" if on_cpu else "bfloat16")
@@ -101,7 +120,9 @@ def _prepare(config: StudentConfig) -> _Job:
     RowFilter.parse(config.row_filter)
     model_config = models.read_config(config.student)
     if model_config.head != "language_model":
-        raise UserError(f"{config.student}: is a reward model and cannot write; give a language model as --student")
+        raise UserError(
+            f"{config.student}: is a reward model and cannot write; give a language model as --student"
+        )
     vocabulary = Vocabulary.load(config.student)
     options = dict(max_length=config.max_length, overlong=config.overlong, system_prompt=config.system_prompt)
     examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
@@ -111,31 +132,53 @@ def _prepare(config: StudentConfig) -> _Job:
         summary += f"; {config.held_out}: {held_counts}"
     largest = max(int(example.tokens.max()) for example in examples + held_out)
     if largest >= model_config.vocab_size:
-        raise UserError(f"{config.student}: the tokenizer gives id {largest}, and the model has {model_config.vocab_size} "
-                        "embeddings; the directory mixes two models")
+        raise UserError(
+            f"{config.student}: the tokenizer gives id {largest}, and the model has "
+            f"{model_config.vocab_size} "
+            "embeddings; the directory mixes two models"
+        )
     lengths = [len(example.tokens) for example in examples]
     if max(lengths) > model_config.max_position_embeddings:
-        raise UserError(f"--max_length={config.max_length}: a row has {max(lengths)} tokens, and the student takes "
-                        f"{model_config.max_position_embeddings}; lower it")
-    steps = plan(lengths, epochs=config.epochs, batch_size=config.batch_size, max_length=config.max_length,
-                 pack=config.pack, seed=config.seed, max_steps=config.max_steps)
+        raise UserError(
+            f"--max_length={config.max_length}: a row has {max(lengths)} tokens, and the student takes "
+            f"{model_config.max_position_embeddings}; lower it"
+        )
+    steps = plan(
+        lengths,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        pack=config.pack,
+        seed=config.seed,
+        max_steps=config.max_steps,
+    )
     tokens = sum(lengths)
-    room = sum(length * config.batch_size for length in steps.lengths[:steps.epoch_ends[0]])
-    summary += (f"; {tokens} tokens in {steps.epoch_ends[0]} steps of the first epoch, {steps.steps} steps in all, "
-                f"windows up to {max(steps.lengths)} tokens, {min(tokens / room, 1):.0%} full")
+    room = sum(length * config.batch_size for length in steps.lengths[: steps.epoch_ends[0]])
+    summary += (
+        f"; {tokens} tokens in {steps.epoch_ends[0]} steps of the first epoch, {steps.steps} steps in all, "
+        f"windows up to {max(steps.lengths)} tokens, {min(tokens / room, 1):.0%} full"
+    )
     return _Job(model_config, vocabulary, examples, held_out, steps, summary)
 
 
-def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
-         progress: Callable[[Mapping[str, Any]], None] | None) -> None:
+def _run(
+    config: StudentConfig,
+    job: _Job,
+    mesh: Mesh,
+    run: RunDirectory | None,
+    progress: Callable[[Mapping[str, Any]], None] | None,
+) -> None:
     log = run.log if run else lambda _: None
     log(job.summary)
 
     # The state as shapes first: a continued run reads no weights but its own.
     step_program, shapes = Step.build(job.model_config, config, mesh, job.plan.steps)
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(
-            config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints))
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+            )
+        )
         state = checkpoints.restore(shapes)
         if state is None:
             state = step_program.start(nnx.state(models.load(config.student, mesh, config.param_dtype)))
@@ -158,7 +201,9 @@ def _run(config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None,
                 batch = batches.of_step(index + 1)  # made while the devices compute
             done = index + 1
             held_out = None
-            if job.held_out and (done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)):
+            if job.held_out and (
+                done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)
+            ):
                 held_out = _held_out_loss(partial(sum_of_losses, state.params), job.held_out, config, mesh)
             reports.add(done, jax.device_get(report), held_out)
             checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
@@ -181,21 +226,36 @@ class _Batches:
 
     def of_step(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
-        arrays = assemble(self.job.examples, self.job.plan.windows[step], length=self.job.plan.lengths[step],
-                          batch_size=self.config.batch_size, accumulation=self.config.accumulation)
+        arrays = assemble(
+            self.job.examples,
+            self.job.plan.windows[step],
+            length=self.job.plan.lengths[step],
+            batch_size=self.config.batch_size,
+            accumulation=self.config.accumulation,
+        )
         return _place(arrays, self.sharding)
 
 
 def _place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
-    """Puts a batch of numpy arrays on the devices; every process has the whole of it and places its own part."""
-    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batch)
+    """Puts numpy arrays on the devices; every process has all of them and places its own part."""
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batch
+    )
 
 
 class _Reports:
     """Makes a row of metrics.jsonl of what a step tells, and says it to everybody who listens."""
 
-    def __init__(self, config: StudentConfig, job: _Job, mesh: Mesh, run: RunDirectory | None, first: int,
-                 progress: Callable[[Mapping[str, Any]], None] | None, stack: ExitStack):
+    def __init__(
+        self,
+        config: StudentConfig,
+        job: _Job,
+        mesh: Mesh,
+        run: RunDirectory | None,
+        first: int,
+        progress: Callable[[Mapping[str, Any]], None] | None,
+        stack: ExitStack,
+    ):
         self.config, self.job, self.progress, self.run = config, job, progress, run
         peak = peak_flops(mesh.devices.flat[0])
         self.peak = None if peak is None else peak * mesh.size
@@ -215,20 +275,28 @@ class _Reports:
         self.since, self.tokens, self.flops = time.perf_counter(), 0, 0.0
 
     def add(self, step: int, report: Any, held_out_loss: float | None) -> None:
-        """Takes in what step number `step` (from 1) told. Raises: `UserError` past `max_skipped` skipped steps."""
+        """Takes in what step `step` (from 1) told. Raises: `UserError` after too many skipped steps."""
         rows = [i for window in self.job.plan.windows[step - 1] for i in window]
         examples = [self.job.examples[i] for i in rows]
         self.tokens += sum(len(e.tokens) for e in examples)
-        self.flops += step_flops(self.job.model_config, [len(e.tokens) for e in examples],
-                                 sum(len(e.tokens) - max(e.prompt_length, 1) for e in examples))
+        self.flops += step_flops(
+            self.job.model_config,
+            [len(e.tokens) for e in examples],
+            sum(len(e.tokens) - max(e.prompt_length, 1) for e in examples),
+        )
         if not report.finite:
             self._skipped_step(step, int(report.skipped), [e.id for e in examples])
         if step % self.config.log_every and step < self.job.plan.steps and held_out_loss is None:
             return
         seconds = time.perf_counter() - self.since
-        row = {"step": step, "loss": _finite(report.loss), "learning_rate": _finite(report.learning_rate),
-               "grad_norm": _finite(report.grad_norm), "tokens_per_second": _finite(self.tokens / seconds),
-               "mfu": None if self.peak is None else _finite(self.flops / seconds / self.peak)}
+        row = {
+            "step": step,
+            "loss": _finite(report.loss),
+            "learning_rate": _finite(report.learning_rate),
+            "grad_norm": _finite(report.grad_norm),
+            "tokens_per_second": _finite(self.tokens / seconds),
+            "mfu": None if self.peak is None else _finite(self.flops / seconds / self.peak),
+        }
         if held_out_loss is not None:
             row["held_out_loss"] = _finite(held_out_loss)
         if self.lines:
@@ -242,18 +310,29 @@ class _Reports:
     def _skipped_step(self, step: int, skipped: int, ids: list[str]) -> None:
         if self.run:
             self.run.json_lines(NON_FINITE).append({"step": step, "rows": ids})
-            self.run.log(f"step {step}: loss or gradient is not finite; the step was skipped ({skipped} so far)")
+            self.run.log(
+                f"step {step}: loss or gradient is not finite; the step was skipped ({skipped} so far)"
+            )
         if skipped > self.config.max_skipped:
-            raise UserError(f"step {step}: {skipped} steps had a loss or gradient that is not finite; their rows are in "
-                            f"{self.config.output_dir / NON_FINITE}; lower --learning_rate or look at those rows")
+            raise UserError(
+                f"step {step}: {skipped} steps had a loss or gradient that is not finite; their rows are in "
+                f"{self.config.output_dir / NON_FINITE}; lower --learning_rate or look at those rows"
+            )
 
 
-def _held_out_loss(sum_of_losses: Callable[[Batch], jax.Array], examples: list[Example], config: StudentConfig,
-                   mesh: Mesh) -> float:
+def _held_out_loss(
+    sum_of_losses: Callable[[Batch], jax.Array], examples: list[Example], config: StudentConfig, mesh: Mesh
+) -> float:
     """Mean loss of all target tokens of `examples`, in nats."""
     rows = config.batch_size // config.accumulation
-    batches = plan([len(example.tokens) for example in examples], epochs=1, batch_size=rows,
-                   max_length=config.max_length, pack=config.pack, seed=0)
+    batches = plan(
+        [len(example.tokens) for example in examples],
+        epochs=1,
+        batch_size=rows,
+        max_length=config.max_length,
+        pack=config.pack,
+        seed=0,
+    )
     total, targets = 0.0, 0
     for windows, length in zip(batches.windows, batches.lengths, strict=True):
         batch = jax.tree.map(lambda a: a[0], assemble(examples, windows, length=length, batch_size=rows))
@@ -294,8 +373,8 @@ def _stop_at(eos_id: int, directory: Path) -> None:
 def _stop_signals() -> Iterator[Callable[[int], bool]]:
     """Yields a function that says after each step whether the run should be saved and ended.
 
-    SIGTERM and SIGINT ask for it; a second one ends the process at once. In a job of several processes the preemption
-    notice that jax passes on decides, so that all of them stop after the same step.
+    SIGTERM and SIGINT ask for it; a second one ends the process at once. In a job of several processes the
+    preemption notice that jax passes on decides, so that all of them stop after the same step.
     """
     asked = False
 
@@ -312,7 +391,11 @@ def _stop_signals() -> Iterator[Callable[[int], bool]]:
         except ValueError:
             pass  # not in the main thread: whoever called us handles signals
     try:
-        yield lambda step: (multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else asked)
+        yield (
+            lambda step: (
+                multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else asked
+            )
+        )
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -13,17 +13,34 @@ from tests.reference.tiny import write_tokenizer
 FAMILIES = {"qwen2": Qwen2Config, "llama": LlamaConfig, "phi3": Phi3Config}
 
 
-def write_student(directory: Path, family: str = "qwen2", tokenizer: str = "digits", layers: int = 2,
-                  hidden: int = 32, heads: int = 4, kv_heads: int = 2, **options) -> Path:
+def write_student(
+    directory: Path,
+    family: str = "qwen2",
+    tokenizer: str = "digits",
+    layers: int = 2,
+    hidden: int = 32,
+    heads: int = 4,
+    kv_heads: int = 2,
+    **options,
+) -> Path:
     """A random student, made and saved by transformers."""
     write_tokenizer(directory, tokenizer)
     vocabulary = Vocabulary.load(directory)
     torch.manual_seed(0)
     settings = dict(
-        vocab_size=-(-len(vocabulary.token_bytes) // 64) * 64, hidden_size=hidden, intermediate_size=2 * hidden,
-        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        max_position_embeddings=2048, tie_word_embeddings=family != "llama", bos_token_id=None, pad_token_id=None,
-        eos_token_id=vocabulary.tokenizer.eos_token_id, initializer_range=0.2)
+        vocab_size=-(-len(vocabulary.token_bytes) // 64) * 64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=family != "llama",
+        bos_token_id=None,
+        pad_token_id=None,
+        eos_token_id=vocabulary.tokenizer.eos_token_id,
+        initializer_range=0.2,
+    )
     model = AutoModelForCausalLM.from_config(FAMILIES[family](**{**settings, **options}), dtype=torch.float32)
     model.save_pretrained(directory)
     return directory
@@ -35,10 +52,22 @@ def write_rows(path: Path, count: int = 60) -> Path:
     with open(path, "w", encoding="utf-8") as file:
         for i in range(count):
             a, b = rng.randrange(100), rng.randrange(100)
-            steps = [f"### Step {t}: the sum {a} + {b} is {a + b}.\n\n" for t in range(1, rng.randrange(2, 6))]
-            file.write(json.dumps({
-                "id": f"r{i}", "question": f"the sum {a} + {b}?", "reasoning": "".join(steps),
-                "response": f"The final answer is {a + b}.", "correct": i % 3 > 0, "score": i / count}) + "\n")
+            steps = [
+                f"### Step {t}: the sum {a} + {b} is {a + b}.\n\n" for t in range(1, rng.randrange(2, 6))
+            ]
+            file.write(
+                json.dumps(
+                    {
+                        "id": f"r{i}",
+                        "question": f"the sum {a} + {b}?",
+                        "reasoning": "".join(steps),
+                        "response": f"The final answer is {a + b}.",
+                        "correct": i % 3 > 0,
+                        "score": i / count,
+                    }
+                )
+                + "\n"
+            )
     return path
 
 

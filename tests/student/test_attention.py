@@ -1,4 +1,4 @@
-"""All attention of training computes what the dense one does: values and gradients, packed, with windows, sharded."""
+"""All attention of training computes what the dense one does: values, gradients, windows, shards."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ def packed_rows(rows, seed=0):
     for row in range(rows):
         start, segment = 0, 1
         while start + (n := int(rng.integers(1, 100))) <= LENGTH:
-            positions[row, start:start + n], segments[row, start:start + n] = np.arange(n), segment
+            positions[row, start : start + n], segments[row, start : start + n] = np.arange(n), segment
             start, segment = start + n, segment + 1
     return positions, segments
 
@@ -46,15 +46,19 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("block, window", [(64, None), (64, 20), (128, 100), (96, None), (256, None)])
 def test_blockwise(block, window):
     rows = packed_rows(3)
-    assert_same(value_and_gradients(partial(blockwise, block=block), *rows, window),
-                value_and_gradients(dense, *rows, window))
+    assert_same(
+        value_and_gradients(partial(blockwise, block=block), *rows, window),
+        value_and_gradients(dense, *rows, window),
+    )
 
 
 def test_blockwise_without_packing():
     positions = np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))
     segments = (positions < [[200], [256]]).astype(np.int32)
-    assert_same(value_and_gradients(partial(blockwise, block=64), positions, segments),
-                value_and_gradients(dense, positions, segments))
+    assert_same(
+        value_and_gradients(partial(blockwise, block=64), positions, segments),
+        value_and_gradients(dense, positions, segments),
+    )
 
 
 @pytest.mark.parametrize("mesh", ["data:1", "fsdp:2,model:2", "data:2,model:4"])
@@ -62,5 +66,4 @@ def test_splash(mesh):
     """The TPU kernel, interpreted; over more devices than key-value heads, these are not split."""
     rows = packed_rows(2)
     attention = partial(splash, mesh=parse_mesh(mesh), interpret=True)
-    assert_same(value_and_gradients(attention, *rows, width=64),
-                value_and_gradients(dense, *rows, width=64))
+    assert_same(value_and_gradients(attention, *rows, width=64), value_and_gradients(dense, *rows, width=64))

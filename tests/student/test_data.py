@@ -10,8 +10,15 @@ from cord_jax.student.data import Counts, RowFilter, read_examples, show_example
 from cord_jax.vocabulary import Vocabulary
 from tests.reference.tiny import write_tokenizer
 
-TRACE = {"id": "p1", "question": "6 * 7?", "reasoning": "### Step 1: 42.\n\n", "response": "The answer is \\boxed{42}.",
-         "correct": True, "score": 0.75, "status": "complete"}
+TRACE = {
+    "id": "p1",
+    "question": "6 * 7?",
+    "reasoning": "### Step 1: 42.\n\n",
+    "response": "The answer is \\boxed{42}.",
+    "correct": True,
+    "score": 0.75,
+    "status": "complete",
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +35,38 @@ def read(tmp_path, rows, vocabulary, **options):
 def parts(example, vocabulary):
     """Prompt and learnt text."""
     tokens = example.tokens.tolist()
-    return vocabulary.text(tokens[:example.prompt_length]), vocabulary.text(tokens[example.prompt_length:])
+    return vocabulary.text(tokens[: example.prompt_length]), vocabulary.text(tokens[example.prompt_length :])
 
 
 def test_a_trace(tmp_path, vocabulary):
     (example,), counts = read(tmp_path, [TRACE], vocabulary)
     assert parts(example, vocabulary) == (
         "<|user|>6 * 7?<|end|><|assistant|><think>\n",
-        "### Step 1: 42.\n\n</think>\n\nThe answer is \\boxed{42}.<|end|>")
+        "### Step 1: 42.\n\n</think>\n\nThe answer is \\boxed{42}.<|end|>",
+    )
     assert counts == Counts(rows=1, used=1)
     assert example.id == "p1"
 
 
 def test_context_and_system_prompt(tmp_path, vocabulary):
     (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, system_prompt="Think.")
-    assert parts(example, vocabulary)[0].startswith("<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>")
+    assert parts(example, vocabulary)[0].startswith(
+        "<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>"
+    )
 
 
 @pytest.mark.parametrize("name", ["qwq-32b", "deepseek-r1", "phi-4", "llama-3.1"])
 def test_real_templates_keep_the_reasoning(name, tmp_path, shared_dir):
     vocabulary = Vocabulary.load(shared_dir / "tokenizers" / name)
-    conversation = {"messages": [{"role": "user", "content": "6 * 7?"}, {
-        "role": "assistant", "content": "<think>\n### Step 1: 42.\n</think>\n\nThe answer is \\boxed{42}."}]}
+    conversation = {
+        "messages": [
+            {"role": "user", "content": "6 * 7?"},
+            {
+                "role": "assistant",
+                "content": "<think>\n### Step 1: 42.\n</think>\n\nThe answer is \\boxed{42}.",
+            },
+        ]
+    }
     (trace, chat), _ = read(tmp_path, [TRACE, conversation], vocabulary)
     eos = vocabulary.tokenizer.eos_token
     for example, reasoning in ((trace, "### Step 1: 42.\n\n"), (chat, "### Step 1: 42.\n")):
@@ -58,24 +75,40 @@ def test_real_templates_keep_the_reasoning(name, tmp_path, shared_dir):
         assert learnt == reasoning + "</think>\n\nThe answer is \\boxed{42}." + eos
     assert trace.tokens[-1] == vocabulary.tokenizer.eos_token_id
     # The prompt is what the template gives for the question alone, so a student is asked as it was taught.
-    asked = vocabulary.tokenizer.apply_chat_template([{"role": "user", "content": "6 * 7?"}], tokenize=False,
-                                                     add_generation_prompt=True, date_string="26 Jul 2024")
-    assert parts(trace, vocabulary)[0].removesuffix("<think>\n") == asked.rstrip("\n").removesuffix("<think>") or \
-        parts(trace, vocabulary)[0] == asked + "<think>\n"
+    asked = vocabulary.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "6 * 7?"}],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string="26 Jul 2024",
+    )
+    assert (
+        parts(trace, vocabulary)[0].removesuffix("<think>\n") == asked.rstrip("\n").removesuffix("<think>")
+        or parts(trace, vocabulary)[0] == asked + "<think>\n"
+    )
 
 
-@pytest.mark.parametrize("message, learnt", [
-    ({"content": "42", "reasoning_content": "6 * 7 = 42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
-    ({"content": "6 * 7 = 42\n</think>\n\n42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
-    ({"content": "42"}, "</think>\n\n42<|end|>")])
+@pytest.mark.parametrize(
+    "message, learnt",
+    [
+        ({"content": "42", "reasoning_content": "6 * 7 = 42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
+        ({"content": "6 * 7 = 42\n</think>\n\n42"}, "6 * 7 = 42\n</think>\n\n42<|end|>"),
+        ({"content": "42"}, "</think>\n\n42<|end|>"),
+    ],
+)
 def test_conversations(message, learnt, tmp_path, vocabulary):
-    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2?"},
-             {"role": "assistant", "content": "2"}, {"role": "user", "content": "6 * 7?"}]
+    turns = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "2?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "6 * 7?"},
+    ]
     row = {"messages": [*turns, {"role": "assistant", **message}]}
     (example,), _ = read(tmp_path, [row], vocabulary, system_prompt="Not used: the row has its own.")
     assert parts(example, vocabulary) == (
-        "<|system|>Be short.<|end|><|user|>2?<|end|><|assistant|>2<|end|><|user|>6 * 7?<|end|><|assistant|><think>\n",
-        learnt)
+        "<|system|>Be short.<|end|><|user|>2?<|end|><|assistant|>2<|end|><|user|>6 * "
+        "7?<|end|><|assistant|><think>\n",
+        learnt,
+    )
 
 
 def test_a_template_that_opens_no_thinking_leaves_plain_messages_plain(tmp_path):
@@ -102,7 +135,12 @@ def test_filters(tmp_path, vocabulary):
     with pytest.raises(UserError, match=r"--filter=right: 'right' is no condition"):
         RowFilter.parse("right")
     with pytest.raises(UserError, match=r"line 2: has no field 'correct'; --filter=correct needs it"):
-        read(tmp_path, [TRACE, {k: v for k, v in TRACE.items() if k != "correct"}], vocabulary, row_filter="correct")
+        read(
+            tmp_path,
+            [TRACE, {k: v for k, v in TRACE.items() if k != "correct"}],
+            vocabulary,
+            row_filter="correct",
+        )
 
 
 def test_long_rows_are_dropped_or_cut_and_counted(tmp_path, vocabulary):
@@ -121,15 +159,23 @@ def test_compressed_files(tmp_path, vocabulary):
     assert len(read_examples(path, vocabulary, max_length=100)[0]) == 1
 
 
-@pytest.mark.parametrize("row, message", [
-    ("{", "line 2: is not JSON"), ("[1]", "line 2: is not a JSON object"),
-    ({"question": "x"}, "line 2: is no row to learn from"),
-    ({**TRACE, "reasoning": 3}, "line 2: reasoning must be a text, and is 3"),
-    ({"question": "x", "reasoning": "y"}, "line 2: response must be a text, and is absent"),
-    ({"prompt": "x", "completion": ""}, "line 2: completion is empty"),
-    ({"prompt": "x", "completion": "y", "eos": 1}, "line 2: eos must be true or false"),
-    ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages must end with one of the assistant"),
-    ({"messages": "x"}, "line 2: messages must be a list")])
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{", "line 2: is not JSON"),
+        ("[1]", "line 2: is not a JSON object"),
+        ({"question": "x"}, "line 2: is no row to learn from"),
+        ({**TRACE, "reasoning": 3}, "line 2: reasoning must be a text, and is 3"),
+        ({"question": "x", "reasoning": "y"}, "line 2: response must be a text, and is absent"),
+        ({"prompt": "x", "completion": ""}, "line 2: completion is empty"),
+        ({"prompt": "x", "completion": "y", "eos": 1}, "line 2: eos must be true or false"),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "line 2: messages must end with one of the assistant",
+        ),
+        ({"messages": "x"}, "line 2: messages must be a list"),
+    ],
+)
 def test_bad_rows(row, message, tmp_path, vocabulary):
     with pytest.raises(UserError, match=message):
         read(tmp_path, [TRACE, row], vocabulary)
@@ -145,7 +191,9 @@ def test_nothing_left(tmp_path, vocabulary):
 def test_shown_rows(tmp_path, vocabulary):
     examples, _ = read(tmp_path, [TRACE], vocabulary)
     shown = show_examples(examples, vocabulary).splitlines()
-    assert shown[0] == f"# row p1: {len(examples[0].tokens)} tokens, " \
-                       f"{len(examples[0].tokens) - examples[0].prompt_length} learnt"
+    assert (
+        shown[0] == f"# row p1: {len(examples[0].tokens)} tokens, "
+        f"{len(examples[0].tokens) - examples[0].prompt_length} learnt"
+    )
     assert shown[1].split()[1].isdigit() and "'<|user|>'" in shown[1]
     assert shown[-1].split()[1] == "*" and "'<|end|>'" in shown[-1]

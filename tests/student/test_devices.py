@@ -18,12 +18,23 @@ def wide_student(tmp_path_factory):
 
 
 def run(student, rows, output_dir, mesh, **changes):
-    # A large epsilon keeps Adam's step a smooth function of the gradient: without it, a gradient that is zero but for
-    # rounding moves its weight by a whole learning rate in a direction that the order of a sum decides.
-    settings = dict(max_length=128, max_steps=20, batch_size=8, learning_rate=1e-3, epsilon=1e-4, checkpoint_every=0,
-                    plot=False, mesh=mesh)
+    # A large epsilon keeps Adam's step a smooth function of the gradient: without it, a gradient that is zero
+    # but for rounding moves its weight by a whole learning rate in a direction that the order of a sum
+    # decides.
+    settings = dict(
+        max_length=128,
+        max_steps=20,
+        batch_size=8,
+        learning_rate=1e-3,
+        epsilon=1e-4,
+        checkpoint_every=0,
+        plot=False,
+        mesh=mesh,
+    )
     train(StudentConfig(student, rows, output_dir, **{**settings, **changes}))
-    return load_file(output_dir / "hf" / "model.safetensors"), [row["loss"] for row in read_metrics(output_dir)]
+    return load_file(output_dir / "hf" / "model.safetensors"), [
+        row["loss"] for row in read_metrics(output_dir)
+    ]
 
 
 @pytest.fixture(scope="module")

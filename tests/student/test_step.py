@@ -14,11 +14,21 @@ from cord_jax.student.batches import NO_LABEL, assemble, plan
 from cord_jax.student.data import Example
 from cord_jax.student.step import Step, learning_rate, token_losses
 
-CONFIG = dict(student="s", traces="t", output_dir="o", compute_dtype="float32", batch_size=4, max_length=128,
-              learning_rate=1e-2, warmup=0.0)
+CONFIG = dict(
+    student="s",
+    traces="t",
+    output_dir="o",
+    compute_dtype="float32",
+    batch_size=4,
+    max_length=128,
+    learning_rate=1e-2,
+    warmup=0.0,
+)
 RNG = np.random.default_rng(0)
-EXAMPLES = [Example(str(i), RNG.integers(0, 300, length, np.int32), 5)
-            for i, length in enumerate(RNG.integers(10, 60, 20))]
+EXAMPLES = [
+    Example(str(i), RNG.integers(0, 300, length, np.int32), 5)
+    for i, length in enumerate(RNG.integers(10, 60, 20))
+]
 
 
 def make_step(student, **changes):
@@ -29,9 +39,12 @@ def make_step(student, **changes):
 
 
 def make_batch(pack=True, batch_size=4, accumulation=1, examples=EXAMPLES):
-    run = plan([len(e.tokens) for e in examples], epochs=1, batch_size=batch_size, max_length=128, pack=pack, seed=0)
-    return assemble(examples, run.windows[0], length=run.lengths[0], batch_size=batch_size, accumulation=accumulation), \
-        run.windows[0]
+    run = plan(
+        [len(e.tokens) for e in examples], epochs=1, batch_size=batch_size, max_length=128, pack=pack, seed=0
+    )
+    return assemble(
+        examples, run.windows[0], length=run.lengths[0], batch_size=batch_size, accumulation=accumulation
+    ), run.windows[0]
 
 
 def row_losses(program, state, batch, windows):
@@ -41,7 +54,7 @@ def row_losses(program, state, batch, windows):
         batch_bt = jax.tree.map(lambda a: a[part], batch)
         losses_bt = np.asarray(jax.jit(program.losses)(state.params, batch_bt))
         rows = len(batch_bt.labels)
-        for row, window in enumerate(windows[part * rows:(part + 1) * rows]):
+        for row, window in enumerate(windows[part * rows : (part + 1) * rows]):
             for segment, index in enumerate(window, start=1):
                 found[index] = losses_bt[row][batch_bt.segments[row] == segment].sum()
     return found
@@ -60,8 +73,12 @@ def test_nothing_crosses_a_segment(student):
     program, state = make_step(student)
     batch, windows = make_batch(batch_size=1)
     before = row_losses(program, state, batch, windows)
-    changed = [Example(e.id, (e.tokens + 7) % 300, 5) if i == windows[0][1] else e for i, e in enumerate(EXAMPLES)]
-    after = row_losses(program, state, assemble(changed, windows, length=batch.labels.shape[-1], batch_size=1), windows)
+    changed = [
+        Example(e.id, (e.tokens + 7) % 300, 5) if i == windows[0][1] else e for i, e in enumerate(EXAMPLES)
+    ]
+    after = row_losses(
+        program, state, assemble(changed, windows, length=batch.labels.shape[-1], batch_size=1), windows
+    )
     for index in windows[0]:
         assert (before[index] == after[index]) == (index != windows[0][1])
 
@@ -79,7 +96,8 @@ def test_the_head_in_chunks_is_the_head(student, at_once):
 
     def at_one_time(weights, x_btd):
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            nnx.merge(graphdef, weights).unembed(x_btd), jnp.maximum(labels_bt, 0))
+            nnx.merge(graphdef, weights).unembed(x_btd), jnp.maximum(labels_bt, 0)
+        )
         return jnp.where(labels_bt >= 0, losses, 0).sum()
 
     ours, theirs = (jax.jit(jax.value_and_grad(f, (0, 1)))(weights, x_btd) for f in (in_chunks, at_one_time))
@@ -117,15 +135,26 @@ def test_a_step_that_is_not_finite_changes_no_weight(student):
     broken_state = type(state)(nnx.state(broken), state.adam, state.step, state.skipped)
     after, report = step(broken_state, batch)
     assert not report.finite and int(after.skipped) == 1 and int(after.step) == 2
-    jax.tree.map(np.testing.assert_array_equal, (after.params, after.adam), (broken_state.params, broken_state.adam))
+    jax.tree.map(
+        np.testing.assert_array_equal, (after.params, after.adam), (broken_state.params, broken_state.adam)
+    )
 
 
-@pytest.mark.parametrize("schedule, expected", [
-    ("cosine", [0.25, 0.5, 0.75, 1, 1, 0.5 * (1 + np.cos(np.pi / 16))]), ("linear", [0.25, 0.5, 0.75, 1, 1, 15 / 16]),
-    ("constant", [0.25, 0.5, 0.75, 1, 1, 1])])
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        ("cosine", [0.25, 0.5, 0.75, 1, 1, 0.5 * (1 + np.cos(np.pi / 16))]),
+        ("linear", [0.25, 0.5, 0.75, 1, 1, 15 / 16]),
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1]),
+    ],
+)
 def test_schedules(schedule, expected):
-    rate = learning_rate(StudentConfig(**{**CONFIG, "schedule": schedule, "warmup": 0.2, "learning_rate": 0.1}), 20)
-    np.testing.assert_allclose([float(rate(jnp.asarray(i))) for i in range(6)], 0.1 * np.array(expected), rtol=1e-6)
+    rate = learning_rate(
+        StudentConfig(**{**CONFIG, "schedule": schedule, "warmup": 0.2, "learning_rate": 0.1}), 20
+    )
+    np.testing.assert_allclose(
+        [float(rate(jnp.asarray(i))) for i in range(6)], 0.1 * np.array(expected), rtol=1e-6
+    )
 
 
 def test_weight_decay_spares_norms_and_biases(student):
@@ -134,8 +163,10 @@ def test_weight_decay_spares_norms_and_biases(student):
     for decay in (0.0, 0.5):
         program, state = make_step(student, weight_decay=decay)
         state, _ = jax.jit(program.step)(state, batch)
-        moved[decay] = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf
-                        in jax.tree.leaves_with_path(state.params)}
+        moved[decay] = {
+            jax.tree_util.keystr(path): np.asarray(leaf)
+            for path, leaf in jax.tree.leaves_with_path(state.params)
+        }
     for path, weight in moved[0.5].items():
         spared = np.array_equal(weight, moved[0.0][path])
         assert spared == ("scale" in path or "bias" in path), path
@@ -146,14 +177,22 @@ def test_bfloat16(student):
     """bfloat16 compute follows float32 compute; bfloat16 weights keep float32 moments."""
     batch, _ = make_batch(batch_size=8)
     losses = {}
-    for name, settings in {"float32": {}, "compute": {"compute_dtype": "bfloat16"},
-                           "weights": {"compute_dtype": "bfloat16", "param_dtype": "bfloat16"}}.items():
+    for name, settings in {
+        "float32": {},
+        "compute": {"compute_dtype": "bfloat16"},
+        "weights": {"compute_dtype": "bfloat16", "param_dtype": "bfloat16"},
+    }.items():
         program, state = make_step(student, learning_rate=2e-3, batch_size=8, **settings)
         step = jax.jit(program.step)
         for _ in range(10):
             state, report = step(state, batch)
         losses[name] = float(report.loss)
-        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(program.config.param_dtype)}
-        assert {leaf.dtype for leaf in jax.tree.leaves(state.adam)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {
+            jnp.dtype(program.config.param_dtype)
+        }
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.adam)} == {
+            jnp.dtype("float32"),
+            jnp.dtype("int32"),
+        }
     assert losses["compute"] == pytest.approx(losses["float32"], rel=0.02)
     assert losses["weights"] == pytest.approx(losses["float32"], rel=0.05)

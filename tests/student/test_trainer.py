@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
@@ -21,8 +20,16 @@ from cord_jax.student import StudentConfig, train
 from cord_jax.student import trainer as trainer_module
 from tests.student.students import read_metrics
 
-SETTINGS = dict(max_length=256, batch_size=4, epochs=3, learning_rate=3e-3, warmup=0.0, mesh="data:1",
-                checkpoint_every=3, plot=False)
+SETTINGS = dict(
+    max_length=256,
+    batch_size=4,
+    epochs=3,
+    learning_rate=3e-3,
+    warmup=0.0,
+    mesh="data:1",
+    checkpoint_every=3,
+    plot=False,
+)
 
 
 def weights_of(output_dir):
@@ -34,8 +41,18 @@ def finished(student, rows, tmp_path_factory):
     """An uninterrupted run."""
     output_dir = tmp_path_factory.mktemp("finished")
     seen = []
-    hf = train(StudentConfig(student, rows, output_dir, held_out=rows, eval_every=5, tensorboard=True,
-                             **{**SETTINGS, "plot": True}), progress=seen.append)
+    hf = train(
+        StudentConfig(
+            student,
+            rows,
+            output_dir,
+            held_out=rows,
+            eval_every=5,
+            tensorboard=True,
+            **{**SETTINGS, "plot": True},
+        ),
+        progress=seen.append,
+    )
     assert hf == output_dir / "hf"
     assert [{k: v for k, v in row.items() if k != "steps"} for row in seen] == read_metrics(output_dir)
     return output_dir
@@ -69,15 +86,20 @@ def test_the_exported_student_in_transformers(finished, rows):
 
 def test_a_finished_run_is_not_repeated(finished, student, rows):
     before = weights_of(finished)
-    train(StudentConfig(student, rows, finished, held_out=rows, eval_every=5, **SETTINGS),
-          progress=lambda row: pytest.fail("took a step"))
+    train(
+        StudentConfig(student, rows, finished, held_out=rows, eval_every=5, **SETTINGS),
+        progress=lambda row: pytest.fail("took a step"),
+    )
     assert weights_of(finished) == before
 
 
 def test_other_settings_are_refused(finished, student, rows):
     with pytest.raises(UserError, match="learning_rate is 0.003 there, 0.001 here"):
-        train(StudentConfig(student, rows, finished, held_out=rows, eval_every=5,
-                            **{**SETTINGS, "learning_rate": 1e-3}))
+        train(
+            StudentConfig(
+                student, rows, finished, held_out=rows, eval_every=5, **{**SETTINGS, "learning_rate": 1e-3}
+            )
+        )
 
 
 class Killed(BaseException):
@@ -102,8 +124,10 @@ def test_resume_is_exact_and_loses_only_what_was_not_saved(finished, student, ro
         firsts.append(seen[0])
     assert firsts == [1, 4, 7, 13]
     assert weights_of(tmp_path) == weights_of(finished)
-    timeless = [[{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(output_dir)]
-                for output_dir in (finished, tmp_path)]
+    timeless = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(output_dir)]
+        for output_dir in (finished, tmp_path)
+    ]
     assert timeless[0] == timeless[1]
 
 
@@ -111,13 +135,20 @@ def test_resume_on_other_devices(finished, student, rows, tmp_path):
     def progress(row):
         if row["step"] == 10:
             raise Killed
+
     with pytest.raises(Killed):
         train(StudentConfig(student, rows, tmp_path, held_out=rows, eval_every=5, **SETTINGS), progress)
     steps = []
-    train(StudentConfig(student, rows, tmp_path, held_out=rows, eval_every=5,
-                        **{**SETTINGS, "mesh": "fsdp:2,model:2"}), lambda row: steps.append(row["step"]))
+    train(
+        StudentConfig(
+            student, rows, tmp_path, held_out=rows, eval_every=5, **{**SETTINGS, "mesh": "fsdp:2,model:2"}
+        ),
+        lambda row: steps.append(row["step"]),
+    )
     assert steps[0] == 10
-    np.testing.assert_allclose(read_metrics(tmp_path)[-1]["loss"], read_metrics(finished)[-1]["loss"], rtol=1e-3)
+    np.testing.assert_allclose(
+        read_metrics(tmp_path)[-1]["loss"], read_metrics(finished)[-1]["loss"], rtol=1e-3
+    )
 
 
 def test_random_from_scratch(student, rows, tmp_path):
@@ -134,22 +165,43 @@ def test_random_from_scratch(student, rows, tmp_path):
 
 def test_a_run_that_is_not_finite_ends_with_the_rows_named(student, rows, tmp_path):
     with pytest.raises(UserError, match="step 4: 3 steps had a loss or gradient that is not finite"):
-        train(StudentConfig(student, rows, tmp_path, **{**SETTINGS, "learning_rate": 0.99, "max_grad_norm": 0.0,
-                                                        "weight_decay": 1e38, "max_skipped": 2}))
+        train(
+            StudentConfig(
+                student,
+                rows,
+                tmp_path,
+                **{
+                    **SETTINGS,
+                    "learning_rate": 0.99,
+                    "max_grad_norm": 0.0,
+                    "weight_decay": 1e38,
+                    "max_skipped": 2,
+                },
+            )
+        )
     skipped = [json.loads(line) for line in (tmp_path / "non_finite.jsonl").read_text().splitlines()]
     assert skipped[-1]["rows"][0].startswith("r")
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"student": "absent"}, "absent"),
-    ({"batch_size": 6, "accumulation": 4}, "--batch_size=6 does not divide into --accumulation=4"),
-    ({"mesh": "fsdp:8"}, "--batch_size=4 in 1 parts does not divide over the 8 devices"),
-    ({"schedule": "steps"}, "--schedule=steps: must be one of cosine, linear, constant"),
-    ({"eval_every": 3}, "give --held_out"), ({"row_filter": "good"}, "'good' is no condition")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"student": "absent"}, "absent"),
+        ({"batch_size": 6, "accumulation": 4}, "--batch_size=6 does not divide into --accumulation=4"),
+        ({"mesh": "fsdp:8"}, "--batch_size=4 in 1 parts does not divide over the 8 devices"),
+        ({"schedule": "steps"}, "--schedule=steps: must be one of cosine, linear, constant"),
+        ({"eval_every": 3}, "give --held_out"),
+        ({"row_filter": "good"}, "'good' is no condition"),
+    ],
+)
 def test_refusals_leave_nothing_behind(changes, message, student, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "_run", lambda *_: pytest.fail("got as far as compiling"))
     with pytest.raises((UserError, models.CheckpointError), match=message) as error:
-        train(StudentConfig(**{**SETTINGS, "student": student, "traces": rows, "output_dir": tmp_path / "out", **changes}))
+        train(
+            StudentConfig(
+                **{**SETTINGS, "student": student, "traces": rows, "output_dir": tmp_path / "out", **changes}
+            )
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -160,8 +212,14 @@ def start(student, rows, output_dir, **changes):
     command = [sys.executable, "-m", "launch.train_student", "--noplot"]
     command += [f"--{name}={value}" for name, value in flags.items() if name != "plot"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # as many devices as here: they share the cores
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for_step(process, step):
