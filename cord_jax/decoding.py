@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import packing, readers, search
-from cord_jax.engine import CHUNK, free_rows
+from cord_jax.engine import chunk_tokens, free_rows
 from cord_jax.insertion import Insertion, insert
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.proposals import propose, sampled_tokens
@@ -59,7 +59,7 @@ def generate(
     plan, constants = _plan(
         model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots, mesh
     )
-    prompt_width = packing.round_up(max(map(len, prompts)), CHUNK)
+    prompt_width = packing.round_up(max(map(len, prompts)), chunk_tokens())
     shapes = jax.eval_shape(
         functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), constants
     )
@@ -103,7 +103,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
     reader = Reader(path, None, model, vocabulary, 0, (0,))
-    columns = packing.round_up(max(map(len, prompts)) + CHUNK, CHUNK)
+    columns = packing.round_up(max(map(len, prompts)) + chunk_tokens(), chunk_tokens())
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
     reader_plan = dataclasses.replace(
         reader_plan, start=reader_plan.free
@@ -122,7 +122,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         step_width=1,
         num_forms=1,
         shards=Shards(data, max(1, min(4, slots // data))),
-        chunk=CHUNK,
+        chunk=chunk_tokens(),
         quantum=256,
         score_group=samples,
         seed=seed,

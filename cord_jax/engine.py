@@ -43,7 +43,9 @@ from cord_jax.state import (
 from cord_jax.teachers import Teachers, compile_reader
 
 CLOSING = "</think>\n\nThe final answer is "
-CHUNK = (
+def chunk_tokens() -> int:
+    """Tokens of a row that one pass of a prefill or of scoring runs: few where arithmetic is what costs."""
+    return 32 if jax.default_backend() == "cpu" else 256
     64  # tokens of a row in one prefill or scoring step on accelerators; small models waste less with it too
 )
 
@@ -59,7 +61,7 @@ class SearchSettings:
       closing: text between the reasoning and the answer when a candidate is scored.
       seed: of all draws.
       slots: problems searched at a time.
-      quantum: tokens that proposers write in a round; changes no trace.
+      quantum: tokens that proposers write in a round, None for a fitting number; changes no trace.
     """
 
     segmentation: str = "prompt"
@@ -71,7 +73,7 @@ class SearchSettings:
     closing: str = CLOSING
     seed: int = 0
     slots: int = 8
-    quantum: int = 32
+    quantum: int | None = None
 
     @property
     def whole(self) -> bool:
@@ -122,7 +124,8 @@ class Engine:
         data = mesh.shape.get("data", 1)
         slots = packing.round_up(settings.slots, data)
         proposers, beams = len(teachers.names), settings.beam_width
-        self._requests = Requests(teachers, problems, settings.closing, CHUNK)
+        chunk = chunk_tokens()
+        self._requests = Requests(teachers, problems, settings.closing, chunk)
         max_steps = 1 if settings.whole else settings.max_steps
         step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
         step_tokens = min(step_tokens, settings.max_thinking_tokens)
@@ -139,7 +142,7 @@ class Engine:
                 teachers.spec,
                 settings.segmentation,
                 max_steps,
-                packing.round_up(columns, CHUNK),
+                packing.round_up(columns, chunk),
                 mesh,
             )
             for reader in teachers.readers
@@ -159,8 +162,8 @@ class Engine:
             step_width=step_width,
             num_forms=self._requests.num_forms,
             shards=Shards(data, max(1, min(4, slots // data))),
-            chunk=CHUNK,
-            quantum=settings.quantum,
+            chunk=chunk,
+            quantum=settings.quantum or min(32, max(4, step_tokens // 8)),
             score_group=1 if settings.whole else beams * proposers,
             seed=settings.seed,
         )

@@ -24,6 +24,10 @@ from cord_jax.settling import settle_steps
 from cord_jax.state import ANSWERING, DONE, FREE, SEARCHING, History, SearchPlan, SearchState
 
 
+# Rounds that a ready problem waits for others before it is settled in a sub-batch that is not full.
+PATIENCE = 4
+
+
 def stalled(plan: SearchPlan, state: SearchState):
     """Whether the host must make room before the search can go on."""
     return state.short_of_columns.any() | (state.longest > plan.step_width)
@@ -58,8 +62,11 @@ def one_round(
         state,
     )
     state = dataclasses.replace(state, waited_n=jnp.where(ready_n, state.waited_n + 1, 0))
+    # A pass costs the same however few of its rows are taken, so it waits a little for company.
+    full = ready_n.sum() >= plan.shards.count * plan.shards.rows
+    urgent = (state.waited_n >= PATIENCE).any() | ~rows_running(state).any()
     return lax.cond(
-        ready_n.any(),
+        ready_n.any() & (full | urgent),
         lambda state: settle_steps(plan, exchange, constants, state, ready_n),
         lambda state: state,
         state,

@@ -35,7 +35,7 @@ def test_forced_compaction_changes_nothing(directory, expected):
     engine = make_engine(directory, slots=3)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
     tight = tuple(
-        dataclasses.replace(reader, columns=-(-(prompt + 110) // 64) * 64) for reader in engine.plan.readers
+        dataclasses.replace(reader, columns=-(-(prompt + 110) // 32) * 32) for reader in engine.plan.readers
     )
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected

@@ -89,3 +89,11 @@ def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots)
     expected = reference_search(pool, PROBLEMS, segmentation=segmentation, beam_width=beam_width, **LIMITS)
     for trace, tree in expected:
         assert_same(found[trace["id"]], (trace, tree))
+
+
+def test_curation_equals_brute_force(pools):
+    directory, pool = pools("prompt", 0)
+    limits = {name: LIMITS[name] for name in ("max_thinking_tokens", "max_answer_tokens")}
+    found = engine_rows(directory, "curation", method="curation", beam_width=2, slots=8, **limits)
+    for trace, tree in reference_search(pool, PROBLEMS, method="curation", beam_width=2, **limits):
+        assert_same(found[trace["id"]], (trace, tree))

@@ -1,0 +1,27 @@
+"""On the miniature too, the engine's traces equal those of a brute-force search over transformers' torch models."""
+
+import json
+
+import pytest
+
+from cord_jax.miniature import ASSETS, HELD_OUT_PROBLEMS, POOL
+from cord_jax.pool import read_pool
+from tests.reference.search import MetaProver, Pool, Proposer, reference_search
+from tests.search.inputs import write_inputs
+from tests.search.test_reference_equality import assert_same, engine_rows
+
+LIMITS = dict(max_steps=14, max_step_tokens=40, max_thinking_tokens=320, max_answer_tokens=48)
+
+
+@pytest.mark.parametrize("beam_width, slots", [(2, 8), pytest.param(4, 1, marks=pytest.mark.slow)])
+def test_miniature_equals_brute_force(tmp_path, beam_width, slots):
+    spec = read_pool(POOL)
+    proposers = tuple(Proposer(p.name, ASSETS / p.name, system_prompt=p.system_prompt) for p in spec.proposers)
+    pool = Pool(proposers, MetaProver(spec.meta_prover.checkpoint, spec.meta_prover.system_prompt))
+    rows = [json.loads(line) for line in HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines()]
+    problems = [next(row for row in rows if row["steps"] == steps) for steps in (2, 3, 5)]
+    write_inputs(tmp_path, pool, problems)
+    found = engine_rows(tmp_path, "run", beam_width=beam_width, slots=slots, **LIMITS)
+    for trace, tree in reference_search(pool, problems, beam_width=beam_width, **LIMITS):
+        extra = {name: found[trace["id"]][0].pop(name) for name in ("steps",)}
+        assert_same(({**found[trace["id"]][0], **extra}, found[trace["id"]][1]), (trace, tree))
