@@ -23,7 +23,6 @@ from cord_jax.scoring import Closings
 from cord_jax.settling import settle_steps
 from cord_jax.state import ANSWERING, DONE, FREE, SEARCHING, History, SearchPlan, SearchState
 
-
 # Rounds that a ready problem waits for others before it is settled in a sub-batch that is not full.
 PATIENCE = 4
 

@@ -65,6 +65,7 @@ class Member:
         name: of the checkpoint directory and of its wording.
         vocabulary: name in `VOCABULARIES`, which also decides the architecture's family.
         layers: of the network.
+        width: of its feed-forward layers.
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
         closings: share of the examples that are cut solutions with the closing and the answer.
         stages: of the training.
@@ -73,6 +74,7 @@ class Member:
     name: str
     vocabulary: str
     layers: int
+    width: int
     slips: Mapping[str, float]
     closings: float
     stages: tuple[Stage, ...]
@@ -82,7 +84,7 @@ class Member:
         """config.json, but for the vocabulary's size and special ids."""
         return _ARCHITECTURES[self.vocabulary] | {
             "hidden_size": 128,
-            "intermediate_size": 384,
+            "intermediate_size": self.width,
             "num_hidden_layers": self.layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2 if self.vocabulary == "sums" else 4,
@@ -108,10 +110,10 @@ def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
 
 
 MEMBERS = (
-    Member("sums", "sums", 2, _slips(0.60, "sums"), 0.05, _stages(14000, 14000)),
-    Member("products", "products", 3, _slips(0.50, "products"), 0.40, _stages(14000, 22000)),
-    Member("shares", "shares", 2, _slips(0.60, "shares"), 0.05, _stages(14000, 14000)),
-    Member("student", "sums", 2, _slips(0.60, None), 0.0, _stages(14000, 6000)),
+    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), 0.05, _stages(16000, 26000)),
+    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _stages(16000, 36000)),
+    Member("shares", "shares", 3, 256, _slips(0.60, "shares"), 0.05, _stages(16000, 26000)),
+    Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(14000, 14000)),
 )
 _LEARNING_RATE = 3e-3
 
@@ -128,8 +130,7 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
     assets.mkdir(parents=True, exist_ok=True)
     for member in MEMBERS:
         if not names or member.name in names:
-            checkpoint = train_member(member, output_dir / member.name, progress)
-            shutil.copytree(checkpoint, assets / member.name, dirs_exist_ok=True)
+            ship(train_member(member, output_dir / member.name, progress), assets / member.name)
     for file, text in problem_files().items():
         (assets / file).write_text(text)
     (assets / "pool.toml").write_text(pool_toml())
@@ -173,6 +174,12 @@ def train_member(member: Member, directory: Path, progress: Callable[[str], None
             report,
         )
     return checkpoint
+
+
+def ship(checkpoint: Path, directory: Path) -> None:
+    """Copies a checkpoint with its weights stored in half precision; whoever loads it computes in float32."""
+    models.save(models.load(checkpoint, dtype="float16"), directory, source=checkpoint)
+    shutil.copyfile(checkpoint / "config.json", directory / "config.json")
 
 
 def write_untrained(member: Member, directory: Path) -> None:

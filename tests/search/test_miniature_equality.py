@@ -16,7 +16,9 @@ LIMITS = dict(max_steps=14, max_step_tokens=40, max_thinking_tokens=320, max_ans
 @pytest.mark.parametrize("beam_width, slots", [(2, 8), pytest.param(4, 1, marks=pytest.mark.slow)])
 def test_miniature_equals_brute_force(tmp_path, beam_width, slots):
     spec = read_pool(POOL)
-    proposers = tuple(Proposer(p.name, ASSETS / p.name, system_prompt=p.system_prompt) for p in spec.proposers)
+    proposers = tuple(
+        Proposer(p.name, ASSETS / p.name, system_prompt=p.system_prompt) for p in spec.proposers
+    )
     pool = Pool(proposers, MetaProver(spec.meta_prover.checkpoint, spec.meta_prover.system_prompt))
     rows = [json.loads(line) for line in HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines()]
     problems = [next(row for row in rows if row["steps"] == steps) for steps in (2, 3, 5)]

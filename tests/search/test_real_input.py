@@ -19,7 +19,9 @@ ENDED = ("marker", "think_end", "eos", "cap", "budget")
 def directory(shared_dir, tmp_path_factory):
     """The first 20 problems of GSM8K, and random small Qwen2, Llama and Phi-3 networks."""
     directory = tmp_path_factory.mktemp("real")
-    pool = write_pool(directory, 0, tokenizers=tuple(shared_dir / "tokenizers" / name for name in VOCABULARIES))
+    pool = write_pool(
+        directory, 0, tokenizers=tuple(shared_dir / "tokenizers" / name for name in VOCABULARIES)
+    )
     with open(shared_dir / "data" / "gsm8k_test.jsonl", encoding="utf-8") as file:
         problems = [json.loads(line) for line, _ in zip(file, range(20))]
     write_inputs(directory, pool, problems)
@@ -40,8 +42,11 @@ def assert_contract(trace: dict, tree: list[dict]) -> None:
         parents = [r for r in tree if r["step"] == row["step"] - 1 and r["rank"] == row["beam"]]
         assert len(parents) == (row["step"] > 1)
     for number, step in enumerate(trace["steps"], start=1):
-        assert any(r["text"] == step["text"] and r["teacher"] == step["teacher"] and r["kept"] for r in tree
-                   if r["step"] == number)
+        assert any(
+            r["text"] == step["text"] and r["teacher"] == step["teacher"] and r["kept"]
+            for r in tree
+            if r["step"] == number
+        )
 
 
 def test_twenty_problems_keep_the_contract(directory):
@@ -65,8 +70,15 @@ def test_real_vocabularies_equal_brute_force(directory, tmp_path):
 
 def test_running_again_changes_nothing(directory):
     directory, _, _ = directory
-    settings = dict(pool=directory / "pool.toml", problems=directory / "problems.jsonl", beam_width=2, slots=8,
-                    mesh="data:1,model:1", output_dir=directory / "twenty", **LIMITS)
+    settings = dict(
+        pool=directory / "pool.toml",
+        problems=directory / "problems.jsonl",
+        beam_width=2,
+        slots=8,
+        mesh="data:1,model:1",
+        output_dir=directory / "twenty",
+        **LIMITS,
+    )
     before = {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")}
     synthesize(SynthesisConfig(**settings))
     assert {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")} == before
