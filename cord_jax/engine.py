@@ -43,11 +43,11 @@ from cord_jax.state import (
 from cord_jax.teachers import Teachers, compile_reader
 
 CLOSING = "</think>\n\nThe final answer is "
+
+
 def chunk_tokens() -> int:
     """Tokens of a row that one pass of a prefill or of scoring runs: few where arithmetic is what costs."""
     return 32 if jax.default_backend() == "cpu" else 256
-    64  # tokens of a row in one prefill or scoring step on accelerators; small models waste less with it too
-)
 
 
 @dataclasses.dataclass(frozen=True)

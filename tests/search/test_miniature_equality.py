@@ -1,4 +1,4 @@
-"""On the miniature too, the engine's traces equal those of a brute-force search over transformers' torch models."""
+"""On the miniature too, the engine's traces equal those of a brute-force search over torch models."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Real problems through networks that carry the real vocabularies and chat templates of the paper's teachers."""
+"""Real problems through networks with the real vocabularies and chat templates of the paper's teachers."""
 
 import json
 
