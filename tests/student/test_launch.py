@@ -1,0 +1,66 @@
+"""The command: its help, its flags and its errors."""
+
+import pytest
+
+from launch import common, train_student
+
+
+def run(capsys, *arguments):
+    """Exit status, stdout and stderr of the command, in this process."""
+    status = common.run_with(
+        train_student.main, train_student.FLAGS, train_student.__doc__, ["train_student", *arguments]
+    )
+    return status, *capsys.readouterr()
+
+
+def test_help_names_every_setting_and_the_defaults_of_the_library(capsys):
+    import dataclasses
+
+    from cord_jax.student import StudentConfig
+
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for field in dataclasses.fields(StudentConfig):
+        flag = train_student.FLAGS["filter" if field.name == "row_filter" else field.name]
+        assert f"--{flag.name}" in out
+        if field.default is not dataclasses.MISSING:
+            assert flag.default == field.default, flag.name
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"student": "absent"}, "absent"),
+        ({"traces": "absent.jsonl"}, "absent.jsonl: cannot be read"),
+        ({"learning_rte": "1"}, "did you mean --learning_rate?"),
+        ({"batch_size": "0"}, "--batch_size=0: must be at least 1"),
+        ({"filter": "best"}, "--filter=best: 'best' is no condition"),
+        ({"mesh": "fsdp:3"}, "--batch_size=8 in 1 parts does not divide over the 3 devices"),
+    ],
+)
+def test_mistakes(changes, message, student, rows, tmp_path, capsys):
+    flags = {"student": student, "traces": rows, "output_dir": tmp_path / "out", "mesh": "data:1", **changes}
+    status, _, err = run(capsys, *(f"--{name}={value}" for name, value in flags.items()))
+    assert status == 2
+    assert message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    train_student.FLAGS.unparse_flags()
+
+
+def test_a_run(student, rows, tmp_path, capsys):
+    status, out, _ = run(
+        capsys,
+        f"--student={student}",
+        f"--traces={rows}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_length=256",
+        "--max_steps=3",
+        "--mesh=data:1",
+        "--noplot",
+        "--checkpoint_every=0",
+    )
+    assert status == 0
+    lines = out.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == ["1/3", "2/3", "3/3"]
+    assert "loss " in lines[0] and "tokens/s" in lines[0]
+    assert lines[-1] == str(tmp_path / "out" / "hf")
