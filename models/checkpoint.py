@@ -202,6 +202,7 @@ def save(
     dtype = np.dtype(model.dtype)
     hf = json.loads(model.config.hf)
     hf.pop("torch_dtype", None)
+    hf.setdefault("model_type", model.config.family)
     hf["dtype"] = dtype.name
     (directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
     for name in COMPANIONS:

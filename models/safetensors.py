@@ -56,7 +56,13 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
+        start = stream.read(8)
+        if start == b"version ":
+            raise CheckpointError(
+                f"{file}: a Git LFS pointer of {size} bytes instead of the weights; get them with 'git lfs "
+                f"pull'"
+            )
+        length = int.from_bytes(start, "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise CheckpointError(
                 f"{file}: not a complete safetensors file: the header should take {length} bytes, the file "

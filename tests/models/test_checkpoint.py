@@ -175,6 +175,10 @@ def break_truncated(directory: Path) -> None:
 
 
 def break_header(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"<html>not found</html>" * 3)
+
+
+def break_pointer(directory: Path) -> None:
     (directory / "model.safetensors").write_bytes(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
     )
@@ -248,7 +252,8 @@ def break_directory(directory: Path) -> None:
 
 BROKEN = {
     break_truncated: r"model.safetensors: truncated: tensor '\S+' ends at byte \d+, the file has \d+ bytes",
-    break_header: r"model.safetensors: not a complete safetensors file: .* the file has 56",
+    break_header: r"model.safetensors: not a complete safetensors file: .* the file has 66",
+    break_pointer: r"model.safetensors: a Git LFS pointer of 56 bytes instead of the weights; get them with",
     break_shard: r"model-00002-of-\d+.safetensors: missing shard; .*index.json places \d+ tensors in it",
     break_index: r"tensor 'model.norm.weight' is here but .*index.json places it in model-00002-of",
     break_shape: r"safetensors: tensor 'model.norm.weight' has shape \[7\], config.json needs \[48\]",
@@ -283,7 +288,6 @@ def test_broken_checkpoints_are_refused_with_the_reason(sound_checkpoint, damage
         models.load(directory)
     assert str(directory) in str(error.value)
     assert "\n" not in str(error.value)
-    print(f"{damage.__name__[6:]:14} {str(error.value).replace(str(directory), 'DIR')}")
 
 
 def test_a_value_beyond_the_range_of_the_cast_is_refused(sound_checkpoint, tmp_path):
