@@ -110,9 +110,9 @@ def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
 
 
 MEMBERS = (
-    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), 0.05, _stages(16000, 26000)),
-    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _stages(16000, 36000)),
-    Member("shares", "shares", 3, 256, _slips(0.60, "shares"), 0.05, _stages(16000, 26000)),
+    Member("sums", "sums", 3, 256, _slips(0.65, "sums"), 0.05, _stages(16000, 26000)),
+    Member("products", "products", 4, 384, _slips(0.55, "products"), 0.55, _stages(40000, 40000)),
+    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), 0.05, _stages(16000, 26000)),
     Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(14000, 14000)),
 )
 _LEARNING_RATE = 3e-3
