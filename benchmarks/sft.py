@@ -130,19 +130,21 @@ def measure_cord_jax(values: flags.FlagValues) -> dict:
     compiling = time.perf_counter() - start
     state, report = program(state, batches[0])
     jax.block_until_ready(report)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     for batch in batches[1:]:
         state, report = program(state, batch)
     jax.block_until_ready(report)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     shown = [rows[i] for step in run.windows[1:] for window in step for i in window]
     peak = peak_flops(jax.devices()[0])
     flops = step_flops(
         model_config, [len(r.tokens) for r in shown], sum(len(r.tokens) - r.prompt_length for r in shown)
     )
     memory = jax.devices()[0].memory_stats() or {}
+    tokens = sum(len(r.tokens) for r in shown)
     return {
-        "tokens_per_second": round(sum(len(r.tokens) for r in shown) / seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "tokens_per_cpu_second": round(tokens / cpu_seconds, 1),
         "mfu": peak and round(flops / seconds / peak / mesh.size, 4),
         "compile_seconds": round(compiling, 1),
         "peak_bytes": memory.get("peak_bytes_in_use"),
@@ -189,11 +191,12 @@ def measure_torch(values: flags.FlagValues) -> dict:
         return sum(len(row.tokens) for row in shown)
 
     step(run.windows[0])
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     tokens = sum(step(windows) for windows in run.windows[1:])
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     return {
         "tokens_per_second": round(tokens / seconds, 1),
+        "tokens_per_cpu_second": round(tokens / cpu_seconds, 1),
         "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
         "device": device,
     }
