@@ -142,6 +142,8 @@ def synthesize(
                     f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
                 )
         journal.clear()
+        if not pending and (run.path / SUMMARY).exists():
+            return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
         summary = summarize(
             files.read(), teachers.names, seconds=time.monotonic() - started, device=device_name(mesh)
         )
