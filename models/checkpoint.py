@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from models import safetensors
@@ -170,8 +171,7 @@ def check_tensors(
                 continue
             raise CheckpointError(
                 f"{tensor.file}: tensor {name!r} differs from 'model.embed_tokens.weight' although "
-                f"config.json "
-                "ties them; expected equal tensors, or tie_word_embeddings false"
+                "config.json ties them; expected equal tensors, or tie_word_embeddings false"
             )
         raise CheckpointError(
             f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: {needs} has no "
@@ -183,6 +183,8 @@ def save(
     model: Decoder, path: str | Path, source: str | Path | None = None, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Writes a Hugging Face directory that `models.load` and transformers read.
+
+    In a cluster every process calls this, and the first one writes.
 
     Args:
       model: its weights are written in their dtype, its `config.hf` as `config.json` with that dtype.
@@ -198,8 +200,17 @@ def save(
             "int8 weights are not saved: load the checkpoint without weights='int8' and save that"
         )
     directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(model.dtype)
+    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
+    shapes = {name: array.shape for name, array in parameters.items()}
+    parts = parts_of_parameters(model.config, shapes)
+    files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
+    if jax.process_index() > 0:
+        for tensors in files.values():
+            for _ in gather_tensors(tensors, parts, parameters):
+                pass
+        return
+    directory.mkdir(parents=True, exist_ok=True)
     hf = json.loads(model.config.hf)
     hf.pop("torch_dtype", None)
     hf.setdefault("model_type", model.config.family)
@@ -208,10 +219,8 @@ def save(
     for name in COMPANIONS:
         if source is not None and (Path(source) / name).exists():
             shutil.copyfile(Path(source) / name, directory / name)
-    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
-    shapes = {name: array.shape for name, array in parameters.items()}
-    parts = parts_of_parameters(model.config, shapes)
-    files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
+    for old in ("model.safetensors", "model.safetensors.index.json"):
+        (directory / old).unlink(missing_ok=True)  # either would be read instead of the new files
     for file, tensors in files.items():
         entries = [(name, dtype, shape) for name, shape in tensors.items()]
         safetensors.write_file(directory / file, entries, gather_tensors(tensors, parts, parameters))
@@ -252,6 +261,8 @@ def gather_tensors(
     for name in tensors:
         rows = []
         for path, part in sorted(places[name], key=lambda place: place[1].row):
-            block = np.asarray(parameters[path][part.index] if part.index else parameters[path])
-            rows.append(as_tensor(block, part.entry))
+            block = parameters[path][part.index] if part.index else parameters[path]
+            whole = block.is_fully_addressable
+            host = np.asarray(block) if whole else multihost_utils.process_allgather(block, tiled=True)
+            rows.append(as_tensor(host, part.entry))
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)

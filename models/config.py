@@ -104,6 +104,11 @@ def dense_config(
     activation = get("hidden_act") or "silu"
     if activation not in ("silu", "swish"):
         raise CheckpointError(f"config.json: hidden_act {activation!r} is not supported; supported is 'silu'")
+    if quantisation := hf.get("quantization_config"):
+        raise CheckpointError(
+            f"config.json: weights quantised by {quantisation.get('quant_method')!r} are not supported; use "
+            "the original checkpoint, with weights='int8' to save memory"
+        )
     hidden, heads = positive("hidden_size"), positive("num_attention_heads")
     kv_heads = get("num_key_value_heads") or heads
     if heads % kv_heads:
@@ -158,8 +163,7 @@ def qwen_windows(hf: Mapping[str, Any], num_layers: int) -> tuple[int | None, ..
     if unknown or len(kinds) != num_layers or ("sliding_attention" in kinds and not window):
         raise CheckpointError(
             f"config.json: layer_types must hold {num_layers} of 'full_attention' and 'sliding_attention' "
-            f"(the latter "
-            f"with use_sliding_window and sliding_window set), found {kinds}"
+            f"(the latter with use_sliding_window and sliding_window set), found {kinds}"
         )
     if "sliding_attention" not in kinds:
         return None

@@ -85,8 +85,7 @@ def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) ->
     if portion != 1.0 and not partial:
         raise CheckpointError(
             f"config.json: partial_rotary_factor {portion} is not supported for model_type "
-            f"{hf.get('model_type')!r}; "
-            "supported is 1.0"
+            f"{hf.get('model_type')!r}; supported is 1.0"
         )
     rotary_dim = int(head_dim * portion)
     if rotary_dim % 2 or rotary_dim > head_dim:
@@ -159,8 +158,7 @@ def _read_longrope(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
         if len(factors[name]) != rope.rotary_dim // 2:
             raise CheckpointError(
                 f"config.json: rope scaling {name} must have {rope.rotary_dim // 2} numbers (half of the "
-                f"rotated "
-                f"features), found {len(factors[name])}"
+                f"rotated features), found {len(factors[name])}"
             )
     factor = float(fields.get("factor") or rope.max_length / rope.original_length)
     attention_factor = fields.get("attention_factor")

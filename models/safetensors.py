@@ -60,7 +60,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
         if start == b"version ":
             raise CheckpointError(
                 f"{file}: a Git LFS pointer of {size} bytes instead of the weights; get them with 'git lfs "
-                f"pull'"
+                "pull'"
             )
         length = int.from_bytes(start, "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
@@ -91,7 +91,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
         if 8 + length + end > size:
             raise CheckpointError(
                 f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} "
-                f"bytes"
+                "bytes"
             )
         tensors[name] = Tensor(name, file, dtype, shape, 8 + length + begin)
     return tensors
@@ -112,8 +112,7 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
         if pickles:
             raise CheckpointError(
                 f"{directory}: holds only pickled weights ({pickles[0]}), which are never opened because "
-                f"they can run "
-                "code; expected model.safetensors: save the model again with safetensors"
+                "they can run code; expected model.safetensors: save the model again with safetensors"
             )
         raise CheckpointError(
             f"{directory}: expected model.safetensors or model.safetensors.index.json, found "

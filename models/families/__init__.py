@@ -51,7 +51,6 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     if family is None:
         raise CheckpointError(
             f"config.json: architecture {', '.join(names) or hf.get('model_type')!r} is not supported; "
-            f"supported are "
-            f"{', '.join(ARCHITECTURES)}"
+            f"supported are {', '.join(ARCHITECTURES)}"
         )
     return FAMILIES[family].config(hf)

@@ -77,6 +77,10 @@ MINIMAL = dict(
         ),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported is 'silu'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
+        (
+            {"quantization_config": {"quant_method": "awq"}},
+            "quantised by 'awq' are not supported; use the orig",
+        ),
         ({"vocab_size": 0}, "'vocab_size' must be a positive integer, found 0"),
         (
             {"layer_types": ["full_attention", "chunked_attention"]},

@@ -12,6 +12,7 @@ import pytest
 
 import models
 from tests.models.references import logits_of, relative_error
+from tests.models.test_checkpoint import assert_same_weights
 
 WORKER = """
 import sys, jax, numpy as np, json
@@ -33,7 +34,8 @@ model = models.load(directory, mesh=mesh)
 graphdef, weights = nnx.split(model)
 run = jax.jit(lambda weights: nnx.merge(graphdef, weights)(np.arange(12)[None]),
               out_shardings=NamedSharding(mesh, PartitionSpec()))
-np.save(out, np.asarray(run(weights).addressable_data(0)))
+models.save(model, out + "/copy")
+np.save(out + "/logits.npy", np.asarray(run(weights).addressable_data(0)))
 print(json.dumps({"read": read}))
 """
 
@@ -59,6 +61,8 @@ def test_two_processes_read_one_half_each(tmp_path):
         address = f"localhost:{probe.getsockname()[1]}"
     flags = "--xla_force_host_platform_device_count=4"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
     workers = [
         subprocess.Popen(
             [
@@ -68,7 +72,7 @@ def test_two_processes_read_one_half_each(tmp_path):
                 address,
                 str(i),
                 str(tmp_path / "checkpoint"),
-                str(tmp_path / f"{i}.npy"),
+                str(tmp_path / str(i)),
             ],
             cwd=Path(models.__file__).parents[1],
             env=environment,
@@ -82,5 +86,8 @@ def test_two_processes_read_one_half_each(tmp_path):
     for output in outputs:
         assert json.loads(output.splitlines()[-1])["read"] == pytest.approx(size / 2, rel=0.02)
     expected = logits_of(model, np.arange(12)[None])
+    again = models.load(tmp_path / "0" / "copy")
+    assert_same_weights(again, model)
+    assert not (tmp_path / "1" / "copy").exists()
     for i in range(2):
-        assert relative_error(np.load(tmp_path / f"{i}.npy"), expected) < 1e-4
+        assert relative_error(np.load(tmp_path / str(i) / "logits.npy"), expected) < 1e-4
