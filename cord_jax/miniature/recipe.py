@@ -48,13 +48,19 @@ _ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a training run: how many examples, of puzzles up to which length, packed into which windows."""
+    """Part of a training run: how many examples, of puzzles up to which length, packed into which windows.
+
+    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`. `seed` is
+    that of the puzzles, which stages of the same lengths must not share.
+    """
 
     examples: int
     max_steps: int
     window: int
     batch_size: int
     schedule: str
+    learning_rate: float
+    seed: int = SEED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +112,21 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
 
 
 def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
-    return (Stage(short, 4, 256, 8, "constant"), Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine"))
+    return (
+        Stage(short, 4, 256, 8, "constant", _LEARNING_RATE),
+        Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine", _LEARNING_RATE),
+    )
 
 
+_LEARNING_RATE = 3e-3
+# The meta-prover goes on for longer, since little of what it learns from is the answer.
+_META_PROVER_STAGES = (*_stages(16000, 36000), Stage(32000, world.MAX_STEPS, 512, 6, "cosine", 1.5e-3, SEED + 1))
 MEMBERS = (
-    Member("sums", "sums", 3, 256, _slips(0.65, "sums"), 0.05, _stages(16000, 26000)),
-    Member("products", "products", 4, 384, _slips(0.55, "products"), 0.55, _stages(40000, 40000)),
-    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), 0.05, _stages(16000, 26000)),
+    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), 0.05, _stages(16000, 26000)),
+    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _META_PROVER_STAGES),
+    Member("shares", "shares", 3, 256, _slips(0.60, "shares"), 0.05, _stages(16000, 26000)),
     Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(14000, 14000)),
 )
-_LEARNING_RATE = 3e-3
 
 
 def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
@@ -162,7 +173,7 @@ def train_member(member: Member, directory: Path, progress: Callable[[str], None
                 max_length=stage.window,
                 epochs=1,
                 batch_size=stage.batch_size,
-                learning_rate=_LEARNING_RATE,
+                learning_rate=stage.learning_rate,
                 schedule=stage.schedule,
                 warmup=0.02,
                 weight_decay=0.05,
@@ -193,7 +204,7 @@ def write_untrained(member: Member, directory: Path) -> None:
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.max_steps} {SEED}")
+    rng = random.Random(f"{member.name} {stage.max_steps} {stage.seed}")
     for _ in range(stage.examples):
         while (puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))).split != "pretraining":
             pass

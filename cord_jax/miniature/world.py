@@ -166,7 +166,7 @@ def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:
     names = iter(rng.sample(NAMES, len(NAMES)))
     drawn: list[Step] = []
     while len(drawn) < steps:
-        length = min(rng.choices((1, 2, 3), weights=(4, 5, 1))[0], steps - len(drawn))
+        length = min(rng.choices((1, 2, 3), weights=(2, 5, 3))[0], steps - len(drawn))
         name, value = next(names, None), None
         if name is None:
             return draw_puzzle(rng, steps)
