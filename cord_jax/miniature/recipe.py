@@ -50,8 +50,7 @@ _ARCHITECTURES = {
 class Stage:
     """Part of a training run: how many examples, of puzzles up to which length, packed into which windows.
 
-    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`. `seed` is
-    that of the puzzles, which stages of the same lengths must not share.
+    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`.
     """
 
     examples: int
@@ -60,7 +59,6 @@ class Stage:
     batch_size: int
     schedule: str
     learning_rate: float
-    seed: int = SEED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,7 @@ class Member:
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
         closings: share of the examples that are cut solutions with the closing and the answer.
         stages: of the training.
+        parts: how often a friend's part of a training puzzle has 1, 2 and 3 steps.
     """
 
     name: str
@@ -84,6 +83,7 @@ class Member:
     slips: Mapping[str, float]
     closings: float
     stages: tuple[Stage, ...]
+    parts: tuple[int, int, int] = world.PARTS
 
     @property
     def config(self) -> dict[str, Any]:
@@ -119,13 +119,12 @@ def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
 
 
 _LEARNING_RATE = 3e-3
-# The meta-prover goes on for longer, since little of what it learns from is the answer.
-_META_PROVER_STAGES = (*_stages(16000, 36000), Stage(32000, world.MAX_STEPS, 512, 6, "cosine", 1.5e-3, SEED + 1))
+_SHORT_PARTS = (4, 5, 1)
 MEMBERS = (
     Member("sums", "sums", 3, 256, _slips(0.60, "sums"), 0.05, _stages(16000, 26000)),
-    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _META_PROVER_STAGES),
-    Member("shares", "shares", 3, 256, _slips(0.60, "shares"), 0.05, _stages(16000, 26000)),
-    Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(14000, 14000)),
+    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _stages(16000, 36000)),
+    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), 0.05, _stages(14000, 16000), _SHORT_PARTS),
+    Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(12000, 8000), _SHORT_PARTS),
 )
 
 
@@ -199,14 +198,18 @@ def write_untrained(member: Member, directory: Path) -> None:
     tokenizer = train_vocabulary(member.vocabulary, SEED)
     ids = save_vocabulary(member.vocabulary, tokenizer, directory)
     config = member.config | ids | {"vocab_size": tokenizer.get_vocab_size()}
-    models.save(models.build(models.config_from_hf(config), SEED + MEMBERS.index(member), stacked=False), directory)
+    models.save(
+        models.build(models.config_from_hf(config), SEED + MEMBERS.index(member), stacked=False), directory
+    )
 
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.max_steps} {stage.seed}")
+    rng = random.Random(f"{member.name} {stage.max_steps} {SEED}")
     for _ in range(stage.examples):
-        while (puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))).split != "pretraining":
+        while (
+            puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps), member.parts)
+        ).split != "pretraining":
             pass
         if rng.random() < member.closings:
             writers = [WORDINGS[rng.choice(TEACHERS)] for _ in puzzle.steps]
@@ -215,7 +218,11 @@ def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Itera
             yield {"prompt": prompt + "".join(steps), "completion": f"{CLOSING}{puzzle.answer}.", "eos": True}
         else:
             solution = write_solution(puzzle, WORDINGS[member.name], member.slips, rng)
-            yield {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
+            yield {
+                "question": puzzle.question,
+                "reasoning": solution.reasoning,
+                "response": solution.response,
+            }
 
 
 def problem_files() -> dict[str, str]:
@@ -223,7 +230,8 @@ def problem_files() -> dict[str, str]:
     counts = {"train": TRAIN_PROBLEMS, "held_out": HELD_OUT_PROBLEMS}
     return {
         f"{split}.jsonl": as_lines(
-            world.problem_row(f"{split}-{i}", puzzle) for i, puzzle in enumerate(world.draw_puzzles(SEED, count, split))
+            world.problem_row(f"{split}-{i}", puzzle)
+            for i, puzzle in enumerate(world.draw_puzzles(SEED, count, split))
         )
         for split, count in counts.items()
     }

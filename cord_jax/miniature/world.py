@@ -20,9 +20,11 @@ import dataclasses
 import functools
 import hashlib
 import random
+from collections.abc import Sequence
 
 NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo")
 MIN_STEPS, MAX_STEPS = 2, 12
+PARTS = (2, 5, 3)  # how often a friend's part has 1, 2 and 3 steps
 SPLITS = ("pretraining", "train", "held_out")
 
 ADD, SUBTRACT, TIMES, DIVIDE, REMAINDER, PERCENT = "+", "-", "*", "/", "mod", "%"
@@ -161,18 +163,20 @@ def _choices() -> dict[tuple[str, bool], dict[int, list[int]]]:
     return table
 
 
-def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:
+def draw_puzzle(rng: random.Random, steps: int, parts: Sequence[int] = PARTS) -> Puzzle:
     """A puzzle of that many steps: parts of one to three steps, the three skills and hard and easy equally likely."""
     names = iter(rng.sample(NAMES, len(NAMES)))
     drawn: list[Step] = []
     while len(drawn) < steps:
-        length = min(rng.choices((1, 2, 3), weights=(2, 5, 3))[0], steps - len(drawn))
+        length = min(rng.choices((1, 2, 3), weights=parts)[0], steps - len(drawn))
         name, value = next(names, None), None
         if name is None:
-            return draw_puzzle(rng, steps)
+            return draw_puzzle(rng, steps, parts)
         for _ in range(length):
             kind, operand, start = _draw_operation(rng, value)
-            drawn.append(Step(name, kind, operand, rng.choice(_PHRASES[kind]), start if value is None else None))
+            drawn.append(
+                Step(name, kind, operand, rng.choice(_PHRASES[kind]), start if value is None else None)
+            )
             value = compute(kind, start, operand)
     return Puzzle(tuple(drawn))
 
@@ -203,7 +207,11 @@ def draw_puzzles(seed: int, count: int, split: str) -> list[Puzzle]:
 
 def code(puzzle: Puzzle, values: tuple[int, ...]) -> str:
     """The last number of each friend, in a row, given the number after each step."""
-    last = [i for i, step in enumerate(puzzle.steps) if i + 1 == len(values) or puzzle.steps[i + 1].start is not None]
+    last = [
+        i
+        for i, step in enumerate(puzzle.steps)
+        if i + 1 == len(values) or puzzle.steps[i + 1].start is not None
+    ]
     return "".join(str(values[i]) for i in last)
 
 
