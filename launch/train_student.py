@@ -93,6 +93,14 @@ flags.DEFINE_float("weight_decay", 0.0, "AdamW's, on matrices only", flag_values
 flags.DEFINE_float("beta1", 0.9, "Adam's decay of the first moment", flag_values=FLAGS)
 flags.DEFINE_float("beta2", 0.999, "Adam's decay of the second moment", flag_values=FLAGS)
 flags.DEFINE_float("epsilon", 1e-8, "Adam's addition to the root of the second moment", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "lora_rank",
+    0,
+    "rank of adapters of the layers' projections, which alone are learnt and at the end added to the weights; "
+    "0: all weights are learnt",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float("lora_alpha", 32.0, "adapters are multiplied by lora_alpha / lora_rank", flag_values=FLAGS)
 flags.DEFINE_float(
     "max_grad_norm", 1.0, "global norm that gradients are scaled down to; 0: never", flag_values=FLAGS
 )

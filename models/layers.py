@@ -16,25 +16,29 @@ class Linear(nnx.Module):
     """y = x · kernel + bias, over one or several input and output axes.
 
     kernel: [*inputs, *outputs]; bias: [*outputs], None without `bias`; scale: float32 [*outputs] by which the
-    outputs of an int8 kernel are multiplied, else None.
+    outputs of an int8 kernel are multiplied, else None. lora_a, lora_b, lora_scale: of `models.lora`, else None.
     """
 
     def __init__(self, inputs: Axes, outputs: Axes, make: Maker, bias: bool = False):
         self.num_inputs = len(inputs)
         self.kernel, self.scale = make.kernel(inputs, outputs)
         self.bias = make.zeros(outputs) if bias else None
+        self.lora_a = self.lora_b = self.lora_scale = None
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """x [..., *inputs] -> [..., *outputs] in `out_dtype` (default: that of x)."""
         leading, inputs = x.shape[: x.ndim - self.num_inputs], x.shape[x.ndim - self.num_inputs :]
-        outputs = self.kernel.shape[self.num_inputs :]
+        outputs, width = self.kernel.shape[self.num_inputs :], math.prod(inputs)
         kernel = self.kernel[...] if self.scale is None else self.kernel[...].astype(x.dtype)
         # A product of two matrices: with more axes, a CPU transposes its operands in the backward pass.
-        y = lax.dot(
-            x.reshape(math.prod(leading), math.prod(inputs)),
-            kernel.reshape(math.prod(inputs), math.prod(outputs)),
-            preferred_element_type=out_dtype or x.dtype,
-        ).reshape(*leading, *outputs)
+        x_pi = x.reshape(math.prod(leading), width)
+        y_po = lax.dot(x_pi, kernel.reshape(width, -1), preferred_element_type=out_dtype or x.dtype)
+        if self.lora_a is not None:
+            rank = self.lora_a.shape[-1]
+            low_pr = lax.dot(x_pi, self.lora_a[...].reshape(width, rank).astype(x.dtype))
+            added_po = lax.dot(low_pr, self.lora_b[...].reshape(rank, -1).astype(x.dtype))
+            y_po += (self.lora_scale * added_po).astype(y_po.dtype)
+        y = y_po.reshape(*leading, *outputs)
         if self.scale is not None:
             y = (y * self.scale[...]).astype(y.dtype)
         return y if self.bias is None else y + self.bias[...]

@@ -1,5 +1,6 @@
 """Saved states of a run, by orbax: written in the background, readable on another number of devices."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Checkpoints:
 
     def restore(self, state: TrainState) -> TrainState | None:
         """The latest saved state, laid over devices as `state` (arrays, or their shapes and shardings); None
-        if none.
+        if none. Frozen weights are not saved: they stay those of `state`.
 
         Raises: `UserError` if it cannot be read or belongs to another architecture.
         """
@@ -46,7 +47,10 @@ class Checkpoints:
                 f"{latest.path}: the saved state cannot be read ({reason}); remove that directory to go on "
                 "from the one before"
             ) from error
-        return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _named(state)])
+        restored = jax.tree.unflatten(
+            jax.tree.structure(replace(state, frozen=None)), [leaves[name] for name in _named(state)]
+        )
+        return replace(restored, frozen=state.frozen)
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
         """Saves `state` after `step` steps, if due or forced; when it returns, the arrays may be reused."""
@@ -64,8 +68,8 @@ class Checkpoints:
 
 
 def _named(state: TrainState) -> dict[str, Any]:
-    """Each array under the path it has in the state: independent of the classes of the tree around it."""
+    """What is saved, each array under the path it has in the state: independent of the classes of the tree."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.leaves_with_path(state)
+        for path, leaf in jax.tree.leaves_with_path(replace(state, frozen=None))
     }

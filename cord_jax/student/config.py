@@ -54,10 +54,14 @@ class StudentConfig:
       warmup: fraction of the steps in which the learning rate rises linearly.
       weight_decay: decoupled, on matrices (not on norms and biases).
       beta1, beta2, epsilon: of Adam.
+      lora_rank: rank of adapters of the layers' projections, which alone are then learnt and at the end added
+        to the weights (`models.lora`); 0: all weights are learnt.
+      lora_alpha: the adapters' products are multiplied by `lora_alpha / lora_rank`.
       max_grad_norm: the gradient is scaled down to this global norm; 0 for never.
       seed: of the order of the rows.
       compute_dtype: of the forward and backward pass; None: bfloat16 on accelerators, float32 on CPUs.
-      param_dtype: of the weights that are kept; moments and sums are always float32.
+      param_dtype: of the weights that are learnt; moments and sums are always float32, frozen weights are kept
+        in `compute_dtype`.
       export_dtype: of the weights in `hf/`; None for that of the student's own files.
       remat: what the backward pass recomputes: `none`, `dots` (all but the results of matrix products) or
         `full` (all but each layer's input).
@@ -94,6 +98,8 @@ class StudentConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
     max_grad_norm: float = 1.0
     seed: int = 0
     compute_dtype: str | None = None
@@ -140,13 +146,15 @@ class StudentConfig:
             "checkpoint_every",
             "weight_decay",
             "max_grad_norm",
+            "lora_rank",
             "show_rows",
             "seed",
         ):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")
         self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
-        self._check("epsilon", self.epsilon > 0, "above 0")
+        for name in ("epsilon", "lora_alpha"):
+            self._check(name, getattr(self, name) > 0, "above 0")
         for name in ("beta1", "beta2", "warmup"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         if self.batch_size % self.accumulation:

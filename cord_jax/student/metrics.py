@@ -36,7 +36,7 @@ def peak_flops(device: jax.Device) -> float | None:
     return next((peak for part, peak in _PEAK_FLOPS if part.lower() in device.device_kind.lower()), None)
 
 
-def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int) -> float:
+def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int, frozen: bool = False) -> float:
     """Floating-point operations that one optimisation step needs, padding and recomputation not counted.
 
     Three times (forward, and backward for inputs and weights) those of the matrix products: of the layers for
@@ -45,6 +45,7 @@ def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int) ->
     Args:
       row_lengths: tokens of each row of the batch.
       targets: target tokens of the batch.
+      frozen: the weights get no gradient, as under adapters, whose own share is left out.
     """
     d, e = config.hidden_size, config.head_dim
     feed_forward = 3 * d * config.intermediate_size * config.num_layers
@@ -64,12 +65,8 @@ def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int) ->
     for window in config.sliding_windows or (None,) * config.num_layers:
         seen = lengths if window is None else np.minimum(lengths, window)
         pairs += float(np.sum(seen * (seen + 1) / 2 + (lengths - seen) * seen))
-    forward = (
-        2 * (feed_forward + projections) * float(lengths.sum())
-        + 4 * config.num_heads * e * pairs
-        + 2 * d * config.vocab_size * targets
-    )
-    return 3 * forward
+    weights = 2 * (feed_forward + projections) * float(lengths.sum()) + 2 * d * config.vocab_size * targets
+    return (2 if frozen else 3) * weights + 3 * 4 * config.num_heads * e * pairs
 
 
 class Events:

@@ -24,6 +24,7 @@ import models
 from cord_jax.student.attention import Attention, choose_attention
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
+from models import lora
 from models.checkpoint import default_stacked
 from models.config import ModelConfig
 from models.decoder import Decoder
@@ -39,13 +40,15 @@ _REMAT = {"none": False, "full": True, "dots": jax.checkpoint_policies.dots_with
 class TrainState:
     """All that a run carries from step to step.
 
-    params: the weights, as `nnx.State`, in the run's `param_dtype`.
+    params: the weights that are learnt, as `nnx.State`, in the run's `param_dtype`: all, or those of adapters.
+    frozen: the other weights, in the compute dtype; empty without adapters.
     adam: first and second moments, float32, and their count.
     step: int32, optimisation steps taken or skipped.
     skipped: int32, steps whose loss or gradient was not finite.
     """
 
     params: Any
+    frozen: Any
     adam: Any
     step: jax.Array
     skipped: jax.Array
@@ -95,10 +98,11 @@ def adam(config: StudentConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
 
 
-def initial_state(params: nnx.State, config: StudentConfig) -> TrainState:
+def initial_state(params: nnx.State, frozen: nnx.State, config: StudentConfig) -> TrainState:
     """The state before the first step; call it inside `jax.jit` with `state_shardings` as the output's."""
     return TrainState(
         params=_cast(params, jnp.dtype(config.param_dtype)),
+        frozen=_cast(frozen, jnp.dtype(config.compute_dtype)),
         adam=adam(config).init(_cast(params, jnp.float32)),
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
@@ -106,7 +110,11 @@ def initial_state(params: nnx.State, config: StudentConfig) -> TrainState:
 
 
 def state_shardings(
-    params_shardings: nnx.State, state: TrainState, mesh: Mesh, config: StudentConfig
+    params_shardings: nnx.State,
+    frozen_shardings: nnx.State,
+    state: TrainState,
+    mesh: Mesh,
+    config: StudentConfig,
 ) -> TrainState:
     """The sharding of every array of a state: moments lie like their parameters, scalars everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -117,7 +125,7 @@ def state_shardings(
         params_shardings,
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(params=params_shardings, adam=moments, step=everywhere, skipped=everywhere)
+    return TrainState(params_shardings, frozen_shardings, moments, step=everywhere, skipped=everywhere)
 
 
 def batch_sharding(mesh: Mesh, leading: bool = True) -> NamedSharding:
@@ -172,11 +180,12 @@ def token_losses(model: Decoder, x_btd: jax.Array, labels_bt: jax.Array, positio
 class Step:
     """The functions of a run that are compiled, and what they are compiled for.
 
-    graphdef: of the decoder. config, total_steps: recipe and length of the run. attention: of the layers.
-    mesh, shardings: where the batch and the state lie.
+    graphdef: of the decoder. params: the weights that are learnt, as shapes. config, total_steps: recipe and length
+    of the run. attention: of the layers. mesh, shardings: where the batch and the state lie.
     """
 
     graphdef: nnx.GraphDef
+    params: nnx.State
     config: StudentConfig
     total_steps: int
     attention: Attention
@@ -198,23 +207,36 @@ class Step:
         `stacked`: whether the layers are one stacked layer; None: as `models.load` decides.
         """
         stacked = default_stacked(model_config) if stacked is None else stacked
-        graphdef, params = nnx.split(
-            models.abstract(model_config.for_length(config.max_length), stacked=stacked)
+        model = models.abstract(model_config.for_length(config.max_length), stacked=stacked)
+        if config.lora_rank:
+            model = lora.attach(model, config.lora_rank, config.lora_alpha)
+        graphdef, params, frozen = nnx.split(model, nnx.LoRAParam if config.lora_rank else nnx.Param, ...)
+        shapes = jax.eval_shape(lambda *weights: initial_state(*weights, config), params, frozen)
+        shardings = state_shardings(
+            parameter_shardings(params, mesh), parameter_shardings(frozen, mesh), shapes, mesh, config
         )
-        shapes = jax.eval_shape(lambda params: initial_state(params, config), params)
-        shardings = state_shardings(parameter_shardings(params, mesh), shapes, mesh, config)
-        step = cls(graphdef, config, total_steps, choose_attention(model_config, mesh), mesh, shardings)
+        attention = choose_attention(model_config, mesh)
+        step = cls(graphdef, params, config, total_steps, attention, mesh, shardings)
         return step, jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
         )
 
-    def start(self, params: nnx.State) -> TrainState:
-        """The state before the first step."""
-        return jax.jit(lambda params: initial_state(params, self.config), out_shardings=self.shardings)(
-            params
-        )
+    def start(self, weights: nnx.State) -> TrainState:
+        """The state before the first step, from the weights of the student as it was loaded; they are consumed."""
 
-    def losses(self, params: nnx.State, batch_bt: Batch) -> jax.Array:
+        def start(weights: nnx.State) -> TrainState:
+            if not self.config.lora_rank:
+                return initial_state(weights, nnx.State({}), self.config)
+            adapters = lora.initial(self.params, jax.random.key(self.config.seed))
+            return initial_state(adapters, weights, self.config)
+
+        return jax.jit(start, donate_argnums=0, out_shardings=self.shardings)(weights)
+
+    def model(self, params: nnx.State, frozen: nnx.State) -> Decoder:
+        """The decoder with weights of a state."""
+        return nnx.merge(self.graphdef, params, frozen)
+
+    def losses(self, params: nnx.State, frozen: nnx.State, batch_bt: Batch) -> jax.Array:
         """Loss of every place of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
 
         Weights are cast to the compute dtype as late as each is used, so that what they get from many places
@@ -222,11 +244,11 @@ class Step:
         """
         config, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         rows = batch_sharding(self.mesh, leading=False)
-        kept = nnx.merge(self.graphdef, params)
+        kept = self.model(params, frozen)
         x_btd = kept.embed_tokens(batch_bt.tokens).astype(dtype)
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         attend = self.attention(batch_bt.positions, batch_bt.segments)
-        x_btd, _ = nnx.merge(self.graphdef, _cast(params, dtype)).run_layers(
+        x_btd, _ = self.model(_cast(params, dtype), _cast(frozen, dtype)).run_layers(
             x_btd, batch_bt.positions, attend, None, remat=_REMAT[config.remat]
         )
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
@@ -237,12 +259,12 @@ class Step:
     def _row_shards(self) -> int:
         return math.prod(self.mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
 
-    def gradient(self, params: nnx.State, batch: Batch) -> tuple[jax.Array, nnx.State]:
-        """The batch's mean loss and its gradient, float32."""
+    def gradient(self, params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[jax.Array, nnx.State]:
+        """The batch's mean loss and its gradient with respect to `params`, float32."""
         targets = jnp.maximum(jnp.sum(batch.labels >= 0), 1).astype(jnp.float32)
 
         def part(batch_bt: Batch) -> tuple[jax.Array, nnx.State]:
-            total, grads = jax.value_and_grad(lambda p: jnp.sum(self.losses(p, batch_bt)))(params)
+            total, grads = jax.value_and_grad(lambda p: jnp.sum(self.losses(p, frozen, batch_bt)))(params)
             return total, _cast(grads, jnp.float32)
 
         if batch.labels.shape[0] == 1:
@@ -263,7 +285,7 @@ class Step:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         """Gradient, clipping, AdamW. If the loss or the gradient is not finite, no weight changes."""
         config = self.config
-        loss, grads = self.gradient(state.params, batch)
+        loss, grads = self.gradient(state.params, state.frozen, batch)
         norm = optax.tree_utils.tree_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         if config.max_grad_norm:

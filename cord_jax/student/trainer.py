@@ -30,6 +30,7 @@ from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.vocabulary import Vocabulary
+from models import lora
 
 HF = "hf"
 METRICS = "metrics.jsonl"
@@ -171,7 +172,7 @@ def _run(
     log = run.log if run else lambda _: None
     log(job.summary)
 
-    # The state as shapes first: a continued run reads no weights but its own.
+    # The state as shapes first: a continued run reads no weights but its own (and those that are frozen).
     step_program, shapes = Step.build(job.model_config, config, mesh, job.plan.steps)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -180,8 +181,10 @@ def _run(
             )
         )
         state = checkpoints.restore(shapes)
-        if state is None:
-            state = step_program.start(nnx.state(models.load(config.student, mesh, config.param_dtype)))
+        if state is None or config.lora_rank:
+            dtype = config.compute_dtype if config.lora_rank else config.param_dtype
+            started = step_program.start(nnx.state(models.load(config.student, mesh, dtype)))
+            state = started if state is None else dataclasses.replace(state, frozen=started.frozen)
         first = int(state.step)
         if first:
             log(f"continuing after step {first} of {job.plan.steps}")
@@ -189,7 +192,7 @@ def _run(
         reports = _Reports(config, job, mesh, run, first, progress, stack)
         stop = stack.enter_context(_stop_signals())
         programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
-        sum_of_losses = jax.jit(lambda params, batch_bt: jnp.sum(step_program.losses(params, batch_bt)))
+        sum_of_losses = jax.jit(lambda *arguments: jnp.sum(step_program.losses(*arguments)))
         batches = _Batches(config, job, mesh)
         batch = batches.of_step(first) if first < job.plan.steps else None
         for index in range(first, job.plan.steps):
@@ -204,7 +207,8 @@ def _run(
             if job.held_out and (
                 done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)
             ):
-                held_out = _held_out_loss(partial(sum_of_losses, state.params), job.held_out, config, mesh)
+                losses = partial(sum_of_losses, state.params, state.frozen)
+                held_out = _held_out_loss(losses, job.held_out, config, mesh)
             reports.add(done, jax.device_get(report), held_out)
             checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
             if stop(done) and done < job.plan.steps:
@@ -214,7 +218,8 @@ def _run(
 
         if config.plot and run:
             draw_curves(run.json_lines(METRICS).read(), config.output_dir / "curves.png")
-        _export(config, job, nnx.merge(step_program.graphdef, state.params))
+        model = step_program.model(state.params, state.frozen)
+        _export(config, job, lora.merge(model) if config.lora_rank else model)
 
 
 class _Batches:
@@ -283,6 +288,7 @@ class _Reports:
             self.job.model_config,
             [len(e.tokens) for e in examples],
             sum(len(e.tokens) - max(e.prompt_length, 1) for e in examples),
+            frozen=bool(self.config.lora_rank),
         )
         if not report.finite:
             self._skipped_step(step, int(report.skipped), [e.id for e in examples])

@@ -1,5 +1,7 @@
 """One step: losses of rows, segments, the head in chunks, steps that are skipped, the optimizer."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def row_losses(program, state, batch, windows):
     found = {}
     for part in range(batch.labels.shape[0]):
         batch_bt = jax.tree.map(lambda a: a[part], batch)
-        losses_bt = np.asarray(jax.jit(program.losses)(state.params, batch_bt))
+        losses_bt = np.asarray(jax.jit(program.losses)(state.params, state.frozen, batch_bt))
         rows = len(batch_bt.labels)
         for row, window in enumerate(windows[part * rows : (part + 1) * rows]):
             for segment, index in enumerate(window, start=1):
@@ -120,7 +122,7 @@ def test_accumulation_changes_nothing(student):
     for parts in (1, 4):
         program, state = make_step(student, accumulation=parts, batch_size=8)
         batch, _ = make_batch(batch_size=8, accumulation=parts, pack=False)
-        steps[parts] = jax.jit(program.gradient)(state.params, batch)
+        steps[parts] = jax.jit(program.gradient)(state.params, state.frozen, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), steps[1], steps[4])
 
 
@@ -130,9 +132,9 @@ def test_a_step_that_is_not_finite_changes_no_weight(student):
     step = jax.jit(program.step)
     state, report = step(state, batch)
     assert report.finite and int(state.skipped) == 0
-    broken = nnx.merge(program.graphdef, state.params)
+    broken = program.model(state.params, state.frozen)
     broken.norm.scale[...] = broken.norm.scale[...].at[0].set(jnp.nan)
-    broken_state = type(state)(nnx.state(broken), state.adam, state.step, state.skipped)
+    broken_state = dataclasses.replace(state, params=nnx.state(broken))
     after, report = step(broken_state, batch)
     assert not report.finite and int(after.skipped) == 1 and int(after.step) == 2
     jax.tree.map(
