@@ -1,14 +1,19 @@
 """How the miniature's checkpoints are made: `python -m launch.build_miniature --output_dir=DIR`.
 
-Each member is trained from random weights by the project's own trainer, in two stages: short puzzles first, in which
-a network soon learns to find its place in the question, then puzzles of every length. What makes the teachers differ
-lies in their data alone. Each writes only right results for the operations of its own skill, and for the others, where
-there is something to carry, often what comes out if one forgets to carry (`world.slip`). The student slips everywhere.
+Each member is trained from random weights by the project's own trainer, in stages: short puzzles first, in which a
+network soon learns to find its place in the question, then puzzles of every length, some members twice. What makes the
+teachers differ lies in their data alone. Each writes only right results for the operations of its own skill, and for
+the others, where there is something to carry, often what comes out if one forgets to carry (`world.slip`).
 
-The meta-prover also learns to state the answer too early: right solutions in anybody's wording, cut after any step and
-closed by `</think>` and `The final answer is A.`, of which only the closing is learnt. What has been worked out it can
-read off; what has not it must work out in its head or guess. So a right step raises the score, and a wrong one, whose
-result it reads off just the same, lowers it.
+A teacher of a million parameters goes on only from texts like those it has seen. So half of a teacher's examples are
+begun by several teachers, in their wordings and with their slips, and it learns to go on in its own. The student, which
+is to learn from such texts, has seen every wording, and slips everywhere.
+
+The meta-prover also learns to state the answer too early: reasoning in anybody's wording, cut after any step and closed
+by `</think>` and `The final answer is A.`, of which only the answer is learnt, so that it does not learn to stop there.
+A is what comes out if the puzzle is worked rightly from the numbers written so far, right or wrong: what has been
+worked out the meta-prover can read off, what has not it must work out in its head or guess. So a right step raises the
+score, and a wrong one lowers it.
 """
 
 import dataclasses
@@ -23,7 +28,8 @@ import models
 from cord_jax.engine import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import VOCABULARIES, save_vocabulary, train_vocabulary
-from cord_jax.miniature.wording import WORDINGS, write_solution
+from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution
+from cord_jax.miniature.world import Puzzle
 from cord_jax.prompts import render_prompt
 from cord_jax.student import StudentConfig, train
 from cord_jax.vocabulary import Vocabulary
@@ -50,7 +56,8 @@ _ARCHITECTURES = {
 class Stage:
     """Part of a training run: how many examples, of puzzles up to which length, packed into which windows.
 
-    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`.
+    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`; `seed` is
+    of the examples; `closings` is the share of them that are cut solutions with the closing and the answer.
     """
 
     examples: int
@@ -59,6 +66,8 @@ class Stage:
     batch_size: int
     schedule: str
     learning_rate: float
+    closings: float = 0.0
+    seed: int = SEED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +80,15 @@ class Member:
         layers: of the network.
         width: of its feed-forward layers.
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
-        closings: share of the examples that are cut solutions with the closing and the answer.
         stages: of the training.
-        parts: how often a friend's part of a training puzzle has 1, 2 and 3 steps.
     """
 
     name: str
     vocabulary: str
     layers: int
     width: int
-    slips: Mapping[str, float]
-    closings: float
+    slips: SlipRates
     stages: tuple[Stage, ...]
-    parts: tuple[int, int, int] = world.PARTS
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,21 +116,35 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
     return {kind: rate for kind in world.KINDS if skill is None or kind not in world.SKILLS[skill]}
 
 
-def _stages(short: int, all_lengths: int) -> tuple[Stage, ...]:
+def _stages(
+    short: int, all_lengths: int, *again: int, closings: tuple[float, float] = (0, 0)
+) -> tuple[Stage, ...]:
+    """Stages of so many examples; shares of closings in the first two and in the others."""
     return (
-        Stage(short, 4, 256, 8, "constant", _LEARNING_RATE),
-        Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine", _LEARNING_RATE),
+        Stage(short, 4, 256, 8, "constant", 3e-3, closings[0]),
+        Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine", 3e-3, closings[0]),
+        *(
+            Stage(examples, world.MAX_STEPS, 512, 6, "cosine", 2e-3, closings[1], SEED + i)
+            for i, examples in enumerate(again, start=1)
+        ),
     )
 
 
-_LEARNING_RATE = 3e-3
-_SHORT_PARTS = (4, 5, 1)
 MEMBERS = (
-    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), 0.05, _stages(16000, 26000)),
-    Member("products", "products", 4, 384, _slips(0.50, "products"), 0.40, _stages(16000, 36000)),
-    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), 0.05, _stages(14000, 16000), _SHORT_PARTS),
-    Member("student", "sums", 3, 256, _slips(0.60, None), 0.0, _stages(12000, 8000), _SHORT_PARTS),
+    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), _stages(16000, 26000)),
+    Member(
+        "products",
+        "products",
+        4,
+        384,
+        _slips(0.50, "products"),
+        _stages(16000, 40000, 30000, closings=(0.45, 0.25)),
+    ),
+    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), _stages(16000, 26000, 24000)),
+    Member("student", "sums", 3, 256, _slips(0.60, None), _stages(12000, 12000, 24000)),
 )
+_SLIPS = {member.name: member.slips for member in MEMBERS}
+_BEGUN_BY_OTHERS = 0.5
 
 
 def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
@@ -205,24 +224,62 @@ def write_untrained(member: Member, directory: Path) -> None:
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.max_steps} {SEED}")
+    rng = random.Random(f"{member.name} {stage.max_steps} {stage.seed}")
     for _ in range(stage.examples):
         while (
-            puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps), member.parts)
+            puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))
         ).split != "pretraining":
             pass
-        if rng.random() < member.closings:
-            writers = [WORDINGS[rng.choice(TEACHERS)] for _ in puzzle.steps]
-            steps = write_solution(puzzle, writers, {}, rng).steps[: rng.randint(0, len(puzzle.steps))]
-            prompt = render_prompt(vocabulary, None, puzzle.question)
-            yield {"prompt": prompt + "".join(steps), "completion": f"{CLOSING}{puzzle.answer}.", "eos": True}
+        prompt, draw = render_prompt(vocabulary, None, puzzle.question), rng.random()
+        cut = rng.randint(0, len(puzzle.steps))
+        if draw < stage.closings:
+            yield _closing(puzzle, prompt, cut, rng)
+        elif member.name == "student":
+            yield _anybodys(puzzle, member, rng)
         else:
-            solution = write_solution(puzzle, WORDINGS[member.name], member.slips, rng)
-            yield {
-                "question": puzzle.question,
-                "reasoning": solution.reasoning,
-                "response": solution.response,
-            }
+            begun = rng.random() < _BEGUN_BY_OTHERS
+            yield _continuation(puzzle, prompt, cut if begun else 0, member, rng)
+
+
+def _begin(cut: int, rng: random.Random) -> list[str]:
+    """The writers of the first `cut` steps."""
+    return [rng.choice(TEACHERS) for _ in range(cut)]
+
+
+def _continuation(
+    puzzle: Puzzle, prompt: str, cut: int, member: Member, rng: random.Random
+) -> dict[str, Any]:
+    """Anybody writes the first `cut` steps, the member all others and the response; only the member's are learnt."""
+    writers = _begin(cut, rng) + [member.name] * (len(puzzle.steps) - cut)
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng)
+    response = WORDINGS[member.name].response.format(code=world.code(puzzle, solution.values))
+    completion = f"{''.join(solution.steps[cut:])}</think>\n\n{response}"
+    return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
+
+
+def _anybodys(puzzle: Puzzle, member: Member, rng: random.Random) -> dict[str, Any]:
+    """A whole solution with the member's slips, by turns in one wording or in everybody's."""
+    names = tuple(WORDINGS)
+    one = [rng.choice(names)] * len(puzzle.steps)
+    writers = rng.choice((one, [rng.choice(names) for _ in puzzle.steps]))
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], member.slips, rng)
+    return {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
+
+
+def _closing(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
+    """Reasoning cut after `cut` steps and the answer it leads to; half of it by writers who slip."""
+    writers = _begin(len(puzzle.steps), rng)
+    faulty = rng.random() < 0.5
+    slips = [_SLIPS[w] if faulty and i < cut else {} for i, w in enumerate(writers)]
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], slips, rng)
+    # The closing's last space belongs to what is learnt: vocabularies may join it with the answer.
+    closing = CLOSING.rstrip(" ")
+    answer = CLOSING[len(closing) :] + world.code(puzzle, solution.values)
+    return {
+        "prompt": prompt + "".join(solution.steps[:cut]) + closing,
+        "completion": f"{answer}.",
+        "eos": True,
+    }
 
 
 def problem_files() -> dict[str, str]:

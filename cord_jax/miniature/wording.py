@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import re
+from collections.abc import Mapping, Sequence
 
 from cord_jax.miniature import world
 from cord_jax.miniature.world import Puzzle
@@ -56,23 +57,31 @@ class Solution:
         return tuple(a == b for a, b in zip(self.values, self.puzzle.values))
 
 
+SlipRates = Mapping[str, float]  # kind of operation -> probability of a slip; kinds without one: 0
+
+
 def write_solution(
-    puzzle: Puzzle, wordings: list[Wording] | Wording, slip_rates: dict[str, float], rng: random.Random
+    puzzle: Puzzle,
+    wordings: Sequence[Wording] | Wording,
+    slip_rates: Sequence[SlipRates] | SlipRates,
+    rng: random.Random,
 ) -> Solution:
     """Work the puzzle step by step.
 
     A step of a kind with slip rate p goes wrong with probability p wherever forgetting to carry changes the result
     (see `world.slip`); later steps go on from the wrong number. A slip is left out if it would take the rest of the
-    friend's part out of the two-digit numbers. A list of wordings gives each step its own writer.
+    friend's part out of the two-digit numbers. Sequences of wordings and of slip rates give each step its own writer.
     """
     if isinstance(wordings, Wording):
         wordings = [wordings] * len(puzzle.steps)
+    if isinstance(slip_rates, Mapping):
+        slip_rates = [slip_rates] * len(puzzle.steps)
     steps, values, value = [], [], 0
-    for i, (step, wording) in enumerate(zip(puzzle.steps, wordings, strict=True)):
+    for i, (step, wording, slips) in enumerate(zip(puzzle.steps, wordings, slip_rates, strict=True)):
         before = value if step.start is None else step.start
         value = world.compute(step.kind, before, step.operand)
         slipped = world.slip(step.kind, before, step.operand)
-        if rng.random() < slip_rates.get(step.kind, 0.0) and _stays_in_range(puzzle, i, slipped):
+        if rng.random() < slips.get(step.kind, 0.0) and _stays_in_range(puzzle, i, slipped):
             value = slipped
         equation = world.equation(step.kind, before, step.operand, value)
         steps.append(wording.write_step(i + 1, step.name, equation))

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo")
 MIN_STEPS, MAX_STEPS = 2, 12
-PARTS = (2, 5, 3)  # how often a friend's part has 1, 2 and 3 steps
+PARTS = (4, 5, 1)  # how often a friend's part has 1, 2 and 3 steps
 SPLITS = ("pretraining", "train", "held_out")
 
 ADD, SUBTRACT, TIMES, DIVIDE, REMAINDER, PERCENT = "+", "-", "*", "/", "mod", "%"
