@@ -1,0 +1,265 @@
+"""The engine beside the same search by a transformers user (`benchmarks.transformers_search`), one problem
+at a time and batches in lock-step, on the same weights and machine; their traces are compared.
+
+    python -m benchmarks.peer                                     # the miniature
+    python -m benchmarks.peer --model_shape=0.5b --limit=8        # random weights of a 0.5B Qwen2's shape
+
+Every program searches all problems once before it is timed: the engine compiles then, and torch warms up.
+Then they take turns, and each one's best turn counts. The floor is the arithmetic of the tokens that the
+search has to read, at the measured rate of a large matrix product.
+"""
+
+import dataclasses
+import json
+import operator
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from cord_jax.errors import UserError
+from launch import common
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum(
+    "model_shape",
+    "miniature",
+    ["miniature", "0.5b", "tiny"],
+    "weights: shipped, or random",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("limit", 32, "problems", flag_values=FLAGS)
+flags.DEFINE_integer("proposers", 3, "proposers of a random pool of two checkpoints", flag_values=FLAGS)
+flags.DEFINE_integer("beam_width", 4, "hypotheses kept", flag_values=FLAGS)
+flags.DEFINE_integer("max_steps", 14, "rounds", flag_values=FLAGS)
+flags.DEFINE_integer("max_step_tokens", 40, "tokens of a step", flag_values=FLAGS)
+flags.DEFINE_integer("max_thinking_tokens", 320, "tokens of the reasoning", flag_values=FLAGS)
+flags.DEFINE_integer("max_answer_tokens", 48, "tokens of a response", flag_values=FLAGS)
+flags.DEFINE_integer("slots", 8, "problems that the engine searches at a time", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 8, "problems of a lock-step batch", flag_values=FLAGS)
+flags.DEFINE_integer("repetitions", 3, "turns of each program", flag_values=FLAGS)
+flags.DEFINE_integer("threads", 0, "torch's threads; 0 is one a core", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "JSON file for the results", flag_values=FLAGS)
+
+# Scores nearer than this may be ranked either way: float32 sums depend on the order of their terms.
+ROUNDING = 1e-4
+SETTINGS = (
+    "beam_width",
+    "max_steps",
+    "max_step_tokens",
+    "max_thinking_tokens",
+    "max_answer_tokens",
+    "slots",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a program found for a problem: text, writer and ending of each step; scores; the response."""
+
+    steps: tuple[tuple[str, str, str], ...]
+    scores: tuple[float, ...]
+    response: str | None
+
+
+class EngineSearch:
+    """The engine, kept between searches so that it compiles once."""
+
+    def __init__(self, spec, problems, settings):
+        from cord_jax.engine import Engine
+        from cord_jax.mesh import parse_mesh
+        from cord_jax.teachers import load_teachers
+
+        mesh = parse_mesh("data:1,model:1")
+        self.problems, self.teachers = problems, load_teachers(spec, mesh)
+        self.engine = Engine(self.teachers, problems, settings, mesh)
+
+    def search(self) -> list[Outcome]:
+        from cord_jax.answers import Grader
+        from cord_jax.harvest import read_trace
+
+        outcomes = {}
+        with Grader("exact") as grader:
+            for finished in self.engine.run(range(len(self.problems))):
+                trace = read_trace(finished, self.problems[finished.problem], self.teachers, grader)
+                outcomes[finished.problem] = Outcome(
+                    tuple((step.text, step.teacher, step.ended) for step in trace.steps),
+                    tuple(step.score for step in trace.steps),
+                    trace.response,
+                )
+        return [outcomes[index] for index in range(len(self.problems))]
+
+
+class PeerSearch:
+    """The transformers search, with its work counted."""
+
+    def __init__(self, spec, problems, settings, device="cpu", dtype="float32"):
+        import torch
+
+        from benchmarks.transformers_search import TransformersSearch
+
+        self.problems, self.names = problems, [proposer.name for proposer in spec.proposers]
+        self.searcher = TransformersSearch(spec, settings, device, getattr(torch, dtype))
+
+    def search(self, batch: int) -> list[Outcome]:
+        return [
+            Outcome(
+                tuple((step.text, self.names[step.proposer], step.ended) for step in found.steps),
+                tuple(step.score for step in found.steps),
+                found.response,
+            )
+            for found in self.searcher.search(self.problems, batch)
+        ]
+
+    def operations(self) -> float:
+        """Floating-point operations of all that was read since the last call, padding not counted."""
+        total = 0.0
+        for reader in self.searcher.readers:
+            total += reader.work.operations(reader.model.config)
+            reader.work = type(reader.work)()
+        return total
+
+
+def compare(found: Sequence[Outcome], expected: Sequence[Outcome]) -> dict[str, int]:
+    """How many traces are the same, and how many differ but tie.
+
+    Raises: `UserError` if a trace differs and its score is not the same up to rounding.
+    """
+    same = 0
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if (one.steps, one.response) == (other.steps, other.response):
+            difference = max(map(abs, map(operator.sub, one.scores, other.scores)), default=0.0)
+            same += 1
+        else:
+            difference = abs(one.scores[-1] - other.scores[-1])
+        if difference > ROUNDING:
+            raise UserError(f"problem {index}: the traces differ: {one} and {other}")
+    return {"same": same, "tied": len(found) - same}
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table, and writes the numbers as JSON if asked."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # or no compile time could be told
+    with tempfile.TemporaryDirectory() as scratch:
+        result = measure(values, Path(scratch))
+    print(table(result))
+    if values.output:
+        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(values: flags.FlagValues, scratch: Path) -> dict:
+    """Runs the programs in turns; the numbers of the table."""
+    import torch
+
+    from cord_jax.planning import SearchSettings
+    from cord_jax.pool import read_pool
+    from cord_jax.problems import read_problems
+
+    torch.set_num_threads(values.threads or os.cpu_count())
+    pool, problems = inputs(values, scratch)
+    problems = read_problems(problems)[: values.limit]
+    spec = read_pool(pool)
+    greedy = tuple(dataclasses.replace(proposer, temperature=0.0) for proposer in spec.proposers)
+    spec = dataclasses.replace(spec, proposers=greedy)
+    settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
+    engine, peer = EngineSearch(spec, problems, settings), PeerSearch(spec, problems, settings)
+    lock_step = f"transformers, {values.batch} in lock-step"
+    programs = {
+        "cord_jax": engine.search,
+        "transformers, one at a time": lambda: peer.search(1),
+        lock_step: lambda: peer.search(values.batch),
+    }
+    found, first, operations = {}, {}, 0.0
+    for name, program in programs.items():
+        first[name], found[name] = timed(program)
+        operations = peer.operations() or operations
+    agreement = {name: compare(found["cord_jax"], found[name]) for name in list(programs)[1:]}
+    seconds = {name: [] for name in programs}
+    for _ in range(values.repetitions):
+        for name, program in programs.items():
+            seconds[name].append(timed(program)[0])
+    best = {name: min(times) for name, times in seconds.items()}
+    rate = matmul_rate()
+    floor = operations / rate / len(problems)
+    return {
+        "flags": {name: values[name].value for name in values},
+        "problems": len(problems),
+        "cores": os.cpu_count(),
+        "same_traces": agreement,
+        "seconds": seconds,
+        "seconds_per_problem": {name: value / len(problems) for name, value in best.items()},
+        "problems_per_second": {name: len(problems) / value for name, value in best.items()},
+        "ratio": {name: best[name] / best["cord_jax"] for name in programs},
+        "compile_seconds": first["cord_jax"] - best["cord_jax"],
+        "idle_row_share": engine.engine.idle_row_share,
+        "operations_per_problem": operations / len(problems),
+        "matmul_operations_per_second": rate,
+        "floor_seconds_per_problem": floor,
+        "times_floor": best["cord_jax"] / len(problems) / floor,
+    }
+
+
+def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
+    """The pool file and the problem file."""
+    from benchmarks import synthetic
+    from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
+
+    if values.model_shape == "miniature":
+        return POOL, HELD_OUT_PROBLEMS
+    habits = synthetic.Habits(step_lengths=(600, 900, 1200), last_step=0.1)
+    pool = synthetic.write_pool(
+        scratch, values.model_shape, habits, checkpoints=2, proposers=values.proposers, temperature=0.0
+    )
+    return pool, synthetic.write_problems(scratch / "problems.jsonl", values.limit)
+
+
+def timed(program: Callable):
+    """`(seconds, result)` of a call."""
+    start = time.perf_counter()
+    result = program()
+    return time.perf_counter() - start, result
+
+
+def matmul_rate() -> float:
+    """Floating-point operations a second of a large float32 matrix product, the best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    side = 2048
+    product = jax.jit(jnp.matmul)
+    x = jnp.ones((side, side))
+    times = [timed(lambda: product(x, x).block_until_ready())[0] for _ in range(6)]
+    return 2 * side**3 / min(times)
+
+
+def table(result: dict) -> str:
+    """The report."""
+    lines = [
+        f"{result['problems']} problems, {result['cores']} cores",
+        f"{'':34} s/problem   problems/s   cord_jax is faster by   same traces",
+    ]
+    for name, seconds in result["seconds_per_problem"].items():
+        agreement = result["same_traces"].get(name)
+        agreement = "" if agreement is None else f"{agreement['same']} ({agreement['tied']} more tie)"
+        lines.append(
+            f"{name:34} {seconds:9.3f} {result['problems_per_second'][name]:12.2f} "
+            f"{result['ratio'][name]:23.2f}   {agreement}"
+        )
+    lines += [
+        f"cord_jax compiles for {result['compile_seconds']:.1f} s more; "
+        f"{100 * result['idle_row_share']:.0f} % of its decoded rows are idle",
+        f"arithmetic floor: {result['floor_seconds_per_problem']:.4f} s/problem "
+        f"({result['operations_per_problem'] / 1e9:.2f} G operations at "
+        f"{result['matmul_operations_per_second'] / 1e9:.0f} G/s); "
+        f"cord_jax takes {result['times_floor']:.1f} times that",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS, __doc__)

@@ -1,0 +1,22 @@
+"""The peer finds the same traces as the engine."""
+
+import pytest
+
+from benchmarks import peer
+
+
+@pytest.fixture
+def flags():
+    saved = peer.FLAGS.flag_values_dict()
+    yield lambda **values: peer.FLAGS(["peer", *(f"--{name}={value}" for name, value in values.items())])
+    for name, value in saved.items():
+        peer.FLAGS[name].value = value
+
+
+def test_peer_finds_the_same_traces(flags, tmp_path):
+    flags(model_shape="tiny", limit=3, beam_width=2, max_steps=4, max_step_tokens=24, slots=2, batch=2)
+    flags(repetitions=1, threads=1)
+    result = peer.measure(peer.FLAGS, tmp_path)
+    assert [agreement["same"] for agreement in result["same_traces"].values()] == [3, 3]
+    assert result["floor_seconds_per_problem"] < min(result["seconds_per_problem"].values())
+    assert "cord_jax" in peer.table(result)
