@@ -43,7 +43,7 @@ class QuickstartConfig:
     """
 
     output_dir: Path | str
-    train_problems: int = 200
+    train_problems: int = 120
     held_out_problems: int = 200
     samples: int = 2
     seed: int = 0

@@ -131,7 +131,7 @@ def _stages(
 
 
 MEMBERS = (
-    Member("sums", "sums", 3, 256, _slips(0.60, "sums"), _stages(16000, 26000)),
+    Member("sums", "sums", 4, 256, _slips(0.60, "sums"), _stages(16000, 30000, 20000)),
     Member(
         "products",
         "products",
@@ -140,8 +140,8 @@ MEMBERS = (
         _slips(0.50, "products"),
         _stages(16000, 40000, 30000, closings=(0.45, 0.25)),
     ),
-    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), _stages(16000, 26000, 24000)),
-    Member("student", "sums", 3, 256, _slips(0.60, None), _stages(12000, 12000, 24000)),
+    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), _stages(16000, 26000, 24000, 24000)),
+    Member("student", "sums", 4, 256, _slips(0.60, None), _stages(12000, 12000, 24000)),
 )
 _SLIPS = {member.name: member.slips for member in MEMBERS}
 _BEGUN_BY_OTHERS = 0.5
