@@ -14,7 +14,7 @@ from launch import common
 FLAGS = flags.FlagValues()
 common.define_required("output_dir", "directory of everything that is written", FLAGS)
 flags.DEFINE_integer(
-    "train_problems", 200, "puzzles that traces are written for, 300 at most", 1, 300, flag_values=FLAGS
+    "train_problems", 120, "puzzles that traces are written for, 300 at most", 1, 300, flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "held_out_problems", 200, "puzzles that students are measured on, 300 at most", 1, 300, flag_values=FLAGS
