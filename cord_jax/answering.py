@@ -11,10 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from cord_jax import commits, packing, proposals, readers
 from cord_jax.commits import Chosen
+from cord_jax.control import when
 from cord_jax.readers import ReaderConstants
 from cord_jax.state import DONE, SearchPlan, SearchState, start_rows
 
@@ -48,26 +48,26 @@ def settle_answers(
     answer_ru = jnp.where(
         new_ru, packing.pick(piece_rt, jnp.clip(place_ru, 0, ring - 1)), take(state.answer_nu)
     )
-    before = state
-    state = dataclasses.replace(
-        state,
+    taken = dict(
         answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
         answer_count_n=shards.put(state.answer_count_n, slot_r, valid_r, total_r),
         phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)),
     )
-
-    if plan.max_answer_tokens <= ring:
-        return state  # a row ends within its ring
+    if plan.max_answer_tokens <= ring:  # a row ends within its ring
+        return dataclasses.replace(state, **taken)
     going_on_r = valid_r & ~done_r
     chosen = [
         _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers
     ]
     rooms = [
         commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
-        for reader, s, c in zip(plan.readers, before.readers, chosen)
+        for reader, s, c in zip(plan.readers, state.readers, chosen)
     ]
     short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
-    stalled = dataclasses.replace(before, short_of_columns=before.short_of_columns | short)
+    # Without room nothing is taken over, until the host has made some.
+    stalled = short.any()
+    taken = {name: jnp.where(stalled, getattr(state, name), new) for name, new in taken.items()}
+    state = dataclasses.replace(state, **taken, short_of_columns=state.short_of_columns | short)
 
     def go_on(state: SearchState) -> SearchState:
         new_readers = []
@@ -99,10 +99,7 @@ def settle_answers(
             new_readers.append(s)
         return dataclasses.replace(state, readers=tuple(new_readers))
 
-    def proceed(state: SearchState) -> SearchState:
-        return lax.cond(going_on_r.any(), go_on, lambda state: state, state)
-
-    return lax.cond(short.any(), lambda _: stalled, proceed, state)
+    return when(~stalled & going_on_r.any(), go_on, state)
 
 
 def _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) -> Chosen:

@@ -8,9 +8,9 @@ runs short, the columns that no branch needs any more are squeezed out.
 import dataclasses
 
 import jax.numpy as jnp
-from jax import lax
 
 from cord_jax import packing, readers
+from cord_jax.control import when
 from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState, pytree
 from cord_jax.shards import Shards
 from models import prefix_tree
@@ -104,7 +104,7 @@ def compact(stacked: bool, state: ReaderState, shards: Shards, chosen: Chosen, n
             cursor_n=shards.put(state.cursor_n, chosen.slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)),
         )
 
-    return lax.cond(needed_r.any(), squeeze, lambda state: state, state)
+    return when(needed_r.any(), squeeze, state)
 
 
 def record(
@@ -181,7 +181,7 @@ def move_scored(
         cursor_r,
         jnp.where(chosen.valid_r, chosen.length_rb.sum(1), 0),
         chunk=chunk,
-        write=shards.write_columns,
+        write=shards.select_columns if plan.split_columns else shards.write_columns,
     )
     state, _ = record(
         dataclasses.replace(state, pool=pool),
@@ -244,6 +244,7 @@ def append(
         shards.take(state.depth_ns, slot_r),
         packed,
         chunk=chunk,
+        whole=plan.split_columns,
     )
     source_rw = jnp.broadcast_to(jnp.arange(width), packed.token_rw.shape)
     pool = prefix_tree.commit(
@@ -255,7 +256,7 @@ def append(
         shards.take(state.cursor_n, slot_r),
         packed.length_r,
         chunk=chunk,
-        write=shards.write_columns,
+        write=shards.select_columns if plan.split_columns else shards.write_columns,
     )
     permanent_rx = jnp.concatenate(
         [

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import packing, readers, search
-from cord_jax.engine import chunk_tokens, free_rows
+from cord_jax.engine import free_rows
 from cord_jax.insertion import Insertion, insert
+from cord_jax.planning import chunk_tokens
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.proposals import propose, sampled_tokens
 from cord_jax.requests import problem_digest

@@ -25,10 +25,11 @@ from cord_jax.errors import UserError
 from cord_jax.exchange import Exchange, ReaderText, ReadStep
 from cord_jax.insertion import insert
 from cord_jax.journal import SettledStep
+from cord_jax.planning import CLOSING as CLOSING
+from cord_jax.planning import SearchSettings, capacities, chunk_tokens, plan_search
 from cord_jax.problems import Problem
 from cord_jax.requests import Requests
 from cord_jax.settling import Candidates, settle_scored
-from cord_jax.shards import Shards
 from cord_jax.state import (
     ANSWERING,
     DONE,
@@ -41,44 +42,6 @@ from cord_jax.state import (
     with_columns,
 )
 from cord_jax.teachers import Teachers, compile_reader
-
-CLOSING = "</think>\n\nThe final answer is "
-
-
-def chunk_tokens() -> int:
-    """Tokens of a row that one pass of a prefill or of scoring runs: few where arithmetic is what costs."""
-    return 32 if jax.default_backend() == "cpu" else 256
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-    """How to search; see the flags of `launch.synthesize`. All but `slots` decide the traces.
-
-    Attributes:
-      segmentation: "prompt", "line_break" or "prefix"; "whole" writes whole traces (curation).
-      beam_width: B; with "whole", traces a proposer.
-      max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens: limits (design, section 3.6).
-      closing: text between the reasoning and the answer when a candidate is scored.
-      seed: of all draws.
-      slots: problems searched at a time.
-      quantum: tokens that proposers write in a round, None for a fitting number; changes no trace.
-    """
-
-    segmentation: str = "prompt"
-    beam_width: int = 4
-    max_steps: int = 128
-    max_step_tokens: int = 1024
-    max_thinking_tokens: int = 16384
-    max_answer_tokens: int = 4096
-    closing: str = CLOSING
-    seed: int = 0
-    slots: int = 8
-    quantum: int | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether proposers write whole traces instead of steps."""
-        return self.segmentation == "whole"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,59 +84,31 @@ class Engine:
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        data = mesh.shape.get("data", 1)
-        slots = packing.round_up(settings.slots, data)
-        proposers, beams = len(teachers.names), settings.beam_width
         chunk = chunk_tokens()
         self._requests = Requests(teachers, problems, settings.closing, chunk)
-        max_steps = 1 if settings.whole else settings.max_steps
-        step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
-        step_tokens = min(step_tokens, settings.max_thinking_tokens)
-        step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
-        columns = (
-            self._requests.prompt_width
-            + settings.max_thinking_tokens
-            + (1 if settings.whole else beams) * step_width
-            + settings.max_answer_tokens
-        )
+        wanted = self._requests.sizes
+        room = capacities(settings, wanted.prompt_width, chunk)
         compiled = [
-            compile_reader(
-                reader,
-                teachers.spec,
-                settings.segmentation,
-                max_steps,
-                packing.round_up(columns, chunk),
-                mesh,
-            )
+            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.columns, mesh)
             for reader in teachers.readers
         ]
         self._constants = tuple(constants for _, constants in compiled)
-        plan = SearchPlan(
-            readers=tuple(plan for plan, _ in compiled),
-            meta=teachers.meta,
-            num_proposers=proposers,
-            num_beams=beams,
-            slots=slots,
-            whole=settings.whole,
-            max_steps=max_steps,
-            max_step_tokens=step_tokens,
-            max_thinking_tokens=settings.max_thinking_tokens,
-            max_answer_tokens=settings.max_answer_tokens,
-            step_width=step_width,
-            num_forms=self._requests.num_forms,
-            shards=Shards(data, max(1, min(4, slots // data))),
-            chunk=chunk,
-            quantum=settings.quantum or min(32, max(4, step_tokens // 8)),
-            score_group=1 if settings.whole else beams * proposers,
-            seed=settings.seed,
+        plan = plan_search(
+            [plan for plan, _ in compiled],
+            teachers.meta,
+            settings,
+            room,
+            wanted.num_forms,
+            mesh.shape.get("data", 1),
+            chunk,
         )
         self.exchange = Exchange(
             list(teachers.vocabularies),
             [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
             meta_vocabulary=teachers.readers[teachers.meta].vocabulary_index,
-            num_beams=beams,
+            num_beams=settings.beam_width,
             segmentation_name=settings.segmentation,
-            max_step_tokens=step_tokens,
+            max_step_tokens=room.step_tokens,
             max_thinking_tokens=settings.max_thinking_tokens,
         )
         self.idle_row_share = 0.0
@@ -190,19 +125,15 @@ class Engine:
         empty = functools.partial(
             search.empty_state,
             self.plan,
-            closing_width=self._requests.closing_width,
-            scored_width=self._requests.scored_width,
+            closing_width=self._requests.sizes.closing_width,
+            scored_width=self._requests.sizes.scored_width,
         )
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
-        self._insert = jax.jit(functools.partial(insert, self.plan), donate_argnums=1, out_shardings=sharding)
-        self._advance = jax.jit(
-            functools.partial(_advance_and_peek, self.plan, self.exchange),
-            donate_argnums=1,
-            out_shardings=(sharding, self._replicated),
-        )
+        self._insert = insert_program(self.plan, sharding)
+        self._advance = advance_program(self.plan, self.exchange, sharding)
         self._replay = jax.jit(
             functools.partial(settle_scored, self.plan), donate_argnums=1, out_shardings=sharding
         )
@@ -363,6 +294,24 @@ def free_rows(
                 slot_r[row], problem_r[row] = slot % per_shard, waiting.popleft()
                 taken.add(slot)
     return slot_r, problem_r, [slot for slot in free if slot not in taken]
+
+
+def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState):
+    """The jitted search: `(constants, state, rounds) -> (state, what the host looks at)`.
+
+    It consumes the state, which lies as `sharding` (from `state_shardings`) says.
+    """
+    replicated = NamedSharding(sharding.phase_n.mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(_advance_and_peek, plan, exchange),
+        donate_argnums=1,
+        out_shardings=(sharding, replicated),
+    )
+
+
+def insert_program(plan: SearchPlan, sharding: SearchState):
+    """The jitted `insertion.insert`: `(constants, state, insertion) -> state`. It consumes the state."""
+    return jax.jit(functools.partial(insert, plan), donate_argnums=1, out_shardings=sharding)
 
 
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from cord_jax.errors import UserError
@@ -50,9 +50,11 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
             f"--mesh={text}: uses {count} of {len(devices)} devices, and a job of several processes "
             "must use all; give one size as -1"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), devices=devices[:count], axis_types=(AxisType.Auto,) * len(sizes)
+    # An axis may take part of a dimension of a slice, data:2,model:8 of 4x4 chips say; jax.make_mesh may not.
+    laid_out = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices[:count], allow_split_physical_axes=True
     )
+    return Mesh(laid_out, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def device_name(mesh: Mesh) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from cord_jax.sampling import SamplingSettings
 from models import prefix_tree
@@ -36,6 +37,7 @@ class ReaderPlan:
       proposers: indices of the proposers that write through it, ascending; empty for a mere meta-prover.
       sampling: their settings.
       columns: usable columns of its pool, prompts and dead branches included.
+      split_columns: whether its pool's columns, and not its heads, lie over the mesh's `model` axis.
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
@@ -46,6 +48,7 @@ class ReaderPlan:
     proposers: tuple[int, ...]
     sampling: SamplingSettings
     columns: int
+    split_columns: bool
     start: int
     free: int
 
@@ -142,6 +145,19 @@ class ReaderState:
     rows: Rows | None
 
 
+def heads_or_columns(num_kv_heads: int, columns: int, mesh: Mesh) -> str | None:
+    """What of keys and values `[..., g, s, e]` lies over the mesh's `model` axis.
+
+    "heads", or "columns" where heads do not divide, or None where neither does. Attention over split columns
+    needs sums over `model` of what a query gets from each part: little beside the reading of a pool that
+    every device would hold whole.
+    """
+    model = mesh.shape["model"]
+    if num_kv_heads % model == 0:
+        return "heads"
+    return "columns" if columns % model == 0 else None
+
+
 def decoder(plan: ReaderPlan, constants: ReaderConstants):
     """The reader's network."""
     return nnx.merge(plan.graphdef, constants.weights)
@@ -150,8 +166,7 @@ def decoder(plan: ReaderPlan, constants: ReaderConstants):
 def empty_state(
     model, plan: ReaderPlan, *, slots: int, beams: int, ring: int, chunk: int, dtype
 ) -> ReaderState:
-    """A reader that has read nothing. Pools get `chunk` spare columns behind the usable ones (see `commit`).
-    """
+    """A reader that has read nothing. Pools get `chunk` spare columns behind those it uses, for `commit`."""
     n, b, s, q = slots, beams, plan.columns + chunk, beams * len(plan.proposers)
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     rows = None

@@ -7,6 +7,7 @@ import numpy as np
 
 from cord_jax import packing
 from cord_jax.insertion import Insertion
+from cord_jax.planning import ProblemSizes
 from cord_jax.problems import Problem
 from cord_jax.prompts import render_prompt
 from cord_jax.scoring import Closings
@@ -17,13 +18,11 @@ class Requests:
     """The encoded problems of a run; arrays of the host.
 
     Attributes:
-      prompt_width: capacity for a prompt in tokens, of any reader.
-      closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
-      num_forms: most accepted forms of an answer.
+      sizes: what they need room for.
     """
 
     def __init__(self, teachers: Teachers, problems: Sequence[Problem], closing: str, multiple: int):
-        """Encodes all problems; `prompt_width` is made a multiple of `multiple`.
+        """Encodes all problems; `sizes.prompt_width` is made a multiple of `multiple`.
 
         Raises: `UserError` if an answer cannot be scored or a chat template fails.
         """
@@ -42,10 +41,12 @@ class Requests:
             [meta_prover.encode_with_answer(closing, form) for form in problem.forms] for problem in problems
         ]
         longest = max(len(ids) for prompts in self._prompts for ids in prompts)
-        self.prompt_width = packing.round_up(longest, multiple)
-        self.closing_width = max(sum(len(ids) for ids, _ in forms) for forms in self._closings)
-        self.scored_width = max(sum(map(sum, (scored for _, scored in forms))) for forms in self._closings)
-        self.num_forms = max(map(len, self._closings))
+        self.sizes = ProblemSizes(
+            prompt_width=packing.round_up(longest, multiple),
+            closing_width=max(sum(len(ids) for ids, _ in forms) for forms in self._closings),
+            scored_width=max(sum(map(sum, (scored for _, scored in forms))) for forms in self._closings),
+            num_forms=max(map(len, self._closings)),
+        )
 
     def closing_tokens(self, problem: int) -> int:
         """Tokens of all closings of a problem."""
@@ -55,14 +56,14 @@ class Requests:
         """The problems of a sub-batch, for `insertion.insert`."""
         rows = len(slot_r)
         closings = Closings(
-            token_na=np.zeros((rows, self.closing_width), np.int32),
-            form_na=np.zeros((rows, self.closing_width), np.int32),
-            offset_na=np.zeros((rows, self.closing_width), np.int32),
+            token_na=np.zeros((rows, self.sizes.closing_width), np.int32),
+            form_na=np.zeros((rows, self.sizes.closing_width), np.int32),
+            offset_na=np.zeros((rows, self.sizes.closing_width), np.int32),
             length_n=np.zeros(rows, np.int32),
-            scored_nz=np.zeros((rows, self.scored_width), np.int32),
-            scored_form_nz=np.zeros((rows, self.scored_width), np.int32),
+            scored_nz=np.zeros((rows, self.sizes.scored_width), np.int32),
+            scored_form_nz=np.zeros((rows, self.sizes.scored_width), np.int32),
         )
-        prompt_rt = [np.zeros((rows, self.prompt_width), np.int32) for _ in self._prompts]
+        prompt_rt = [np.zeros((rows, self.sizes.prompt_width), np.int32) for _ in self._prompts]
         prompt_length_r = [np.zeros(rows, np.int32) for _ in self._prompts]
         digest_r2 = np.zeros((rows, 2), np.uint32)
         for row in np.flatnonzero(valid_r):

@@ -16,6 +16,7 @@ from jax import lax
 
 from cord_jax import readers
 from cord_jax.answering import settle_answers
+from cord_jax.control import when
 from cord_jax.exchange import Exchange
 from cord_jax.proposals import propose
 from cord_jax.readers import ReaderConstants
@@ -54,20 +55,14 @@ def one_round(
     waits_n = ~rows_running(state)
     answered_n = waits_n & (state.phase_n == ANSWERING)
     ready_n = waits_n & (state.phase_n == SEARCHING)
-    state = lax.cond(
-        answered_n.any(),
-        lambda state: settle_answers(plan, constants, state, answered_n),
-        lambda state: state,
-        state,
-    )
+    state = when(answered_n.any(), lambda state: settle_answers(plan, constants, state, answered_n), state)
     state = dataclasses.replace(state, waited_n=jnp.where(ready_n, state.waited_n + 1, 0))
     # A pass costs the same however few of its rows are taken, so it waits a little for company.
     full = ready_n.sum() >= plan.shards.count * plan.shards.rows
     urgent = (state.waited_n >= PATIENCE).any() | ~rows_running(state).any()
-    return lax.cond(
+    return when(
         ready_n.any() & (full | urgent),
         lambda state: settle_steps(plan, exchange, constants, state, ready_n),
-        lambda state: state,
         state,
     )
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from cord_jax import commits, packing, proposals, readers, scoring
 from cord_jax.commits import Chosen
+from cord_jax.control import when
 from cord_jax.exchange import Exchange
 from cord_jax.readers import ReaderConstants, ReaderPlan, pytree
 from cord_jax.selection import select
@@ -63,8 +64,7 @@ class Decision:
 
 
 def by_proposer(plan: SearchPlan, values):
-    """Per-reader arrays `[x, q]` (None for readers that do not propose) as one array `[x, j]` of candidates.
-    """
+    """Per-reader arrays `[x, q]` (None for readers that only score) as one array `[x, j]` of candidates."""
     rows = next(value.shape[0] for value in values if value is not None)
     result = [None] * plan.num_proposers
     for reader, value in zip(plan.readers, values):
@@ -126,10 +126,10 @@ def settle_steps(
     state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
 
     def settle(state: SearchState) -> SearchState:
-        score_rj, scratch, start_rj = _score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
+        score_rj, scratch, start_rj = score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
         return settle_scored(plan, constants, state, slot_r, valid_r, candidates, score_rj, scratch, start_rj)
 
-    return lax.cond(longest <= plan.step_width, settle, lambda state: state, state)
+    return when(longest <= plan.step_width, settle, state)
 
 
 def remaining(candidates: Candidates, valid_r):
@@ -176,7 +176,7 @@ def settle_scored(
         for index, (reader, k, s, c, (as_is, _)) in enumerate(
             zip(plan.readers, constants, state.readers, chosen, rooms)
         ):
-            width = _append_width(plan, k)
+            width = append_width(plan, k)
             s = commits.compact(reader.stacked, s, shards, c, valid_r & ~as_is)
             if index == plan.meta and scratch is not None:
                 start_rb = packing.pick(start_rj, decision.chosen_rb)
@@ -188,7 +188,7 @@ def settle_scored(
             new_readers.append(s)
         return dataclasses.replace(noted, readers=tuple(new_readers))
 
-    return lax.cond(short.any(), lambda state: state, commit, state)
+    return when(~short.any(), commit, state)
 
 
 def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> Decision:
@@ -229,8 +229,7 @@ def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> D
 def _chosen(
     plan, reader: ReaderPlan, slot_r, valid_r, candidates: Candidates, decision: Decision, state
 ) -> Chosen:
-    """What a reader commits: the chosen steps and the next headings, or the winner and the cue of its answer.
-    """
+    """What a reader commits: the chosen steps and next headings, or the winner and the cue of its answer."""
     first_b = jnp.arange(plan.num_beams) == 0
     ended_r = decision.ended_r
     answers_r = (
@@ -325,16 +324,13 @@ def _restart(plan, index, reader_state, noted: SearchState, slot_r, valid_r, ful
     )
 
 
-def _append_width(plan: SearchPlan, constants: ReaderConstants) -> int:
+def append_width(plan: SearchPlan, constants: ReaderConstants) -> int:
     """Capacity for the steps and cues of all beams."""
     return packing.round_up(plan.num_beams * (plan.step_width + constants.cue_xm.shape[1]), plan.chunk)
 
 
-def _score(
-    plan, meta_constants: ReaderConstants, state: SearchState, slot_r, valid_r, candidates: Candidates
-):
-    """`(score_rj, scratch, start_rj)` of all candidates; the last two are None unless one pass took them all.
-    """
+def score(plan, meta_constants: ReaderConstants, state: SearchState, slot_r, valid_r, candidates: Candidates):
+    """`(score_rj, scratch, start_rj)` of all candidates; the last two None unless one pass took them all."""
     shards, group = plan.shards, plan.score_group
     meta_plan, meta_state = plan.readers[plan.meta], state.readers[plan.meta]
     closings = jax.tree.map(lambda x: shards.take(x, slot_r), state.closings)
@@ -359,6 +355,7 @@ def _score(
         width=width,
         chunk=plan.chunk,
         num_forms=plan.num_forms,
+        whole=meta_plan.split_columns,
     )
     if group == plan.candidates:
         return run(token_rjt, length_rj, base_rj, branch_rj, candidate_rj)

@@ -72,7 +72,29 @@ class Shards:
                 pool = lax.dynamic_update_slice(pool, new[row][None], (slots[row], 0, starts[row], 0))
             return pool
 
+        return self._on_each(write, pool_ngse, slot_r, start_r, new_rgce)
+
+    def _on_each(self, write, pool_ngse, *rows):
+        """`write` on every shard's slots and rows."""
         if self.count == 1:
-            return write(pool_ngse, slot_r, start_r, new_rgce)
-        parts = map(self._split, (pool_ngse, slot_r, start_r, new_rgce))
-        return jax.vmap(write)(*parts).reshape(pool_ngse.shape)
+            return write(pool_ngse, *rows)
+        return jax.vmap(write)(*map(self._split, (pool_ngse, *rows))).reshape(pool_ngse.shape)
+
+    def select_columns(self, pool_ngse, slot_r, start_r, new_rgce):
+        """As `write_columns`, for pools whose columns lie over several devices.
+
+        Every device picks what falls on its own columns. A slice written at a place that is not known would
+        bring the whole pool to every device.
+        """
+        column_s = jnp.arange(pool_ngse.shape[2])
+
+        def write(pool, slots, starts, new):
+            for row in range(self.rows):
+                offset_s = column_s - starts[row]
+                old = lax.dynamic_slice_in_dim(pool, slots[row], 1, 0)
+                moved = lax.dynamic_update_slice_in_dim(jnp.zeros_like(old), new[row][None], starts[row], 2)
+                written_s1 = ((offset_s >= 0) & (offset_s < new.shape[2]))[:, None]
+                pool = lax.dynamic_update_slice_in_dim(pool, jnp.where(written_s1, moved, old), slots[row], 0)
+            return pool
+
+        return self._on_each(write, pool_ngse, slot_r, start_r, new_rgce)

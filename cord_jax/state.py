@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax import commits, packing
-from cord_jax.readers import ReaderPlan, ReaderState, pytree
+from cord_jax.readers import ReaderPlan, ReaderState, heads_or_columns, pytree
 from cord_jax.sampling import row_key
 from cord_jax.scoring import Closings
 from cord_jax.shards import Shards
@@ -204,7 +204,7 @@ def start_rows(
 
 
 def state_shardings(shapes: SearchState, mesh: Mesh):
-    """Slots over `data`, key-value heads over `model` where they divide; the rest is replicated.
+    """Slots over `data`; keys and values also over `model`, by `heads_or_columns`; the rest is replicated.
 
     An array leads with slots if the shape letters at the end of its name begin with n; keys and values are
     the leaves under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless
@@ -218,8 +218,9 @@ def state_shardings(shapes: SearchState, mesh: Mesh):
             slots = leaf.ndim - (4 if "pool" in names else 5)
             heads = leaf.ndim - 3
             spec[slots] = "data"
-            if leaf.shape[heads] % mesh.shape["model"] == 0:
-                spec[heads] = "model"
+            split = heads_or_columns(leaf.shape[heads], leaf.shape[heads + 1], mesh)
+            if split is not None:
+                spec[heads if split == "heads" else heads + 1] = "model"
         elif names[-1].rpartition("_")[2].startswith("n") and "_" in names[-1]:
             spec[0] = "data"
         return NamedSharding(mesh, PartitionSpec(*spec))

@@ -14,10 +14,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cord_jax.answers import Grader
-from cord_jax.engine import CLOSING, Engine, SearchSettings
+from cord_jax.engine import Engine
 from cord_jax.harvest import read_trace, read_tree
 from cord_jax.journal import Journal, from_text, to_text
 from cord_jax.mesh import device_name, parse_mesh
+from cord_jax.planning import CLOSING, SearchSettings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
@@ -39,7 +40,7 @@ class SynthesisConfig:
       selector: what ranks candidates; "predictive_perplexity".
       segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing,
       seed:
-        as in `cord_jax.engine.SearchSettings`.
+        as in `cord_jax.planning.SearchSettings`.
       slots: problems searched at a time; changes no trace.
       mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
       grader: "math_verify" or "exact".

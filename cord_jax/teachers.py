@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import models
 from cord_jax import segmentation
 from cord_jax.automaton import compile_boundaries
 from cord_jax.pool import PoolSpec
-from cord_jax.readers import ReaderConstants, ReaderPlan
+from cord_jax.readers import ReaderConstants, ReaderPlan, heads_or_columns
 from cord_jax.sampling import SamplingSettings
 from cord_jax.vocabulary import Vocabulary
 
@@ -63,16 +64,32 @@ class Teachers:
         return tuple(proposer.name for proposer in self.spec.proposers)
 
 
+class ReaderKey(NamedTuple):
+    """What makes two proposers share a reader."""
+
+    checkpoint: Path
+    system_prompt: str | None
+    dtype: str | None
+
+
+def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], int]:
+    """The readers of a pool, each with its proposers, in the order of first use; the meta-prover's index."""
+    used: dict[ReaderKey, tuple[int, ...]] = {}
+    for index, proposer in enumerate(spec.proposers):
+        key = ReaderKey(proposer.checkpoint, proposer.system_prompt, proposer.dtype)
+        used[key] = (*used.get(key, ()), index)
+    judge = spec.meta_prover
+    meta = ReaderKey(judge.checkpoint, judge.system_prompt, judge.dtype)
+    used.setdefault(meta, ())
+    return used, list(used).index(meta)
+
+
 def load_teachers(spec: PoolSpec, mesh: Mesh) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
-    used = {}  # (checkpoint, system prompt, dtype) -> its proposers, in the order of first use
-    for index, proposer in enumerate(spec.proposers):
-        used.setdefault((proposer.checkpoint, proposer.system_prompt, proposer.dtype), []).append(index)
-    meta = (spec.meta_prover.checkpoint, spec.meta_prover.system_prompt, spec.meta_prover.dtype)
-    used.setdefault(meta, [])
+    used, meta = distinct_readers(spec)
     vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(path for path, _, _ in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
     model_of = {
@@ -89,11 +106,11 @@ def load_teachers(spec: PoolSpec, mesh: Mesh) -> Teachers:
                 model_of[path, dtype],
                 vocabulary,
                 fingerprints.index(vocabulary.fingerprint),
-                tuple(proposers),
+                proposers,
             )
         )
     distinct = [next(v for v in vocabulary_of.values() if v.fingerprint == print_) for print_ in fingerprints]
-    return Teachers(spec, tuple(readers), list(used).index(meta), tuple(distinct))
+    return Teachers(spec, tuple(readers), meta, tuple(distinct))
 
 
 def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,46 +123,79 @@ def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tupl
     return table_xm, np.array([len(tokens) for tokens in ids], np.int32)
 
 
-def compile_reader(
-    reader: Reader, spec: PoolSpec, segmentation_name: str, max_steps: int, columns: int, mesh: Mesh
-) -> tuple[ReaderPlan, ReaderConstants]:
-    """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
-    width = reader.model.config.vocab_size
-    boundaries = compile_boundaries(segmentation_name, reader.vocabulary, width)
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """What the search asks of a vocabulary.
+
+    Attributes:
+      arrays: the fields of `ReaderConstants` but the weights, by name; arrays of the host, or their shapes.
+      start, free: as in `ReaderPlan`.
+    """
+
+    arrays: dict[str, Any]
+    start: int
+    free: int
+
+
+def make_tables(vocabulary: Vocabulary, width: int, segmentation_name: str, max_steps: int) -> Tables:
+    """The tables of a vocabulary, for a model whose logits have `width` entries."""
+    boundaries = compile_boundaries(segmentation_name, vocabulary, width)
     # One more state that no token leaves, for answers, which only EOS ends.
     free = boundaries.table.shape[0]
-    table_uc = np.concatenate([boundaries.table, np.full((1, boundaries.table.shape[1]), free)]).astype(
-        np.int32
-    )
-    done_u = np.append(boundaries.done, False)
+    stays = np.full((1, boundaries.table.shape[1]), free)
     eos_v = np.zeros(width, bool)
-    eos_v[[i for i in reader.vocabulary.eos_ids if i < width]] = True
-    cue_xm, cue_length_x = cues(reader.vocabulary, segmentation_name, max_steps)
-    graphdef, weights = nnx.split(reader.model)
-    proposers = [spec.proposers[index] for index in reader.proposers]
-    plan = ReaderPlan(
-        graphdef=graphdef,
-        stacked=reader.model.is_stacked,
-        vocabulary=reader.vocabulary_index,
-        proposers=reader.proposers,
-        columns=columns,
-        start=int(boundaries.start),
-        free=free,
-        sampling=SamplingSettings(
-            tuple(p.temperature for p in proposers),
-            tuple(p.top_k for p in proposers),
-            tuple(p.top_p for p in proposers),
-        ),
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
+    eos_v[[i for i in vocabulary.eos_ids if i < width]] = True
+    cue_xm, cue_length_x = cues(vocabulary, segmentation_name, max_steps)
     arrays = dict(
         token_class_v=boundaries.token_class.astype(np.int32),
-        table_uc=table_uc,
-        done_u=done_u,
-        defined_v=reader.vocabulary.defined(width),
+        table_uc=np.concatenate([boundaries.table, stays]).astype(np.int32),
+        done_u=np.append(boundaries.done, False),
+        defined_v=vocabulary.defined(width),
         eos_v=eos_v,
         cue_xm=cue_xm,
         cue_length_x=cue_length_x,
     )
-    arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in arrays.items()}
+    return Tables(arrays, int(boundaries.start), free)
+
+
+def plan_reader(
+    model: models.Decoder,
+    vocabulary_index: int,
+    proposers: tuple[int, ...],
+    spec: PoolSpec,
+    tables: Tables,
+    columns: int,
+    mesh: Mesh,
+) -> tuple[ReaderPlan, nnx.State]:
+    """What is static about a reader, and its weights (shapes, if the model is abstract)."""
+    graphdef, weights = nnx.split(model)
+    writers = [spec.proposers[index] for index in proposers]
+    plan = ReaderPlan(
+        graphdef=graphdef,
+        stacked=model.is_stacked,
+        vocabulary=vocabulary_index,
+        proposers=proposers,
+        columns=columns,
+        split_columns=heads_or_columns(model.config.num_kv_heads, columns, mesh) == "columns",
+        start=tables.start,
+        free=tables.free,
+        sampling=SamplingSettings(
+            tuple(p.temperature for p in writers),
+            tuple(p.top_k for p in writers),
+            tuple(p.top_p for p in writers),
+        ),
+    )
+    return plan, weights
+
+
+def compile_reader(
+    reader: Reader, spec: PoolSpec, segmentation_name: str, max_steps: int, columns: int, mesh: Mesh
+) -> tuple[ReaderPlan, ReaderConstants]:
+    """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
+    tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
+    plan, weights = plan_reader(
+        reader.model, reader.vocabulary_index, reader.proposers, spec, tables, columns, mesh
+    )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in tables.arrays.items()}
     return plan, ReaderConstants(weights=weights, **arrays)

@@ -83,10 +83,13 @@ def build(
     return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh, weights)
 
 
-def default_stacked(config: ModelConfig) -> bool:
-    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them."""
+def default_stacked(config: ModelConfig, platform: str | None = None) -> bool:
+    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them.
+
+    `platform` is that of the devices; None for jax's default.
+    """
     alike = config.experts is None or len(set(config.experts.layers)) == 1
-    return alike and jax.default_backend() != "cpu"
+    return alike and (platform or jax.default_backend()) != "cpu"
 
 
 def load(

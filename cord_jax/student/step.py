@@ -312,13 +312,13 @@ class Step:
         )
         return state, Report(loss, norm, rate, finite, state.skipped)
 
+    def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """`step` for arrays of these shapes, or for their shapes; the state given to it is consumed."""
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None)).lower(state, batch)
+
     def compile_step(self, state: TrainState, batch: Batch) -> jax.stages.Compiled:
-        """`step` for arrays of these shapes; the state given to it is consumed."""
-        return (
-            jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
-            .lower(state, batch)
-            .compile()
-        )
+        """`lower_step`, compiled."""
+        return self.lower_step(state, batch).compile()
 
 
 def _decayed(params: nnx.State) -> Any:

@@ -108,4 +108,5 @@ def test_one_loop_with_one_callback(directory):
     loops = enclosing_loops(text, "stablehlo.while")
     assert loops.count(0) == 1
     assert loops.count(1) >= 3  # a token loop for each reader, at least
-    assert enclosing_loops(text, "callback") == [1]
+    # It lies in the loop over rounds, and in one that runs once where problems are ready and else not at all.
+    assert enclosing_loops(text, "callback") == [2]
