@@ -1,0 +1,103 @@
+"""Compiles the search or the student's step for a TPU topology, without a TPU, and says what it takes.
+
+  python -m launch.compile_tpu --topology=v5p:2x2x4 --pool=pool.toml
+  python -m launch.compile_tpu --topology=v5p:2x2x4 --job=sft --student=DIR
+
+Checkpoints need no more than their `config.json`. It needs libtpu, which the extra `tpu` installs. The exit
+status is 0 if everything fits, 1 if something does not.
+"""
+
+import sys
+
+from absl import flags
+
+from cord_jax.errors import UserError
+from launch import common
+
+FLAGS = flags.FlagValues()
+common.define_required("topology", "chip and shape: v4:2x2x2, v5e:4x4, v5p:2x2x4, v6e:4x4 and so on", FLAGS)
+flags.DEFINE_enum(
+    "job",
+    "search",
+    ["search", "sft"],
+    "search: the rounds of launch.synthesize; sft: a step of launch.train_student",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("pool", None, "search: TOML file of the pool", flag_values=FLAGS)
+flags.DEFINE_string("student", None, "sft: directory of the student", flag_values=FLAGS)
+flags.DEFINE_string(
+    "mesh",
+    None,
+    "devices along each axis, as in the job itself; not given: one is suggested, with slots for a search and "
+    "with flags that save memory for a student, and verified by compiling it",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("slots", 8, "search: problems at a time; with --mesh", lower_bound=1, flag_values=FLAGS)
+for _name, _default, _help in (
+    ("beam_width", 4, "search: traces kept at every step"),
+    ("max_steps", 128, "search: steps of a trace at most"),
+    ("max_step_tokens", 1024, "search: tokens of a step at most"),
+    ("max_thinking_tokens", 16384, "search: tokens of the reasoning at most"),
+    ("max_answer_tokens", 4096, "search: tokens of the response at most"),
+    ("max_length", 20480, "sft: tokens of a window"),
+    ("batch_size", 8, "sft: windows of a step, over all devices"),
+    ("accumulation", 1, "sft: parts that a batch is computed in; with --mesh"),
+    ("loss_positions", 1024, "sft: target positions projected to logits at once"),
+):
+    flags.DEFINE_integer(_name, _default, _help, lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_enum(
+    "remat",
+    "none",
+    ["none", "dots", "full"],
+    "sft: what the backward pass recomputes; with --mesh",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "param_dtype", "float32", ["float32", "bfloat16"], "sft: of the weights that are kept", flag_values=FLAGS
+)
+
+_OF_SEARCH = (
+    "slots",
+    "beam_width",
+    "max_steps",
+    "max_step_tokens",
+    "max_thinking_tokens",
+    "max_answer_tokens",
+)
+_OF_STUDENT = ("max_length", "batch_size", "accumulation", "loss_positions", "remat", "param_dtype")
+
+
+def compile_job(values: flags.FlagValues) -> bool:
+    """Compiles and prints; returns whether everything fits."""
+    needed = "pool" if values.job == "search" else "student"
+    if values[needed].value is None:
+        raise UserError(f"--job={values.job} needs --{needed}; see --help")
+    from cord_jax import compile_report, topologies
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    chip, devices = topologies.describe(values.topology)
+    if values.job == "search":
+        from cord_jax.planning import SearchSettings
+        from cord_jax.pool import read_pool
+
+        settings = SearchSettings(**{name: values[name].value for name in _OF_SEARCH})
+        return compile_report.report_search(read_pool(values.pool), settings, chip, devices, values.mesh, say)
+    import models
+    from cord_jax.student.config import StudentConfig
+
+    chosen = {name: values[name].value for name in _OF_STUDENT}
+    settings = StudentConfig(values.student, "-", "-", mesh=values.mesh or "fsdp:-1", **chosen)
+    config = models.read_config(values.student)
+    return compile_report.report_student(config, settings, chip, devices, values.mesh is None, say)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Exits with status 1 if something does not fit."""
+    if not compile_job(values):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS, __doc__)
