@@ -41,6 +41,7 @@ def propose(
             position_nq,
             age_nqt <= rows.count_nq[..., None],
             rows.position_nq[..., None] + age_nqt,
+            whole=plan.split_columns,
         )
         cache = (state.pool, rows.local) if stacked else tuple(zip(state.pool, rows.local))
         x_nqd, local = model.run_layers(model.embed_tokens(rows.feed_nq), position_nq, attend, cache)

@@ -120,6 +120,7 @@ def score_candidates(
     width: int,
     chunk: int,
     num_forms: int,
+    whole: bool = False,
 ):
     """Scores a group of candidates of each row in one pass.
 
@@ -132,6 +133,7 @@ def score_candidates(
       base_rj, branch_rj: length and number of the beam that each continues.
       valid_rj: candidates that were not dropped; others are not computed.
       width: capacity of the packed row; chunk: tokens of a row at a time; num_forms: most forms of an answer.
+      whole: as in `models.prefix_tree.extend`.
 
     Returns:
       `(score_rj float32, scratch, start_rj)`: scores, the keys and values of all that was read, and where in
@@ -141,7 +143,9 @@ def score_candidates(
         closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width
     )
     reach = step_rjt.shape[2] + closings.token_na.shape[1]
-    scratch, hidden_rwd = extend(model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk, reach=reach)
+    scratch, hidden_rwd = extend(
+        model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk, reach=reach, whole=whole
+    )
     log_probability_rjz = answer_log_probabilities(
         model, hidden_rwd, closings, start_rj + step_length_rj, defined_v
     )

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 MASKED = -1e30  # finite, so that a row that sees nothing gives a number and not NaN
+LEAST_BLOCK = 128  # columns of a pool that are read at a time, at least
 
 
 @functools.partial(
@@ -79,14 +80,53 @@ def columns(cache) -> int:
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
-def _weights_of_two_parts(first, second):
-    """Softmax over the concatenation of two float32 logit arrays along their last axes, without
-    concatenating.
+def _gather(parts, query, key, value, seen, keys_of, values_of):
+    """Softmax attention over one more part of the keys.
+
+    Args:
+      parts: `(greatest logit, sum of weights, weighted sum of values)` over the parts so far, float32; None
+        before the first. The weights are relative to the greatest logit.
+      keys_of, values_of: the two products, as `einsum` names them.
     """
-    top = lax.stop_gradient(jnp.maximum(first.max(-1, keepdims=True), second.max(-1, keepdims=True)))
-    first, second = jnp.exp(first - top), jnp.exp(second - top)
-    total = first.sum(-1, keepdims=True) + second.sum(-1, keepdims=True)
-    return first / total, second / total
+    logits = jnp.where(seen, jnp.einsum(keys_of, query, key, preferred_element_type=jnp.float32), MASKED)
+    top = logits.max(-1, keepdims=True)
+    if parts is not None:
+        top = jnp.maximum(top, parts[0])
+    weight = jnp.exp(logits - top)
+    total = weight.sum(-1, keepdims=True)
+    out = jnp.einsum(values_of, weight.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    if parts is not None:
+        fade = jnp.exp(parts[0] - top)
+        total, out = total + fade * parts[1], out + fade * parts[2]
+    return top, total, out
+
+
+def _gather_pool(parts, query, pool, used, whole: bool, seen):
+    """`_gather` over the first `used` columns of a pool, a block at a time; the rest is not read.
+
+    Args:
+      query: [n, c, g, m, e].
+      whole: all columns at once.
+      seen: `seen(start, width)`, the columns from `start` on that a query sees, broadcast to [n, g, m, c, s].
+    """
+    keys_of, values_of = "ncgme,ngse->ngmcs", "ngmcs,ngse->ngmce"
+    width = columns(pool)
+    block = width if whole else min(width, max(LEAST_BLOCK, width // 8))
+    if block == width:
+        return _gather(parts, query, *pool, seen(0, width), keys_of, values_of)
+
+    def one(index, parts):
+        start = jnp.minimum(index * block, width - block)
+        key, value = (lax.dynamic_slice_in_dim(x, start, block, 2) for x in pool)
+        fresh_s = start + jnp.arange(block) >= index * block  # the last block overlaps the one before
+        return _gather(parts, query, key, value, seen(start, block) & fresh_s, keys_of, values_of)
+
+    return lax.fori_loop(0, (used + block - 1) // block, one, parts)
+
+
+def _used(mask_nbs):
+    """One more than the greatest column in any mask."""
+    return jnp.where(mask_nbs.any((0, 1)), jnp.arange(1, mask_nbs.shape[2] + 1), 0).max()
 
 
 def _grouped(query, num_kv_heads):
@@ -95,7 +135,9 @@ def _grouped(query, num_kv_heads):
     return (query * (width**-0.5)).reshape(*lead, num_kv_heads, heads // num_kv_heads, width)
 
 
-def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local_position_nqt):
+def decode_attention(
+    column, view_nbs, depth_ns, position_nq, written_nqt, local_position_nqt, *, whole: bool = False
+):
     """The `attend` of one decoded token for every query row.
 
     Args:
@@ -105,15 +147,18 @@ def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local
       position_nq: depth of the new token.
       written_nqt: ring-buffer columns that a row sees, this token's included.
       local_position_nqt: depth of the token in each ring-buffer column.
+      whole: read the pool as a whole, because its columns lie over several devices; else no more of it than
+        some branch sees.
 
     Returns:
       A function for `Decoder.run_layers` whose cache entry of a layer is `(pool, local)`, with pool keys `[n,
       g, s, e]` and local keys `[n, q, g, t, e]`, and which returns the new local entry.
     """
-    num_slots, num_branches, num_columns = view_nbs.shape
+    num_branches = view_nbs.shape[1]
+    used = _used(view_nbs)
 
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
-        (pool_key, pool_value), (local_key, local_value) = cache
+        pool, (local_key, local_value) = cache
         local_key = lax.dynamic_update_slice_in_dim(
             local_key, key_nqge[:, :, :, None].astype(local_key.dtype), column, 3
         )
@@ -121,34 +166,38 @@ def decode_attention(column, view_nbs, depth_ns, position_nq, written_nqt, local
             local_value, value_nqge[:, :, :, None].astype(local_value.dtype), column, 3
         )
         query = _grouped(query_nqhe, key_nqge.shape[2])
-        _, num_rows, groups, per_group, _ = query.shape
-        pool_logits = jnp.einsum("nqgme,ngse->ngqms", query, pool_key, preferred_element_type=jnp.float32)
-        local_logits = jnp.einsum("nqgme,nqgte->ngqmt", query, local_key, preferred_element_type=jnp.float32)
-        if window is None:
-            seen = view_nbs[:, None, :, None, None]
-            near = written_nqt
-        else:
-            per_branch = num_rows // num_branches
-            position = position_nq.reshape(num_slots, num_branches, per_branch)
-            inside = position[..., None] - depth_ns[:, None, None] < window
-            seen = (view_nbs[:, :, None] & inside)[:, None, :, :, None]
+        per_branch = query.shape[1] // num_branches
+
+        def seen(start, width):
+            view_nqs = jnp.repeat(lax.dynamic_slice_in_dim(view_nbs, start, width, 2), per_branch, axis=1)
+            if window is not None:
+                depth_ns1 = lax.dynamic_slice_in_dim(depth_ns, start, width, 1)[:, None]
+                view_nqs &= position_nq[..., None] - depth_ns1 < window
+            return view_nqs[:, None, None]
+
+        near = written_nqt
+        if window is not None:
             near = written_nqt & (position_nq[..., None] - local_position_nqt < window)
-        by_branch = pool_logits.reshape(num_slots, groups, num_branches, -1, per_group, num_columns)
-        pool_logits = jnp.where(seen, by_branch, MASKED).reshape(pool_logits.shape)
-        local_logits = jnp.where(near[:, None, :, None], local_logits, MASKED)
-        pool_weight, local_weight = _weights_of_two_parts(pool_logits, local_logits)
-        # In the order of its operands: on a CPU, a product whose result is asked for in another is 20 times
-        # slower than this one and a transposition.
-        out = jnp.einsum("ngqms,ngse->ngqme", pool_weight.astype(pool_value.dtype), pool_value).swapaxes(1, 2)
-        out += jnp.einsum(
-            "nqgmt,nqgte->nqgme", local_weight.swapaxes(1, 2).astype(local_value.dtype), local_value
+        top, total, out = _gather(
+            None,
+            query,
+            local_key,
+            local_value,
+            near[:, :, None, None],
+            "nqgme,nqgte->nqgmt",
+            "nqgmt,nqgte->nqgme",
         )
+        parts = tuple(jnp.moveaxis(x, 1, 3) for x in (top, total, out))
+        _, total, out = _gather_pool(parts, query, pool, used, whole, seen)
+        out = jnp.moveaxis(out / total, 3, 1).astype(query.dtype)
         return out.reshape(query_nqhe.shape), (local_key, local_value)
 
     return attend
 
 
-def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc, position_rw):
+def _fork_attention(
+    start, near, span, path_rcs, own_rcw, depth_rs, position_rc, position_rw, used, whole: bool
+):
     """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool rows, scratch)`.
 
     The chunk is written to the scratch's columns from `start` on and sees `span` of them from `near` on;
@@ -156,7 +205,7 @@ def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc,
     """
 
     def attend(query_rche, key_rcge, value_rcge, cache, window):
-        (pool_key, pool_value), (scratch_key, scratch_value) = cache
+        pool, (scratch_key, scratch_value) = cache
         scratch_key = lax.dynamic_update_slice_in_dim(
             scratch_key, key_rcge.swapaxes(1, 2).astype(scratch_key.dtype), start, 2
         )
@@ -166,24 +215,38 @@ def _fork_attention(start, near, span, path_rcs, own_rcw, depth_rs, position_rc,
         own_key = lax.dynamic_slice_in_dim(scratch_key, near, span, 2)
         own_value = lax.dynamic_slice_in_dim(scratch_value, near, span, 2)
         query = _grouped(query_rche, key_rcge.shape[2])
-        pool_logits = jnp.einsum("rcgme,rgse->rgmcs", query, pool_key, preferred_element_type=jnp.float32)
-        own_logits = jnp.einsum("rcgme,rgwe->rgmcw", query, own_key, preferred_element_type=jnp.float32)
-        path, own = path_rcs, own_rcw
+
+        def seen(first, width):
+            path_rcs_ = lax.dynamic_slice_in_dim(path_rcs, first, width, 2)
+            if window is not None:
+                depth_r1s = lax.dynamic_slice_in_dim(depth_rs, first, width, 1)[:, None]
+                path_rcs_ &= position_rc[..., None] - depth_r1s < window
+            return path_rcs_[:, None, None]
+
+        own = own_rcw
         if window is not None:
-            path = path & (position_rc[..., None] - depth_rs[:, None] < window)
             own = own & (position_rc[..., None] - position_rw[:, None] < window)
-        pool_weight, own_weight = _weights_of_two_parts(
-            jnp.where(path[:, None, None], pool_logits, MASKED),
-            jnp.where(own[:, None, None], own_logits, MASKED),
+        parts = _gather(
+            None, query, own_key, own_value, own[:, None, None], "rcgme,rgwe->rgmcw", "rgmcw,rgwe->rgmce"
         )
-        out = jnp.einsum("rgmcs,rgse->rgmce", pool_weight.astype(pool_value.dtype), pool_value)
-        out += jnp.einsum("rgmcw,rgwe->rgmce", own_weight.astype(own_value.dtype), own_value)
-        return jnp.moveaxis(out, 3, 1).reshape(query_rche.shape), (scratch_key, scratch_value)
+        _, total, out = _gather_pool(parts, query, pool, used, whole, seen)
+        out = jnp.moveaxis(out / total, 3, 1).astype(query.dtype)
+        return out.reshape(query_rche.shape), (scratch_key, scratch_value)
 
     return attend
 
 
-def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int | None = None):
+def extend(
+    model,
+    pool_rows,
+    path_rbs,
+    depth_rs,
+    packed: Packed,
+    *,
+    chunk: int,
+    reach: int | None = None,
+    whole: bool = False,
+):
     """Runs packed forks of the rows' prefix trees through the decoder, `chunk` tokens of each row at a time.
 
     As many chunks run as the longest row needs, so cost follows the number of tokens and not the capacity w.
@@ -196,6 +259,7 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
       packed: the tokens; w must be a multiple of `chunk`.
       reach: most tokens from a fork's first to its last, if its tokens lie together; attention then reads
         only so much of the scratch. By default all of it.
+      whole: as in `decode_attention`.
 
     Returns:
       The scratch cache `[r, g, w, e]` a layer with the keys and values of all tokens, and the final hidden
@@ -208,6 +272,7 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
     scratch = empty_cache(model.config, model.is_stacked, (rows,), width, dtype)
     hidden_rwd = jnp.zeros((rows, width, model.config.hidden_size), dtype)
     span = width if reach is None else min(width, chunk + reach)
+    used = _used(path_rbs)
 
     def run_chunk(index, carry):
         scratch, hidden_rwd = carry
@@ -227,7 +292,16 @@ def extend(model, pool_rows, path_rbs, depth_rs, packed: Packed, *, chunk: int, 
             & ((form_r1w == 0) | (form_r1w == form_rc[..., None]))
         )
         attend = _fork_attention(
-            start, near, span, path_rcs, own_rcw, depth_rs, position_rc, around(packed.position_rw)
+            start,
+            near,
+            span,
+            path_rcs,
+            own_rcw,
+            depth_rs,
+            position_rc,
+            around(packed.position_rw),
+            used,
+            whole,
         )
         cache = (pool_rows, scratch) if model.is_stacked else tuple(zip(pool_rows, scratch))
         x_rcd, scratch = model.run_layers(model.embed_tokens(token_rc), position_rc, attend, cache)
