@@ -1,16 +1,12 @@
-"""Tokens per second of the student's training step, beside a plain torch loop over transformers on the same
-rows.
+"""Tokens per second of the student's training step, beside a plain torch loop over transformers on the same rows.
 
-  python -m benchmarks.sft                                   # the miniature's size, float32, on a CPU python
-  -m benchmarks.sft --size=1.5b --length=8192 --steps=10 --dtype=bfloat16 --remat=full      # a GPU or TPU
-  python -m benchmarks.sft --size=1.5b --length=8192 --steps=10 --dtype=bfloat16 --program=torch   # torch
-  beside it
+    python -m benchmarks.sft                                   # the miniature's size, float32, on a CPU
+    python -m benchmarks.sft --size=1.5b --length=8192 --steps=10 --dtype=bfloat16 --remat=full      # a GPU or TPU
+    python -m benchmarks.sft --size=1.5b --length=8192 --steps=10 --dtype=bfloat16 --program=torch   # torch beside it
 
-Rows are random tokens of random lengths, a third of them prompt. Both programs see the same batches; torch
-pads them, one row per sequence, as its users do, and `--program=cord_jax` packs them. Counted are the tokens
-of rows, not padding.
-Prints one JSON object: tokens per second, MFU where the device's peak is known, seconds to compile, peak
-  memory.
+Rows are random tokens of random lengths, a third of them prompt. Both programs see the same batches; torch pads them,
+one row per sequence, as its users do, and `--program=cord_jax` packs them. Counted are the tokens of rows, not padding.
+Prints one JSON object: tokens per second, MFU where the device's peak is known, seconds to compile, peak memory.
 """
 
 import json
