@@ -12,21 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cord_jax import commits, packing, proposals, readers
+from cord_jax import commits, packing, proposals, readers, slots
 from cord_jax.commits import Chosen
 from cord_jax.control import when
 from cord_jax.readers import ReaderConstants
 from cord_jax.state import DONE, SearchPlan, SearchState, start_rows
 
 
+@jax.named_scope("answer")
 def settle_answers(
     plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, ready_n
 ) -> SearchState:
-    """Takes over what answering rows have written; a row whose ring is full commits its piece and goes on."""
+    """Takes over what answering rows have written; a row whose ring is full commits its piece and goes on.
+    Of one shard.
+    """
     shards = plan.shards
-    slot_r = shards.choose(ready_n.astype(jnp.int32))
-    valid_r = shards.take(ready_n, slot_r)
-    take = functools.partial(shards.take, slot_r=slot_r)
+    slot_r = slots.choose(ready_n.astype(jnp.int32), shards.rows)
+    take = functools.partial(slots.take, slot_r=slot_r)
+    valid_r = take(ready_n)
     writer_r, had_r = take(state.writer_n), take(state.answer_count_n)
     ring = plan.max_step_tokens
     piece_rt = jnp.zeros((slot_r.shape[0], ring), jnp.int32)
@@ -49,9 +52,9 @@ def settle_answers(
         new_ru, packing.pick(piece_rt, jnp.clip(place_ru, 0, ring - 1)), take(state.answer_nu)
     )
     taken = dict(
-        answer_nu=shards.put(state.answer_nu, slot_r, valid_r, answer_ru),
-        answer_count_n=shards.put(state.answer_count_n, slot_r, valid_r, total_r),
-        phase_n=shards.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)),
+        answer_nu=slots.put(state.answer_nu, slot_r, valid_r, answer_ru),
+        answer_count_n=slots.put(state.answer_count_n, slot_r, valid_r, total_r),
+        phase_n=slots.put(state.phase_n, slot_r, valid_r & done_r, jnp.full_like(had_r, DONE)),
     )
     if plan.max_answer_tokens <= ring:  # a row ends within its ring
         return dataclasses.replace(state, **taken)
@@ -60,24 +63,23 @@ def settle_answers(
         _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) for reader in plan.readers
     ]
     rooms = [
-        commits.room(s, shards, c, c.length_rb.sum(1), reader.columns)
+        commits.room(s, c, c.length_rb.sum(1), reader.blocks)
         for reader, s, c in zip(plan.readers, state.readers, chosen)
     ]
     short = jnp.stack([(c.valid_r & ~fits).any() for c, (_, fits) in zip(chosen, rooms)])
     # Without room nothing is taken over, until the host has made some.
-    stalled = short.any()
+    stalled = shards.agreed(short.any())
     taken = {name: jnp.where(stalled, getattr(state, name), new) for name, new in taken.items()}
-    state = dataclasses.replace(state, **taken, short_of_columns=state.short_of_columns | short)
+    state = dataclasses.replace(state, **taken, short_yx=state.short_yx | short)
 
     def go_on(state: SearchState) -> SearchState:
         new_readers = []
-        for index, (reader, k, s, c, (as_is, _)) in enumerate(
+        for index, (reader, k, s, c, (compacts_r, _)) in enumerate(
             zip(plan.readers, constants, state.readers, chosen, rooms)
         ):
             if s.rows is not None:
-                s = commits.compact(reader.stacked, s, shards, c, c.valid_r & ~as_is)
-                width = packing.round_up(ring, plan.chunk)
-                s, full_rbs = commits.append(reader, k, s, shards, c, width, chunk=plan.chunk)
+                s = commits.compact(reader.stacked, s, shards, c, c.valid_r & compacts_r)
+                s, full_rbs = commits.append(reader, k, s, shards, c, chunk=plan.chunk, only_first=True)
                 limit_rb = jnp.minimum(ring, plan.max_answer_tokens - total_r)[:, None] + jnp.zeros_like(
                     c.length_rb
                 )
@@ -99,7 +101,7 @@ def settle_answers(
             new_readers.append(s)
         return dataclasses.replace(state, readers=tuple(new_readers))
 
-    return when(~stalled & going_on_r.any(), go_on, state)
+    return when(shards.agreed(~stalled & going_on_r.any()), go_on, state)
 
 
 def _piece(plan, reader, slot_r, going_on_r, writer_r, piece_rt, count_r) -> Chosen:

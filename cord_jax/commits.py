@@ -1,20 +1,25 @@
 """Committing: a reader takes the chosen steps into its prefix trees and reads the cues of what comes next.
 
 A step is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of
-the next step) lie behind the cursor, so that the next commit overwrites them. When the free tail of a pool
-runs short, the columns that no branch needs any more are squeezed out.
+the next step) lie behind the cursor, so that the next commit overwrites them. Columns that no branch needs any
+more are squeezed out when that frees a block of the pool.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
-from cord_jax import packing, readers
+from cord_jax import packing, readers, slots
 from cord_jax.control import when
+from cord_jax.packing import Forks
 from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState, pytree
 from cord_jax.shards import Shards
-from models import prefix_tree
-from models.prefix_tree import Packed
+from models import kv_cache
+from models.prefix_tree import Packed, extend
 
 
 @pytree
@@ -30,13 +35,28 @@ class Chosen:
       permanent_r: bool, the cue becomes part of the path (the one before an answer).
     """
 
-    slot_r: object
-    valid_r: object
-    parent_rb: object
-    length_rb: object
-    token_rbt: object
-    cue_rb: object
-    permanent_r: object
+    slot_r: jax.Array
+    valid_r: jax.Array
+    parent_rb: jax.Array
+    length_rb: jax.Array
+    token_rbt: jax.Array
+    cue_rb: jax.Array
+    permanent_r: jax.Array
+
+
+@pytree
+class Passage:
+    """What a pass over packed forks has read.
+
+    Attributes:
+      packed: its tokens, those of the rows of a shard.
+      cache: their keys and values.
+      start_rx: int32, the place of each fork's first token.
+    """
+
+    packed: Packed
+    cache: object
+    start_rx: jax.Array
 
 
 def cues_only(chosen: Chosen) -> Chosen:
@@ -46,6 +66,7 @@ def cues_only(chosen: Chosen) -> Chosen:
         chosen,
         parent_rb=jnp.broadcast_to(beams, chosen.parent_rb.shape),
         length_rb=jnp.zeros_like(chosen.length_rb),
+        token_rbt=chosen.token_rbt[:, :, :1],
     )
 
 
@@ -54,146 +75,158 @@ def cue_lengths(constants: ReaderConstants, chosen: Chosen):
     return jnp.where(chosen.cue_rb >= 0, constants.cue_length_x[jnp.maximum(chosen.cue_rb, 0)], 0)
 
 
-def room(state: ReaderState, shards: Shards, chosen: Chosen, need_r, columns: int):
-    """Whether the rows' pools can take `need_r` more columns: `(as they are, after compaction)`, bool [r]
-    each.
-    """
-    path_rbs = take_paths(state, shards, chosen)
-    cursor_r = shards.take(state.cursor_n, chosen.slot_r)
-    live_r = path_rbs.any(1).sum(-1)
-    return cursor_r + need_r <= columns, live_r + need_r <= columns
-
-
-def take_paths(state: ReaderState, shards: Shards, chosen: Chosen):
+def take_paths(state: ReaderState, chosen: Chosen):
     """The paths that the new beams continue, bool [r, b, s]."""
-    path_rbs = shards.take(state.path_nbs, chosen.slot_r)
+    path_rbs = slots.take(state.path_nbs, chosen.slot_r)
     return jnp.take_along_axis(path_rbs, chosen.parent_rb[..., None], axis=1)
 
 
+def room(state: ReaderState, chosen: Chosen, need_r, blocks: Sequence[int]):
+    """What the rows' pools must do to take `need_r` more columns.
+
+    Returns: `(compact_r, fits_r)`, bool: whether compaction saves a block of the pool, and whether there is room
+      after it.
+    """
+    cursor_r = slots.take(state.cursor_n, chosen.slot_r)
+    live_r = take_paths(state, chosen).any(1).sum(-1)
+    end_k = jnp.array([0, *(end for _, end in kv_cache.spans(blocks))])
+
+    def used_blocks(columns_r):
+        return (columns_r[:, None] > end_k).sum(-1)
+
+    return used_blocks(live_r + need_r) < used_blocks(cursor_r + need_r), live_r + need_r <= sum(blocks)
+
+
+@jax.named_scope("compact")
 def compact(stacked: bool, state: ReaderState, shards: Shards, chosen: Chosen, needed_r) -> ReaderState:
     """Squeezes the columns on no path of a new beam out of the pools of the rows that need it."""
-    path_rbs = take_paths(state, shards, chosen)
-    live_rs = path_rbs.any(1)
+    slot_r = chosen.slot_r
+    live_rs = take_paths(state, chosen).any(1)
     order_rs = jnp.argsort(~live_rs, axis=1, stable=True)
 
-    def permute(layer):
-        def one(x_ngse):
-            rows = jnp.take_along_axis(shards.take(x_ngse, chosen.slot_r), order_rs[:, None, :, None], axis=2)
-            return shards.put(x_ngse, chosen.slot_r, needed_r, rows)
+    def squeeze_row(row, pool):
+        """The pool with the columns of a row's slot in their new order."""
+        slot, order_s = slot_r[row], order_rs[row]
 
-        return tuple(map(one, layer))
+        def permute(blocks):
+            def one(axis, *parts):
+                whole = jnp.concatenate([x[slot] for x in parts], axis=axis - 1)
+                ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
+                moved = jnp.split(jnp.take(whole, order_s, axis=axis - 1), ends[:-1], axis - 1)
+                return tuple(slots.put_one(x, slot, new) for x, new in zip(parts, moved))
+
+            moved = jax.tree.map(one, kv_cache.COLUMN_AXES, *blocks)
+            return tuple(map(kv_cache.KeyValue, *moved))
+
+        return when(
+            shards.agreed(needed_r[row]), lambda pool: kv_cache.over_layers(stacked, permute, pool), pool
+        )
 
     def squeeze(state: ReaderState):
         def permuted(x_ns):
-            return shards.put(
-                x_ns,
-                chosen.slot_r,
-                needed_r,
-                jnp.take_along_axis(shards.take(x_ns, chosen.slot_r), order_rs, axis=1),
-            )
+            rows = jnp.take_along_axis(slots.take(x_ns, slot_r), order_rs, axis=1)
+            return slots.put(x_ns, slot_r, needed_r, rows)
 
         # Paths of beams that nobody continues lose columns here; they are never read again.
-        old_rbs = shards.take(state.path_nbs, chosen.slot_r) & live_rs[:, None]
+        old_rbs = slots.take(state.path_nbs, slot_r) & live_rs[:, None]
         path_rbs = jnp.take_along_axis(old_rbs, order_rs[:, None], axis=2)
         return dataclasses.replace(
             state,
-            pool=prefix_tree.over_layers(stacked, permute, state.pool),
+            pool=lax.fori_loop(0, slot_r.shape[0], squeeze_row, state.pool),
             token_ns=permuted(state.token_ns),
             depth_ns=permuted(state.depth_ns),
-            path_nbs=shards.put(state.path_nbs, chosen.slot_r, needed_r, path_rbs),
-            cursor_n=shards.put(state.cursor_n, chosen.slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)),
+            path_nbs=slots.put(state.path_nbs, slot_r, needed_r, path_rbs),
+            cursor_n=slots.put(state.cursor_n, slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)),
         )
 
-    return when(needed_r.any(), squeeze, state)
+    return when(shards.agreed(needed_r.any()), squeeze, state)
 
 
-def record(
+def take_over(
+    plan: ReaderPlan,
     state: ReaderState,
     shards: Shards,
     chosen: Chosen,
+    passage: Passage,
+    start_rx,
     length_rx,
-    token_rw,
-    position_rw,
-    step_segments: int,
     permanent_rx,
+    *,
+    width: int,
+    chunk: int,
 ) -> tuple[ReaderState, object]:
-    """Notes the columns `cursor ... cursor + sum(length)` that were written into the pools: a segment x of
-    new beam x mod B each, the first `step_segments` of them steps and the rest cues.
+    """Moves segments x of a passage to the pools' cursors, one behind another.
+
+    Args:
+      start_rx, length_rx: where each lies in its packed text. A segment belongs to the new beam x mod B; the
+        first B are steps, and the others, if any, cues.
+      permanent_rx: bool, it becomes part of its beam's path; what does not must come last.
+      width: tokens of all segments of a row, at most.
 
     Returns:
       The state with paths in the new beams' numbering, and the columns of the cues, bool [r, b, s].
     """
     slot_r, valid_r = chosen.slot_r, chosen.valid_r
-    cursor_r = shards.take(state.cursor_n, slot_r)
-    num_columns = state.token_ns.shape[1]
-    num_beams = chosen.parent_rb.shape[1]
-    offset_rs = jnp.arange(num_columns) - cursor_r[:, None]
+    num_beams, num_segments = chosen.parent_rb.shape[1], length_rx.shape[1]
+    width, text_width = packing.round_up(width, chunk), passage.packed.token_w.shape[0]
+    length_rx = jnp.where(valid_r[:, None], length_rx, 0)
+    segment_rw, offset_rw = packing.places(length_rx, width)
+    source_rw = jnp.clip(packing.pick(start_rx, segment_rw) + offset_rw, 0, text_width - 1)
+    cursor_r = slots.take(state.cursor_n, slot_r)
+    pool = kv_cache.commit(
+        plan.stacked,
+        state.pool,
+        passage.cache,
+        slot_r,
+        source_rw,
+        cursor_r,
+        length_rx.sum(1),
+        chunk=chunk,
+        chunks=shards.agreed((length_rx.sum(1).max() + chunk - 1) // chunk),
+        write=slots.select_columns if plan.split_columns else slots.write_columns,
+    )
+    offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
     written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
-    place_rs = jnp.clip(offset_rs, 0, token_rw.shape[1] - 1)
-    segment_rs = packing.pick(packing.places(length_rx, token_rw.shape[1])[0], place_rs)
+    place_rs = jnp.clip(offset_rs, 0, width - 1)
+    segment_rs = packing.pick(segment_rw, place_rs)
 
-    def noted(x_ns, new_rw):
-        rows = jnp.where(written_rs, packing.pick(new_rw, place_rs), shards.take(x_ns, slot_r))
-        return shards.put(x_ns, slot_r, valid_r, rows)
+    def noted(x_ns, text_w):
+        new_rs = text_w[packing.pick(source_rw, place_rs)]
+        return slots.put(x_ns, slot_r, valid_r, jnp.where(written_rs, new_rs, slots.take(x_ns, slot_r)))
 
     mine_rbs = written_rs[:, None] & (segment_rs[:, None] % num_beams == jnp.arange(num_beams)[:, None])
     stays_rs = packing.pick(permanent_rx, segment_rs)
-    path_rbs = take_paths(state, shards, chosen) | (mine_rbs & stays_rs[:, None])
-    cue_rbs = mine_rbs & (segment_rs >= step_segments)[:, None]
+    path_rbs = take_paths(state, chosen) | (mine_rbs & stays_rs[:, None])
+    cue_rbs = mine_rbs & (segment_rs >= num_beams)[:, None]
     kept_r = jnp.where(permanent_rx, length_rx, 0).sum(1)
     state = dataclasses.replace(
         state,
-        token_ns=noted(state.token_ns, token_rw),
-        depth_ns=noted(state.depth_ns, position_rw),
-        cursor_n=shards.put(state.cursor_n, slot_r, valid_r, cursor_r + kept_r),
-        path_nbs=shards.put(state.path_nbs, slot_r, valid_r, path_rbs),
-        length_nb=shards.put(state.length_nb, slot_r, valid_r, path_rbs.sum(-1).astype(jnp.int32)),
+        pool=pool,
+        token_ns=noted(state.token_ns, passage.packed.token_w),
+        depth_ns=noted(state.depth_ns, passage.packed.position_w),
+        cursor_n=slots.put(state.cursor_n, slot_r, valid_r, cursor_r + kept_r),
+        path_nbs=slots.put(state.path_nbs, slot_r, valid_r, path_rbs),
+        length_nb=slots.put(state.length_nb, slot_r, valid_r, path_rbs.sum(-1).astype(jnp.int32)),
     )
     return state, cue_rbs
 
 
-def move_scored(
-    plan: ReaderPlan,
-    state: ReaderState,
-    shards: Shards,
-    chosen: Chosen,
-    scratch,
-    start_rb,
-    width: int,
-    *,
-    chunk: int,
+def take_scored(
+    plan: ReaderPlan, state: ReaderState, shards: Shards, chosen: Chosen, passage: Passage, choice_rb, *, chunk: int
 ) -> ReaderState:
-    """Commits steps whose keys and values the scoring pass has already computed, at `start_rb` of its
-    scratch.
-    """
-    stacked = plan.stacked
-    beam_rw, offset_rw = packing.places(chosen.length_rb, width)
-    base_rb = jnp.take_along_axis(shards.take(state.length_nb, chosen.slot_r), chosen.parent_rb, axis=1)
-    cursor_r = shards.take(state.cursor_n, chosen.slot_r)
-    source_rw = packing.pick(start_rb, beam_rw) + offset_rw
-    limit = prefix_tree.columns(scratch) - 1
-    pool = prefix_tree.commit(
-        stacked,
-        state.pool,
-        scratch,
-        chosen.slot_r,
-        jnp.clip(source_rw, 0, limit),
-        cursor_r,
-        jnp.where(chosen.valid_r, chosen.length_rb.sum(1), 0),
-        chunk=chunk,
-        write=shards.select_columns if plan.split_columns else shards.write_columns,
-    )
-    state, _ = record(
-        dataclasses.replace(state, pool=pool),
+    """Commits steps that the scoring pass has already read: the candidates `choice_rb`, its forks."""
+    return take_over(
+        plan,
+        state,
         shards,
         chosen,
+        passage,
+        packing.pick(passage.start_rx, choice_rb),
         chosen.length_rb,
-        packing.pick_token(chosen.token_rbt, beam_rw, offset_rw),
-        packing.pick(base_rb, beam_rw) + offset_rw,
-        chosen.length_rb.shape[1],
-        jnp.ones_like(chosen.length_rb, bool),
-    )
-    return state
+        jnp.ones_like(choice_rb, bool),
+        width=chosen.token_rbt[0].size,
+        chunk=chunk,
+    )[0]
 
 
 def append(
@@ -202,85 +235,61 @@ def append(
     state: ReaderState,
     shards: Shards,
     chosen: Chosen,
-    width: int,
     *,
     chunk: int,
-) -> ReaderState:
-    """Reads the chosen steps and then the cues, in one pass, and sets the views from which proposals go on.
+    only_first: bool = False,
+) -> tuple[ReaderState, object]:
+    """Reads the chosen steps, each with its cue, and sets the views from which proposals go on.
 
     Args:
-      width: capacity of the packed row, a multiple of `chunk`, for the steps and cues of all beams.
+      only_first: no beam but the first has anything to read.
+
+    Returns: the state, and the columns of each new beam with its cue, bool [r, b, s].
     """
     model = readers.decoder(plan, constants)
-    slot_r = chosen.slot_r
-    num_beams = chosen.parent_rb.shape[1]
-    base_rb = jnp.take_along_axis(shards.take(state.length_nb, slot_r), chosen.parent_rb, axis=1)
-    cue_length_rb = cue_lengths(constants, chosen)
-    length_rx = jnp.where(
-        chosen.valid_r[:, None], jnp.concatenate([chosen.length_rb, cue_length_rb], axis=1), 0
+    slot_r, valid_r = chosen.slot_r, chosen.valid_r
+    rows, num_beams = chosen.parent_rb.shape
+    cue_width = constants.cue_xm.shape[1]
+    cue_length_rb = jnp.where(valid_r[:, None], cue_lengths(constants, chosen), 0)
+    forks = Forks(
+        token_rxt=chosen.token_rbt,
+        length_rx=jnp.where(valid_r[:, None], chosen.length_rb, 0),
+        base_rx=jnp.take_along_axis(slots.take(state.length_nb, slot_r), chosen.parent_rb, axis=1),
+        branch_rx=jnp.broadcast_to(jnp.arange(num_beams, dtype=jnp.int32), (rows, num_beams)),
+        tail_rxa=constants.cue_xm[jnp.maximum(chosen.cue_rb, 0)],
+        tail_length_rx=cue_length_rb,
+        form_rxa=jnp.ones((rows, num_beams, cue_width), jnp.int32),
+        offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, num_beams, cue_width)),
     )
-    segment_rw, offset_rw = packing.places(length_rx, width)
-    beam_rw = segment_rw % num_beams
-    in_cue_rw = segment_rw >= num_beams
-    cue_token_rw = constants.cue_xm[
-        jnp.maximum(packing.pick(chosen.cue_rb, beam_rw), 0),
-        jnp.clip(offset_rw, 0, constants.cue_xm.shape[1] - 1),
-    ]
-    packed = Packed(
-        token_rw=jnp.where(in_cue_rw, cue_token_rw, packing.pick_token(chosen.token_rbt, beam_rw, offset_rw)),
-        position_rw=packing.pick(base_rb, beam_rw)
-        + offset_rw
-        + jnp.where(in_cue_rw, packing.pick(chosen.length_rb, beam_rw), 0),
-        branch_rw=beam_rw,
-        fork_rw=beam_rw,
-        form_rw=in_cue_rw.astype(jnp.int32),
-        length_r=length_rx.sum(1),
-    )
-    pool_rows = shards.take_cache(model.is_stacked, state.pool, slot_r)
-    scratch, _ = prefix_tree.extend(
+    row_width = forks.reach if only_first else num_beams * forks.reach
+    packed, start_rb = packing.pack(forks, shards, row_width, chunk)
+    cache, _ = extend(
         model,
-        pool_rows,
-        take_paths(state, shards, chosen),
-        shards.take(state.depth_ns, slot_r),
+        state.pool,
+        slot_r,
+        take_paths(state, chosen),
+        slots.take(state.depth_ns, slot_r),
         packed,
         chunk=chunk,
-        whole=plan.split_columns,
+        reach=forks.reach,
     )
-    source_rw = jnp.broadcast_to(jnp.arange(width), packed.token_rw.shape)
-    pool = prefix_tree.commit(
-        model.is_stacked,
-        state.pool,
-        scratch,
-        slot_r,
-        source_rw,
-        shards.take(state.cursor_n, slot_r),
-        packed.length_r,
-        chunk=chunk,
-        write=shards.select_columns if plan.split_columns else shards.write_columns,
-    )
-    permanent_rx = jnp.concatenate(
-        [
-            jnp.ones_like(cue_length_rb, bool),
-            jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape),
-        ],
-        axis=1,
-    )
-    state, cue_rbs = record(
-        dataclasses.replace(state, pool=pool),
+    cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
+    state, cue_rbs = take_over(
+        plan,
+        state,
         shards,
         chosen,
-        length_rx,
-        packed.token_rw,
-        packed.position_rw,
-        num_beams,
-        permanent_rx,
+        Passage(packed, cache, start_rb),
+        jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
+        jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
+        jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
+        width=row_width,
+        chunk=chunk,
     )
-    full_rbs = shards.take(state.path_nbs, slot_r) | cue_rbs
-    column_s = jnp.arange(full_rbs.shape[-1])
-    view_rbs = full_rbs & (column_s != last_columns(full_rbs)[..., None])
-    return dataclasses.replace(
-        state, view_nbs=shards.put(state.view_nbs, slot_r, chosen.valid_r, view_rbs)
-    ), full_rbs
+    full_rbs = slots.take(state.path_nbs, slot_r) | cue_rbs
+    view_rbs = full_rbs & (jnp.arange(full_rbs.shape[-1]) != last_columns(full_rbs)[..., None])
+    view_nbs = slots.put(state.view_nbs, slot_r, valid_r, view_rbs)
+    return dataclasses.replace(state, view_nbs=view_nbs), full_rbs
 
 
 def last_columns(full_rbs):

@@ -21,7 +21,7 @@ from cord_jax import search
 from cord_jax.engine import advance_program, insert_program
 from cord_jax.exchange import Exchange, ReaderText
 from cord_jax.insertion import Insertion
-from cord_jax.planning import ProblemSizes, SearchSettings, capacities, chunk_tokens, plan_search
+from cord_jax.planning import ProblemSizes, SearchSettings, capacities, granularity, plan_search
 from cord_jax.pool import PoolSpec
 from cord_jax.readers import ReaderConstants
 from cord_jax.scoring import Closings
@@ -119,8 +119,8 @@ def abstract_search(
     Raises: `models.CheckpointError` or `UserError` if a checkpoint's files cannot be read.
     """
     platform = mesh.devices.flat[0].platform
-    chunk = chunk_tokens(platform)
-    room = capacities(settings, problems.prompt_width, chunk)
+    grain = granularity(platform)
+    room = capacities(settings, problems, grain)
     used, meta = distinct_readers(spec)
     configs, plans, constants, names = [], [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -135,7 +135,7 @@ def abstract_search(
         )
         names.append(fingerprint or f"unknown: {key.checkpoint}")
         vocabulary = list(dict.fromkeys(names)).index(names[-1])
-        plan, weights = plan_reader(model, vocabulary, proposers, spec, tables, room.columns, mesh)
+        plan, weights = plan_reader(model, vocabulary, proposers, spec, tables, room.blocks, mesh)
         configs.append(config)
         plans.append(plan)
         constants.append(
@@ -144,7 +144,7 @@ def abstract_search(
                 **_shapes(tables.arrays, replicated),
             )
         )
-    plan = plan_search(plans, meta, settings, room, problems.num_forms, mesh.shape["data"], chunk)
+    plan = plan_search(plans, meta, settings, room, problems, mesh, grain)
     exchange = Exchange(
         [None] * len(set(names)),  # it is never called, only counted
         [ReaderText(reader.vocabulary, reader.proposers) for reader in plans if reader.proposers],

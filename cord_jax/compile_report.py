@@ -1,6 +1,7 @@
 """What `launch.compile_tpu` tells: the programs of a search or a student, compiled for a topology."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -21,6 +22,7 @@ from cord_jax.compilation import (
 from cord_jax.mesh import parse_mesh
 from cord_jax.planning import SearchSettings
 from cord_jax.pool import PoolSpec
+from cord_jax.readers import heads_or_columns
 from cord_jax.student.compilation import abstract_step, cheaper, compile_student, row_shards
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.metrics import step_flops
@@ -107,9 +109,9 @@ def memory_line(name: str, compiled: Compiled, chip: Chip) -> str:
 def _report_held(search: AbstractSearch, say: Say) -> None:
     """What of each reader a chip holds, and what was assumed."""
     say("held on a chip, GiB       weights      pool      ring")
-    for key, constants, state in zip(search.keys, search.constants, search.state.readers):
-        axes = jax.tree.leaves(state.pool)[0].sharding.spec
-        split = ("columns" if axes[-2] == "model" else "heads") if "model" in axes else "nothing"
+    readers = zip(search.keys, search.configs, search.plan.readers, search.constants, search.state.readers)
+    for key, config, reader, constants, state in readers:
+        split = heads_or_columns(config.num_kv_heads, math.gcd(*reader.blocks), search.mesh) or "nothing"
         ring = bytes_per_device(state.rows.local) if state.rows is not None else 0
         say(
             f"  {key.checkpoint.name[:22]:22} {bytes_per_device(constants.weights) / GIB:8.2f} "
@@ -152,8 +154,7 @@ def _report_passes(search: AbstractSearch, spec, settings, chip: Chip, say: Say)
     for index in writers:
         work = costs.commit_chunk(search, index)
         say(_work_line(f"chunk of commit, {names[index]}", work, counted(passes.lower_commit, index), chip))
-    rows = plan.shards.count * plan.shards.rows
-    say(f"whole passes over {rows} problems, every step at its cap of {plan.max_step_tokens} tokens")
+    say(f"whole passes over a problem of each shard, every step at its cap of {plan.max_step_tokens} tokens")
     number = costs.chunks_of_scoring(search)
     say(_work_line(f"scoring, {number} chunks", chunk * number + logits, None, chip))
     for index in writers:

@@ -43,53 +43,43 @@ def decode_token(search: AbstractSearch, reader: int) -> Work:
     return weights + Work(_attention(search, reader, rows, columns), cache)
 
 
-def extend_chunk(search: AbstractSearch, reader: int, span: int, logits: int = 0) -> Work:
-    """One chunk of tokens of every row of a sub-batch, as scoring, commits and prefills run it.
+def extend_chunk(search: AbstractSearch, reader: int, reach: int) -> Work:
+    """One chunk of tokens of one problem of each shard, as scoring, commits and prefills run it, without logits.
 
     Args:
-      span: columns of the scratch that a token sees.
-      logits: positions of one device that are projected to logits.
+      reach: most tokens of a fork; the chunk and so many before it are the columns of the scratch that are read.
     """
     plan, state = search.plan, search.state.readers[reader]
-    tokens = plan.shards.rows * plan.chunk
-    pool = bytes_per_device(state.pool) / _slots(search) * plan.shards.rows
-    columns = state.token_ns.shape[1]
-    cache = pool * (columns + span) / columns
-    return _products(search, reader, tokens, logits) + Work(
-        _attention(search, reader, tokens, columns + span), cache
-    )
+    pool, columns = bytes_per_device(state.pool) / _slots(search), state.token_ns.shape[1]
+    seen = columns + plan.chunk + reach
+    cache = pool * seen / columns
+    return _products(search, reader, plan.chunk, 0) + Work(_attention(search, reader, plan.chunk, seen), cache)
 
 
 def chunks_of_scoring(search: AbstractSearch) -> int:
-    """Chunks of a scoring pass in which every candidate is as long as a step may be sampled."""
+    """Chunks of a problem's scoring in which every candidate is as long as a step may be sampled."""
     plan = search.plan
-    closing = search.state.closings.token_na.shape[1]
-    return -(-plan.score_group * (plan.max_step_tokens + closing) // plan.chunk)
+    return -(-plan.score_group * (plan.max_step_tokens + _closing(search)) // plan.chunk)
 
 
 def chunks_of_commit(search: AbstractSearch, reader: int) -> int:
-    """Chunks of a commit in which every chosen step is as long as a step may be sampled, and has a cue."""
+    """Chunks of a problem's commit in which every chosen step is as long as may be sampled, and has a cue."""
     plan = search.plan
-    cue = search.constants[reader].cue_xm.shape[1]
-    return -(-plan.num_beams * (plan.max_step_tokens + cue) // plan.chunk)
+    return -(-plan.num_beams * (plan.max_step_tokens + _cue(search, reader)) // plan.chunk)
 
 
 def scoring_chunk(search: AbstractSearch) -> Work:
     """One chunk of the meta-prover's scoring pass, without the logits, which come once at its end."""
-    plan = search.plan
-    closing = search.state.closings.token_na.shape[1]
-    return extend_chunk(search, plan.meta, plan.chunk + plan.step_width + closing)
+    return extend_chunk(search, search.plan.meta, search.plan.step_width + _closing(search))
 
 
 def commit_chunk(search: AbstractSearch, reader: int) -> Work:
     """One chunk of a reader's commit."""
-    plan = search.plan
-    cue = search.constants[reader].cue_xm.shape[1]
-    return extend_chunk(search, reader, plan.num_beams * (plan.step_width + cue))
+    return extend_chunk(search, reader, search.plan.step_width + _cue(search, reader))
 
 
 def scoring_logits(search: AbstractSearch) -> Work:
-    """The logits of a scoring pass: every answer token of every candidate."""
+    """The logits of a scoring pass over a sub-batch: every answer token of every candidate."""
     plan = search.plan
     positions = plan.shards.rows * plan.score_group * search.state.closings.scored_nz.shape[1]
     head = _local_sizes(search, plan.meta, head=True)
@@ -126,6 +116,16 @@ def _attention(search: AbstractSearch, reader: int, queries: int, columns: int) 
     config, model = search.configs[reader], search.mesh.shape[RULES["heads"]]
     split = model if search.state.readers[reader].pool is not None and _divided(search, reader) else 1
     return 4.0 * config.head_dim * config.num_heads * config.num_layers * queries * columns / split
+
+
+def _closing(search: AbstractSearch) -> int:
+    """Most tokens of all closings of a problem."""
+    return search.state.closings.token_na.shape[1]
+
+
+def _cue(search: AbstractSearch, reader: int) -> int:
+    """Most tokens of a heading."""
+    return search.constants[reader].cue_xm.shape[1]
 
 
 def _divided(search: AbstractSearch, reader: int) -> bool:

@@ -20,7 +20,7 @@ import models
 from cord_jax import packing, readers, search
 from cord_jax.engine import free_rows
 from cord_jax.insertion import Insertion, insert
-from cord_jax.planning import chunk_tokens
+from cord_jax.planning import granularity, pool_blocks
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.proposals import propose, sampled_tokens
 from cord_jax.requests import problem_digest
@@ -60,7 +60,7 @@ def generate(
     plan, constants = _plan(
         model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots, mesh
     )
-    prompt_width = packing.round_up(max(map(len, prompts)), chunk_tokens())
+    prompt_width = packing.round_up(max(map(len, prompts)), plan.chunk)
     shapes = jax.eval_shape(
         functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), constants
     )
@@ -104,8 +104,9 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
     reader = Reader(path, None, model, vocabulary, 0, (0,))
-    columns = packing.round_up(max(map(len, prompts)) + chunk_tokens(), chunk_tokens())
-    reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
+    grain = granularity()
+    blocks = pool_blocks(max(map(len, prompts)) + 1, grain)
+    reader_plan, constants = compile_reader(reader, spec, "line_break", 1, blocks, mesh)
     reader_plan = dataclasses.replace(
         reader_plan, start=reader_plan.free
     )  # only EOS and the cap end a sample
@@ -122,8 +123,8 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         max_answer_tokens=1,
         step_width=1,
         num_forms=1,
-        shards=Shards(data, max(1, min(4, slots // data))),
-        chunk=chunk_tokens(),
+        shards=Shards(mesh, max(1, min(4, slots // data))),
+        chunk=grain.chunk,
         quantum=256,
         score_group=samples,
         seed=seed,
@@ -155,9 +156,12 @@ def _write(plan: SearchPlan, constants, state: SearchState):
         quanta, state = carry
         return (quanta < 16) & search.rows_running(state).any() & ~_all_ended(state).any()
 
+    def write(constants, reader):
+        return propose(plan.readers[0], plan.shards, constants, reader, plan.quantum)[0]
+
     def body(carry):
         quanta, state = carry
-        reader, _ = propose(plan.readers[0], constants[0], state.readers[0], plan.quantum)
+        reader = plan.shards.each(write, constants[0], state.readers[0])
         return quanta + 1, dataclasses.replace(state, readers=(reader,))
 
     state = lax.while_loop(going, body, (jnp.int32(0), state))[1]

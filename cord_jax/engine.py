@@ -26,7 +26,7 @@ from cord_jax.exchange import Exchange, ReaderText, ReadStep
 from cord_jax.insertion import insert
 from cord_jax.journal import SettledStep
 from cord_jax.planning import CLOSING as CLOSING
-from cord_jax.planning import SearchSettings, capacities, chunk_tokens, plan_search
+from cord_jax.planning import SearchSettings, capacities, granularity, plan_search
 from cord_jax.problems import Problem
 from cord_jax.requests import Requests
 from cord_jax.settling import Candidates, settle_scored
@@ -84,12 +84,11 @@ class Engine:
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        chunk = chunk_tokens()
-        self._requests = Requests(teachers, problems, settings.closing, chunk)
-        wanted = self._requests.sizes
-        room = capacities(settings, wanted.prompt_width, chunk)
+        grain = granularity()
+        self._requests = Requests(teachers, problems, settings.closing, grain.chunk)
+        room = capacities(settings, self._requests.sizes, grain)
         compiled = [
-            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.columns, mesh)
+            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.blocks, mesh)
             for reader in teachers.readers
         ]
         self._constants = tuple(constants for _, constants in compiled)
@@ -98,9 +97,9 @@ class Engine:
             teachers.meta,
             settings,
             room,
-            wanted.num_forms,
-            mesh.shape.get("data", 1),
-            chunk,
+            self._requests.sizes,
+            mesh,
+            grain,
         )
         self.exchange = Exchange(
             list(teachers.vocabularies),
@@ -135,7 +134,9 @@ class Engine:
         self._insert = insert_program(self.plan, sharding)
         self._advance = advance_program(self.plan, self.exchange, sharding)
         self._replay = jax.jit(
-            functools.partial(settle_scored, self.plan), donate_argnums=1, out_shardings=sharding
+            functools.partial(self.plan.shards.each, functools.partial(settle_scored, self.plan)),
+            donate_argnums=1,
+            out_shardings=sharding,
         )
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
@@ -172,14 +173,14 @@ class Engine:
                 inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
             self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
             peek = jax.device_get(peek)
-            if peek["short_of_columns"].any() or peek["longest"] > self.plan.step_width:
-                self._widen(peek["longest"], peek["short_of_columns"])
+            if peek["short_yx"].any() or peek["longest"] > self.plan.step_width:
+                self._widen(peek["longest"], peek["short_yx"].any(0))
             elif (peek["phase_n"] == DONE).any():
                 yield from self._collect(inserted_at)
                 free = sorted(free + np.flatnonzero(peek["phase_n"] == DONE).tolist())
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
-            self.idle_row_share = 1 - float(peek["busy_row_ticks"]) / max(1.0, float(peek["row_ticks"]))
+            self.idle_row_share = 1 - float(peek["busy_y"].sum()) / max(1.0, float(peek["ticked_y"].sum()))
 
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledStep]]) -> None:
         """Inserts a batch of problems and replays what was settled of them before."""
@@ -198,7 +199,7 @@ class Engine:
                     self._state = self._replay(
                         self._constants, self._state, slot_r, valid_r, Candidates(**candidates), score_rj
                     )
-                short = jax.device_get(self._replicate(self._state.short_of_columns))
+                short = jax.device_get(self._replicate(self._state.short_yx)).any(0)
                 if longest <= self.plan.step_width and not short.any():
                     break
                 self._widen(longest, short)
@@ -254,23 +255,23 @@ class Engine:
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
 
-    def _widen(self, longest, short_of_columns) -> None:
+    def _widen(self, longest, short) -> None:
         """Makes room for what did not fit and compiles the programs anew. Rare: capacities are estimates."""
         plan = self.plan
         if longest > plan.step_width:
             plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
-        grown = [
-            dataclasses.replace(reader, columns=packing.round_up(reader.columns * 3 // 2, plan.chunk))
-            if short
-            else reader
-            for reader, short in zip(plan.readers, short_of_columns)
+        added = [
+            packing.round_up(reader.columns // 2, plan.chunk) if is_short else 0
+            for reader, is_short in zip(plan.readers, short)
         ]
-        added = [new.columns - old.columns for new, old in zip(grown, plan.readers)]
+        widen = functools.partial(with_columns, plan, added=added)
+        shapes = jax.eval_shape(widen, self._state)
+        self._state = jax.jit(widen, out_shardings=state_shardings(shapes, self.mesh))(self._state)
+        grown = [
+            dataclasses.replace(reader, blocks=(*reader.blocks, more)) if more else reader
+            for reader, more in zip(plan.readers, added)
+        ]
         self._make_programs(dataclasses.replace(plan, readers=tuple(grown)))
-        shapes = jax.eval_shape(functools.partial(with_columns, added=added), self._state)
-        self._state = jax.jit(
-            functools.partial(with_columns, added=added), out_shardings=state_shardings(shapes, self.mesh)
-        )(self._state)
 
 
 def free_rows(
@@ -320,10 +321,10 @@ def _advance_and_peek(plan, exchange, constants, state, max_rounds):
         "phase_n",
         "problem_n",
         "step_n",
-        "short_of_columns",
+        "short_yx",
         "longest",
-        "row_ticks",
-        "busy_row_ticks",
+        "ticked_y",
+        "busy_y",
     )
     return state, {name: getattr(state, name) for name in names}
 

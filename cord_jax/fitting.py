@@ -45,21 +45,19 @@ class Candidate:
 def working_bytes(search: AbstractSearch) -> float:
     """About what the scoring pass or a commit needs beside weights and state, on one device.
 
-    The sub-batch's rows of one pool are copied; beside them lie the keys and values and the hidden states of
-    the packed row, and two arrays of attention logits of a chunk in float32.
+    The keys and values and the hidden states of the packed text, and two arrays of attention logits of a chunk in
+    float32, over the greatest block of a pool.
     """
     plan, largest = search.plan, 0.0
     closing = search.state.closings.token_na.shape[1]
-    for index, (config, state) in enumerate(zip(search.configs, search.state.readers)):
-        candidates = plan.score_group if index == plan.meta else plan.num_beams
-        width = candidates * (plan.step_width + closing)
-        columns, rows = state.token_ns.shape[1], plan.shards.rows
-        pool = bytes_per_device(state.pool) * rows * plan.shards.count / plan.slots
-        hidden = rows * width * config.hidden_size * 2
+    for index, (config, reader, state) in enumerate(zip(search.configs, plan.readers, search.state.readers)):
+        forks = plan.score_group if index == plan.meta else plan.num_beams
+        width = plan.shards.rows * forks * (plan.step_width + closing)
+        token = bytes_per_device(state.pool) * plan.shards.count / plan.slots / reader.columns
         leaf = jax.tree.leaves(state.pool)[0]
         split = search.mesh.shape["model"] if "model" in leaf.sharding.spec else 1
-        logits = 4 * rows * config.num_heads * plan.chunk * columns / split
-        largest = max(largest, pool * (1 + width / columns) + hidden + 2 * logits)
+        logits = 4 * config.num_heads * plan.chunk * max(reader.blocks) / split
+        largest = max(largest, width * (token + 2 * config.hidden_size) + 2 * logits)
     return largest
 
 

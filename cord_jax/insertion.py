@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cord_jax import commits, packing
+from cord_jax import commits, slots
 from cord_jax.commits import Chosen
 from cord_jax.readers import ReaderConstants, pytree
 from cord_jax.sampling import problem_key
@@ -39,9 +39,14 @@ def insert(
     plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, insertion: Insertion
 ) -> SearchState:
     """Reads the prompts and starts the searches. The slots must be free and their pools wide enough."""
+    return plan.shards.each(functools.partial(_insert, plan), constants, state, insertion)
+
+
+def _insert(plan, constants, state: SearchState, insertion: Insertion) -> SearchState:
+    """`insert` on one shard."""
     shards, beams = plan.shards, plan.num_beams
     slot_r, valid_r = insertion.slot_r, insertion.valid_r
-    put = functools.partial(shards.put, slot_r=slot_r, valid_r=valid_r)
+    put = functools.partial(slots.put, slot_r=slot_r, valid_r=valid_r)
     rows = slot_r.shape[0]
     first_b = jnp.arange(beams) == 0
     key_r2 = jax.vmap(functools.partial(problem_key, plan.seed))(insertion.digest_r2)
@@ -67,12 +72,11 @@ def insert(
             cue_rb=zeros_rb + jnp.where(first_b & bool(reader.proposers), 1, -1),
             permanent_r=jnp.zeros(rows, bool),
         )
-        width = packing.round_up(prompt_rt.shape[1] + k.cue_xm.shape[1], plan.chunk)
-        s, full_rbs = commits.append(reader, k, s, shards, chosen, width, chunk=plan.chunk)
+        s, full_rbs = commits.append(reader, k, s, shards, chosen, chunk=plan.chunk, only_first=True)
 
         def as_first(x_nb):
             """Every beam begins as beam 0 does."""
-            rows_rb = shards.take(x_nb, slot_r)
+            rows_rb = slots.take(x_nb, slot_r)
             return put(x_nb, new_r=jnp.broadcast_to(rows_rb[:, :1], rows_rb.shape))
 
         s = dataclasses.replace(

@@ -5,6 +5,7 @@ therefore compiled with one and with two layers that are not stacked, and the di
 over tokens and chunks count once all the same: what is counted is one token, one chunk.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -24,9 +25,13 @@ from cord_jax.settling import Candidates
 
 def lower_decode(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     """A reader's token loop."""
-    program = functools.partial(propose, search.plan.readers[reader], quantum=search.plan.quantum)
-    outputs = (search.sharding.readers[reader], _replicated(search.mesh))
-    jitted = jax.jit(program, donate_argnums=1, out_shardings=outputs)
+    plan = search.plan
+
+    def write(constants, state):
+        return propose(plan.readers[reader], plan.shards, constants, state, plan.quantum)[0]
+
+    program = functools.partial(plan.shards.each, write)
+    jitted = jax.jit(program, donate_argnums=1, out_shardings=search.sharding.readers[reader])
     return jitted.lower(search.constants[reader], search.state.readers[reader])
 
 
@@ -46,7 +51,13 @@ def lower_scoring(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
         concluded_rj=row((candidates,), jnp.bool_),
         sampled_rj=row((candidates,), jnp.int32),
     )
-    program = jax.jit(functools.partial(settling.score, plan))
+
+    def write_scores(constants, state, slot_r, valid_r, given):
+        score_rj, _ = settling.score(plan, constants, state, slot_r, valid_r, given)
+        score_nb = score_rj[jnp.arange(state.score_nb.shape[0]) % score_rj.shape[0], : plan.num_beams]
+        return dataclasses.replace(state, score_nb=score_nb)
+
+    program = jax.jit(functools.partial(plan.shards.each, write_scores), donate_argnums=1)
     return program.lower(search.constants[reader], search.state, row(), row((), jnp.bool_), given)
 
 
@@ -63,15 +74,12 @@ def lower_commit(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
         cue_rb=row(beams),
         permanent_r=row((), jnp.bool_),
     )
-    width = settling.append_width(plan, search.constants[reader])
 
-    def program(constants, state, chosen):
-        return commits.append(
-            plan.readers[reader], constants, state, plan.shards, chosen, width, chunk=plan.chunk
-        )
+    def append(constants, state, chosen):
+        return commits.append(plan.readers[reader], constants, state, plan.shards, chosen, chunk=plan.chunk)[0]
 
-    outputs = (search.sharding.readers[reader], None)
-    jitted = jax.jit(program, donate_argnums=1, out_shardings=outputs)
+    program = functools.partial(plan.shards.each, append)
+    jitted = jax.jit(program, donate_argnums=1, out_shardings=search.sharding.readers[reader])
     return jitted.lower(search.constants[reader], search.state.readers[reader], chosen)
 
 
@@ -108,6 +116,3 @@ def _row(search: AbstractSearch, shape: tuple[int, ...] = (), dtype=jnp.int32) -
     sharding = NamedSharding(search.mesh, PartitionSpec("data"))
     return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
 
-
-def _replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+from jax.sharding import Mesh
 
 from cord_jax import packing
 from cord_jax.readers import ReaderPlan
@@ -17,12 +18,30 @@ from cord_jax.state import SearchPlan
 CLOSING = "</think>\n\nThe final answer is "
 
 
-def chunk_tokens(platform: str | None = None) -> int:
-    """Tokens of a row that one pass of a prefill or of scoring runs: few where arithmetic is what costs.
+# Tokens of a packed text up to which a pass takes more than one problem of a data shard.
+PASS_TOKENS = 8192
 
-    `platform` is that of the devices ("cpu", "gpu", "tpu"); None for jax's default.
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+    """How much is computed at a time.
+
+    Attributes:
+      chunk: tokens of a packed text that a prefill or scoring pass runs at a time; a problem takes whole chunks.
+      block: columns of a block of a pool, at least; blocks of which nothing is in use are not read.
+      blocks: of a pool, at most; where layers are not stacked, attention to each is compiled for every layer.
     """
-    return 32 if (platform or jax.default_backend()) == "cpu" else 256
+
+    chunk: int
+    block: int
+    blocks: int
+
+
+def granularity(platform: str | None = None) -> Granularity:
+    """What suits a platform ("cpu", "gpu", "tpu"; None for jax's default): little where arithmetic is what costs."""
+    if (platform or jax.default_backend()) == "cpu":
+        return Granularity(chunk=64, block=384, blocks=2)
+    return Granularity(chunk=512, block=1024, blocks=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +99,23 @@ class Capacities:
       max_steps: rounds of a search.
       step_tokens: cap of a step in its writer's tokens.
       step_width: capacity of a canonical step in any vocabulary's tokens, which may split text finer.
-      columns: of a pool. An estimate: the engine compacts and widens pools that turn out too narrow.
+      blocks: columns of each block of a pool. An estimate: the engine compacts and widens pools that turn out too
+        narrow.
     """
 
     max_steps: int
     step_tokens: int
     step_width: int
-    columns: int
+    blocks: tuple[int, ...]
 
 
-def capacities(settings: SearchSettings, prompt_width: int, chunk: int) -> Capacities:
-    """The capacities of a search; `prompt_width` in tokens, `chunk` as `chunk_tokens` gives it."""
+def capacities(settings: SearchSettings, problems: ProblemSizes, grain: Granularity) -> Capacities:
+    """The capacities of a search."""
     step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
     step_tokens = min(step_tokens, settings.max_thinking_tokens)
     step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
     columns = (
-        prompt_width
+        problems.prompt_width
         + settings.max_thinking_tokens
         + (1 if settings.whole else settings.beam_width) * step_width
         + settings.max_answer_tokens
@@ -104,8 +124,16 @@ def capacities(settings: SearchSettings, prompt_width: int, chunk: int) -> Capac
         max_steps=1 if settings.whole else settings.max_steps,
         step_tokens=step_tokens,
         step_width=step_width,
-        columns=packing.round_up(columns, chunk),
+        blocks=pool_blocks(columns, grain),
     )
+
+
+def pool_blocks(columns: int, grain: Granularity) -> tuple[int, ...]:
+    """The blocks of a pool of at least so many columns; all but the last, which takes the rest, are alike."""
+    block = max(grain.block, packing.round_up(-(-columns // grain.blocks), grain.chunk))
+    number = -(-columns // block)
+    last = packing.round_up(columns - (number - 1) * block, grain.chunk)
+    return (block,) * (number - 1) + (last,)
 
 
 def plan_search(
@@ -113,20 +141,21 @@ def plan_search(
     meta: int,
     settings: SearchSettings,
     sizes: Capacities,
-    num_forms: int,
-    data: int,
-    chunk: int,
+    problems: ProblemSizes,
+    mesh: Mesh,
+    grain: Granularity,
 ) -> SearchPlan:
     """The plan of a search.
 
     Args:
-      readers: with `columns` from `capacities`; `meta` is the index of the meta-prover's.
-      num_forms: most accepted forms of an answer.
-      data: data shards of the mesh; the slots are rounded up to a multiple.
-      chunk: as `chunk_tokens` gives it.
+      readers: with `blocks` from `capacities`; `meta` is the index of the meta-prover's.
+      mesh: the slots are rounded up to a multiple of its data shards.
     """
+    data = mesh.shape["data"]
     slots = packing.round_up(settings.slots, data)
     proposers = sum(len(reader.proposers) for reader in readers)
+    group = 1 if settings.whole else settings.beam_width * proposers
+    rows = PASS_TOKENS // (group * (sizes.step_width + problems.closing_width))
     return SearchPlan(
         readers=tuple(readers),
         meta=meta,
@@ -139,10 +168,10 @@ def plan_search(
         max_thinking_tokens=settings.max_thinking_tokens,
         max_answer_tokens=settings.max_answer_tokens,
         step_width=sizes.step_width,
-        num_forms=num_forms,
-        shards=Shards(data, max(1, min(4, slots // data))),
-        chunk=chunk,
+        num_forms=problems.num_forms,
+        shards=Shards(mesh, max(1, min(4, slots // data, rows))),
+        chunk=grain.chunk,
         quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 8)),
-        score_group=1 if settings.whole else settings.beam_width * proposers,
+        score_group=group,
         seed=settings.seed,
     )

@@ -7,19 +7,23 @@ section 4).
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cord_jax import readers
 from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState, Rows
 from cord_jax.sampling import sample
-from models.prefix_tree import decode_attention
+from cord_jax.shards import Shards
+from models.prefix_tree import decode_attention, view_of
 
 
+@jax.named_scope("propose")
 def propose(
-    plan: ReaderPlan, constants: ReaderConstants, state: ReaderState, quantum
+    plan: ReaderPlan, shards: Shards, constants: ReaderConstants, state: ReaderState, quantum
 ) -> tuple[ReaderState, object]:
-    """Decodes up to `quantum` tokens for all running rows of a reader.
+    """Decodes up to `quantum` tokens for all running rows of a reader, on one shard.
 
     Returns:
       The state, and the number of ticks that ran (int32 scalar).
@@ -29,19 +33,23 @@ def propose(
     column_t = jnp.arange(ring)
     num_slots, num_rows = state.rows.count_nq.shape
     stacked = model.is_stacked
+    branch_q = np.arange(num_rows) // len(plan.proposers)
+    branch_nq = jnp.broadcast_to(branch_q, (num_slots, num_rows))
+    view = view_of(plan.blocks, state.view_nbs, branch_nq, state.depth_ns)
+
+    def goes_on(done, rows):
+        return shards.agreed((done < quantum) & rows.running_nq.any())
 
     def tick(carry):
-        done, column, rows = carry
+        done, column, rows, _ = carry
         age_nqt = (column_t - rows.start_nq[..., None]) % ring
         position_nq = rows.position_nq + rows.count_nq
         attend = decode_attention(
+            view,
             column,
-            state.view_nbs,
-            state.depth_ns,
             position_nq,
             age_nqt <= rows.count_nq[..., None],
             rows.position_nq[..., None] + age_nqt,
-            whole=plan.split_columns,
         )
         cache = (state.pool, rows.local) if stacked else tuple(zip(state.pool, rows.local))
         x_nqd, local = model.run_layers(model.embed_tokens(rows.feed_nq), position_nq, attend, cache)
@@ -70,14 +78,11 @@ def propose(
             stopped_nq=stopped_nq,
             running_nq=running & (stopped_nq == 0),
         )
-        return done + 1, (column + 1) % ring, rows
+        return done + 1, (column + 1) % ring, rows, goes_on(done + 1, rows)
 
-    def going(carry):
-        done, _, rows = carry
-        return (done < quantum) & rows.running_nq.any()
-
-    ticks, column, rows = lax.while_loop(going, tick, (jnp.int32(0), state.tick, state.rows))
-    return dataclasses.replace(state, tick=column, rows=rows), ticks
+    start = jnp.int32(0), state.tick_y[0], state.rows, goes_on(0, state.rows)
+    ticks, column, rows, _ = lax.while_loop(lambda carry: carry[3], tick, start)
+    return dataclasses.replace(state, tick_y=column[None], rows=rows), ticks
 
 
 def sampled_tokens(rows: Rows):

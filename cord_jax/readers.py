@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cord_jax.sampling import SamplingSettings
-from models import prefix_tree
+from models import kv_cache
 
 register = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
 
@@ -36,8 +36,8 @@ class ReaderPlan:
       vocabulary: index of its vocabulary among the distinct ones of the run.
       proposers: indices of the proposers that write through it, ascending; empty for a mere meta-prover.
       sampling: their settings.
-      columns: usable columns of its pool, prompts and dead branches included.
-      split_columns: whether its pool's columns, and not its heads, lie over the mesh's `model` axis.
+      blocks: columns of each block of its pool, prompts and dead branches included.
+      split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
@@ -47,10 +47,15 @@ class ReaderPlan:
     vocabulary: int
     proposers: tuple[int, ...]
     sampling: SamplingSettings
-    columns: int
+    blocks: tuple[int, ...]
     split_columns: bool
     start: int
     free: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of the whole pool."""
+        return sum(self.blocks)
 
 
 @pytree
@@ -97,7 +102,7 @@ class Rows:
       boundary_nq: int32, automaton state.
       running_nq: bool, still inside its proposal.
       stopped_nq: int32, why it ended: one of `STOPPED`.
-      local: keys and values, `[n, q, g, t, e]` a layer.
+      local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
     """
 
     token_nqt: jax.Array
@@ -123,14 +128,14 @@ class ReaderState:
     """What a reader holds of all slots.
 
     Attributes:
-      pool: keys and values of the prefix trees, `[n, g, s, e]` a layer.
+      pool: keys and values of the prefix trees, as in `models.kv_cache`.
       token_ns, depth_ns: int32, id and depth of the token in each column.
       cursor_n: int32, first free column.
       path_nbs: bool, the columns of each branch.
       view_nbs: bool, the columns that proposals of the branch see: its path and the forced cue, less the last
         token, which is the first that they feed.
       length_nb: int32, tokens on the path.
-      tick: int32, the ring column that is written next.
+      tick_y: int32, the ring column that is written next, of each shard.
       rows: the proposals; None for a reader that does not propose.
     """
 
@@ -141,12 +146,12 @@ class ReaderState:
     path_nbs: jax.Array
     view_nbs: jax.Array
     length_nb: jax.Array
-    tick: jax.Array
+    tick_y: jax.Array
     rows: Rows | None
 
 
 def heads_or_columns(num_kv_heads: int, columns: int, mesh: Mesh) -> str | None:
-    """What of keys and values `[..., g, s, e]` lies over the mesh's `model` axis.
+    """What of the keys and values `[..., g, s, e]` of a block lies over the mesh's `model` axis.
 
     "heads", or "columns" where heads do not divide, or None where neither does. Attention over split columns
     needs sums over `model` of what a query gets from each part: little beside the reading of a pool that
@@ -164,10 +169,10 @@ def decoder(plan: ReaderPlan, constants: ReaderConstants):
 
 
 def empty_state(
-    model, plan: ReaderPlan, *, slots: int, beams: int, ring: int, chunk: int, dtype
+    model, plan: ReaderPlan, *, slots: int, shards: int, beams: int, ring: int, dtype
 ) -> ReaderState:
-    """A reader that has read nothing. Pools get `chunk` spare columns behind those it uses, for `commit`."""
-    n, b, s, q = slots, beams, plan.columns + chunk, beams * len(plan.proposers)
+    """A reader that has read nothing."""
+    n, b, s, q = slots, beams, plan.columns, beams * len(plan.proposers)
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     rows = None
     if plan.proposers:
@@ -183,16 +188,16 @@ def empty_state(
             boundary_nq=integers((n, q)),
             running_nq=jnp.zeros((n, q), bool),
             stopped_nq=integers((n, q)),
-            local=prefix_tree.empty_cache(model.config, model.is_stacked, (n, q), ring, dtype),
+            local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), ring, dtype),
         )
     return ReaderState(
-        pool=prefix_tree.empty_cache(model.config, model.is_stacked, (n,), s, dtype),
+        pool=kv_cache.empty_pool(model.config, model.is_stacked, n, plan.blocks, dtype),
         token_ns=integers((n, s)),
         depth_ns=integers((n, s)),
         cursor_n=integers((n,)),
         path_nbs=jnp.zeros((n, b, s), bool),
         view_nbs=jnp.zeros((n, b, s), bool),
         length_nb=integers((n, b)),
-        tick=integers(()),
+        tick_y=integers((shards,)),
         rows=rows,
     )

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from cord_jax import packing
+from cord_jax.commits import Passage
+from cord_jax.packing import Forks
 from cord_jax.readers import pytree
-from models.prefix_tree import Packed, extend
+from cord_jax.shards import Shards
+from models.prefix_tree import extend
 
 # Logits alive at a time, in numbers: 64 Mi float32 are 256 MiB.
 LOGITS_AT_A_TIME = 1 << 26
@@ -39,45 +42,16 @@ class Closings:
     scored_form_nz: jax.Array
 
 
-def pack_candidates(closings: Closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width: int):
-    """Steps and closings of a group of candidates as packed forks of their beams' paths.
-
-    Returns:
-      `(packed, start_rj)`: the tokens, and where each candidate begins.
-    """
-    length_rj = jnp.where(valid_rj, step_length_rj + closings.length_n[:, None], 0)
-    fork_rw, offset_rw = packing.places(length_rj, width)
-    step_length_rw = packing.pick(step_length_rj, fork_rw)
-    in_step_rw = offset_rw < step_length_rw
-    place_rw = jnp.clip(offset_rw - step_length_rw, 0, closings.token_na.shape[1] - 1)
-    closing_offset_rw = step_length_rw + packing.pick(closings.offset_na, place_rw)
-    packed = Packed(
-        token_rw=jnp.where(
-            in_step_rw,
-            packing.pick_token(step_rjt, fork_rw, offset_rw),
-            packing.pick(closings.token_na, place_rw),
-        ),
-        position_rw=packing.pick(base_rj, fork_rw) + jnp.where(in_step_rw, offset_rw, closing_offset_rw),
-        branch_rw=packing.pick(branch_rj, fork_rw),
-        fork_rw=fork_rw,
-        form_rw=jnp.where(in_step_rw, 0, packing.pick(closings.form_na, place_rw)),
-        length_r=length_rj.sum(1),
-    )
-    return packed, packing.starts(length_rj)
-
-
-def answer_log_probabilities(model, hidden_rwd, closings: Closings, closing_start_rj, defined_v):
+def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
     """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
-    defines.
+    defines; `closing_start_rj` is where in its packed text a candidate's closing begins.
     """
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
     # The logits of a token stand at the place before it; a closing always has a token before its answer's
     # first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
-    rows, candidates, scored = place_rjz.shape
-    place_rx = jnp.clip(place_rjz.reshape(rows, -1), 0, hidden_rwd.shape[1] - 1)
-    hidden_rxd = jnp.take_along_axis(hidden_rwd, place_rx[..., None], axis=1)
-    hidden_xd = hidden_rxd.reshape(rows * candidates * scored, -1)
+    place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
+    hidden_xd = hidden_wd[place_x]
     target_x = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
 
     def log_probability(hidden_xd, target_x):
@@ -107,7 +81,8 @@ def scores(log_probability_rjz, closings: Closings, num_forms: int):
 def score_candidates(
     model,
     defined_v,
-    pool_rows,
+    pool,
+    slot_r,
     path_rbs,
     depth_rs,
     closings: Closings,
@@ -117,37 +92,46 @@ def score_candidates(
     branch_rj,
     valid_rj,
     *,
-    width: int,
+    shards: Shards,
     chunk: int,
     num_forms: int,
-    whole: bool = False,
 ):
     """Scores a group of candidates of each row in one pass.
 
     Args:
       model: the meta-prover's network.
       defined_v: ids that its tokenizer defines.
-      pool_rows, path_rbs, depth_rs: the rows' prefix trees.
+      pool, slot_r, path_rbs, depth_rs: the rows' prefix trees.
       closings: of the rows' problems.
       step_rjt, step_length_rj: the canonical steps in the meta-prover's tokens.
       base_rj, branch_rj: length and number of the beam that each continues.
       valid_rj: candidates that were not dropped; others are not computed.
-      width: capacity of the packed row; chunk: tokens of a row at a time; num_forms: most forms of an answer.
-      whole: as in `models.prefix_tree.extend`.
+      chunk: tokens that are run at a time.
+      num_forms: most forms of an answer.
 
     Returns:
-      `(score_rj float32, scratch, start_rj)`: scores, the keys and values of all that was read, and where in
-      them each candidate's step begins.
+      `(score_rj float32, passage)`: the scores, and all that was read.
     """
-    packed, start_rj = pack_candidates(
-        closings, step_rjt, step_length_rj, base_rj, branch_rj, valid_rj, width
+
+    def of_candidates(x_ra):
+        return jnp.broadcast_to(x_ra[:, None], (*valid_rj.shape, *x_ra.shape[1:]))
+
+    forks = Forks(
+        token_rxt=step_rjt,
+        length_rx=jnp.where(valid_rj, step_length_rj, 0),
+        base_rx=base_rj,
+        branch_rx=branch_rj,
+        tail_rxa=of_candidates(closings.token_na),
+        tail_length_rx=jnp.where(valid_rj, closings.length_n[:, None], 0),
+        form_rxa=of_candidates(closings.form_na),
+        offset_rxa=of_candidates(closings.offset_na),
     )
-    reach = step_rjt.shape[2] + closings.token_na.shape[1]
-    scratch, hidden_rwd = extend(
-        model, pool_rows, path_rbs, depth_rs, packed, chunk=chunk, reach=reach, whole=whole
+    packed, start_rj = packing.pack(forks, shards, valid_rj.shape[1] * forks.reach, chunk)
+    cache, hidden_wd = extend(
+        model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach
     )
     log_probability_rjz = answer_log_probabilities(
-        model, hidden_rwd, closings, start_rj + step_length_rj, defined_v
+        model, hidden_wd, closings, start_rj + step_length_rj, defined_v
     )
     score_rj = scores(log_probability_rjz, closings, num_forms)
-    return jnp.where(valid_rj, score_rj, -jnp.inf), scratch, start_rj
+    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, cache, start_rj)

@@ -30,7 +30,7 @@ PATIENCE = 4
 
 def stalled(plan: SearchPlan, state: SearchState):
     """Whether the host must make room before the search can go on."""
-    return state.short_of_columns.any() | (state.longest > plan.step_width)
+    return state.short_yx.any() | (state.longest > plan.step_width)
 
 
 def rows_running(state: SearchState):
@@ -43,28 +43,35 @@ def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
     """Every proposer writes up to a quantum of tokens; then the problems that are ready are settled."""
-    new_readers, row_ticks, busy = [], state.row_ticks, state.busy_row_ticks
-    for reader, k, s in zip(plan.readers, constants, state.readers):
-        if s.rows is not None:
-            before = s.rows.count_nq.sum()
-            s, ticks = propose(reader, k, s, plan.quantum)
-            row_ticks += (ticks * s.rows.count_nq.size).astype(jnp.float32)
-            busy += (s.rows.count_nq.sum() - before).astype(jnp.float32)
-        new_readers.append(s)
-    state = dataclasses.replace(state, readers=tuple(new_readers), row_ticks=row_ticks, busy_row_ticks=busy)
+    shards = plan.shards
+    state = shards.each(functools.partial(_write, plan), constants, state)
     waits_n = ~rows_running(state)
     answered_n = waits_n & (state.phase_n == ANSWERING)
     ready_n = waits_n & (state.phase_n == SEARCHING)
-    state = when(answered_n.any(), lambda state: settle_answers(plan, constants, state, answered_n), state)
+    answer = functools.partial(shards.each, functools.partial(settle_answers, plan), constants)
+    state = when(answered_n.any(), lambda state: answer(state, answered_n), state)
     state = dataclasses.replace(state, waited_n=jnp.where(ready_n, state.waited_n + 1, 0))
     # A pass costs the same however few of its rows are taken, so it waits a little for company.
-    full = ready_n.sum() >= plan.shards.count * plan.shards.rows
+    full = ready_n.sum() >= shards.count * shards.rows
     urgent = (state.waited_n >= PATIENCE).any() | ~rows_running(state).any()
     return when(
         ready_n.any() & (full | urgent),
         lambda state: settle_steps(plan, exchange, constants, state, ready_n),
         state,
     )
+
+
+def _write(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState) -> SearchState:
+    """Every reader's rows write, on one shard."""
+    new_readers, ticked_y, busy_y = [], state.ticked_y, state.busy_y
+    for reader, k, s in zip(plan.readers, constants, state.readers):
+        if s.rows is not None:
+            before = s.rows.count_nq.sum()
+            s, ticks = propose(reader, plan.shards, k, s, plan.quantum)
+            ticked_y += (ticks * s.rows.count_nq.size).astype(jnp.float32)
+            busy_y += (s.rows.count_nq.sum() - before).astype(jnp.float32)
+        new_readers.append(s)
+    return dataclasses.replace(state, readers=tuple(new_readers), ticked_y=ticked_y, busy_y=busy_y)
 
 
 def advance(
@@ -99,6 +106,7 @@ def empty_state(
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
     """
     n, b, m, j = plan.slots, plan.num_beams, plan.max_steps, plan.candidates
+    shards = plan.shards.count
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     reader_states = []
     for reader, constant in zip(plan.readers, constants):
@@ -108,9 +116,9 @@ def empty_state(
                 model,
                 reader,
                 slots=n,
+                shards=shards,
                 beams=b,
                 ring=plan.max_step_tokens,
-                chunk=plan.chunk,
                 dtype=model.dtype,
             )
         )
@@ -146,8 +154,8 @@ def empty_state(
             tokens_nmj=integers((n, m, j)),
             sampled_nmj=integers((n, m, j)),
         ),
-        short_of_columns=jnp.zeros((len(plan.readers),), bool),
+        short_yx=jnp.zeros((shards, len(plan.readers)), bool),
         longest=integers(()),
-        row_ticks=jnp.zeros(()),
-        busy_row_ticks=jnp.zeros(()),
+        ticked_y=jnp.zeros((shards,)),
+        busy_y=jnp.zeros((shards,)),
     )

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cord_jax import commits, packing, proposals, readers, scoring
-from cord_jax.commits import Chosen
+from cord_jax import commits, packing, proposals, readers, scoring, slots
+from cord_jax.commits import Chosen, Passage
 from cord_jax.control import when
 from cord_jax.exchange import Exchange
 from cord_jax.readers import ReaderConstants, ReaderPlan, pytree
@@ -73,6 +73,7 @@ def by_proposer(plan: SearchPlan, values):
     return jnp.stack(result, axis=2).reshape(rows, -1)
 
 
+@jax.named_scope("exchange")
 def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slot_r, valid_r):
     """The callback of a round: ids of finished proposals out, canonical steps in every vocabulary in.
 
@@ -80,13 +81,13 @@ def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slo
       `(candidates, longest)`: the `Candidates`, and the tokens of the longest step; if it exceeds
       `step_width`, the candidates are cut short and must not be used.
     """
-    shards = plan.shards
+    take = functools.partial(slots.take, slot_r=plan.shards.among_all(slot_r, plan.slots))
     rows, candidates, width = slot_r.shape[0], plan.candidates, plan.step_width
     vocabularies = len(exchange.vocabularies)
     written = []
     for reader in state.readers:
         if reader.rows is not None:
-            mine = jax.tree.map(lambda x: shards.take(x, slot_r), dataclasses.replace(reader.rows, local=()))
+            mine = jax.tree.map(take, dataclasses.replace(reader.rows, local=()))
             written.append((proposals.sampled_tokens(mine), mine.count_nq, mine.stopped_nq))
     shapes = {
         "token_urjt": jax.ShapeDtypeStruct((vocabularies, rows, candidates, width), jnp.int32),
@@ -96,17 +97,10 @@ def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slo
         "concluded_rj": jax.ShapeDtypeStruct((rows, candidates), jnp.bool_),
         "longest": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    take = functools.partial(shards.take, slot_r=slot_r)
-    exchanged = jax.pure_callback(
-        functools.partial(exchange, width),
-        shapes,
-        take(state.problem_n),
-        take(state.step_n),
-        valid_r,
-        take(state.open_nb),
-        take(state.thinking_nb),
-        written,
-    )
+    told = take(state.problem_n), take(state.step_n), valid_r, take(state.open_nb), take(state.thinking_nb), written
+    # The callback runs on one device: what it takes and gives is whole on all.
+    told = plan.shards.replicated(told)
+    exchanged = plan.shards.replicated(jax.pure_callback(functools.partial(exchange, width), shapes, *told))
     longest = exchanged.pop("longest")
     sampled = [None if s.rows is None else take(s.rows.count_nq) for s in state.readers]
     return Candidates(sampled_rj=by_proposer(plan, sampled), **exchanged), longest
@@ -120,16 +114,20 @@ def settle_steps(
     ready_n,
 ) -> SearchState:
     """Exchanges, scores, selects and commits the steps of a sub-batch of ready problems."""
-    slot_r = plan.shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
-    valid_r = plan.shards.take(ready_n, slot_r)
+    shards = plan.shards
+    slot_r = shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
+    valid_r = slots.take(ready_n, shards.among_all(slot_r, plan.slots))
     candidates, longest = exchange_steps(plan, exchange, state, slot_r, valid_r)
     state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
 
-    def settle(state: SearchState) -> SearchState:
-        score_rj, scratch, start_rj = score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
-        return settle_scored(plan, constants, state, slot_r, valid_r, candidates, score_rj, scratch, start_rj)
+    settle = functools.partial(shards.each, functools.partial(_score_and_settle, plan), constants)
+    return when(longest <= plan.step_width, lambda state: settle(state, slot_r, valid_r, candidates), state)
 
-    return when(longest <= plan.step_width, settle, state)
+
+def _score_and_settle(plan, constants, state, slot_r, valid_r, candidates: Candidates) -> SearchState:
+    """What follows the exchange, on one shard."""
+    score_rj, passage = score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
+    return settle_scored(plan, constants, state, slot_r, valid_r, candidates, score_rj, passage)
 
 
 def remaining(candidates: Candidates, valid_r):
@@ -137,6 +135,7 @@ def remaining(candidates: Candidates, valid_r):
     return (candidates.dropped_rj == 0) & valid_r[:, None]
 
 
+@jax.named_scope("commit")
 def settle_scored(
     plan: SearchPlan,
     constants: tuple[ReaderConstants, ...],
@@ -145,16 +144,14 @@ def settle_scored(
     valid_r,
     candidates: Candidates,
     score_rj,
-    scratch=None,
-    start_rj=None,
+    passage: Passage | None = None,
 ) -> SearchState:
     """Selects among scored candidates and commits what was chosen; nothing changes if a pool has no room for
-    it.
+    it. Of one shard.
 
     Args:
       score_rj: float32, -inf where a candidate was dropped.
-      scratch, start_rj: keys and values of the candidates from the scoring pass, and where each begins in
-        them; None if the meta-prover has to read the chosen steps anew.
+      passage: what the scoring pass has read; None if the meta-prover has to read the chosen steps anew.
     """
     shards = plan.shards
     decision = _decide(plan, state, slot_r, valid_r, candidates, score_rj)
@@ -164,37 +161,35 @@ def settle_scored(
         for k, c in zip(constants, chosen)
     ]
     rooms = [
-        commits.room(s, shards, c, need, reader.columns)
+        commits.room(s, c, need, reader.blocks)
         for reader, s, c, need in zip(plan.readers, state.readers, chosen, needs)
     ]
     short = jnp.stack([(valid_r & ~fits).any() for _, fits in rooms])
-    state = dataclasses.replace(state, short_of_columns=state.short_of_columns | short)
+    state = dataclasses.replace(state, short_yx=state.short_yx | short)
 
     def commit(state: SearchState) -> SearchState:
         noted = _note(plan, state, slot_r, valid_r, candidates, score_rj, decision)
         new_readers = []
-        for index, (reader, k, s, c, (as_is, _)) in enumerate(
+        for index, (reader, k, s, c, (compacts_r, _)) in enumerate(
             zip(plan.readers, constants, state.readers, chosen, rooms)
         ):
-            width = append_width(plan, k)
-            s = commits.compact(reader.stacked, s, shards, c, valid_r & ~as_is)
-            if index == plan.meta and scratch is not None:
-                start_rb = packing.pick(start_rj, decision.chosen_rb)
-                s = commits.move_scored(reader, s, shards, c, scratch, start_rb, width, chunk=plan.chunk)
+            s = commits.compact(reader.stacked, s, shards, c, valid_r & compacts_r)
+            if index == plan.meta and passage is not None:
+                s = commits.take_scored(reader, s, shards, c, passage, decision.chosen_rb, chunk=plan.chunk)
                 c = commits.cues_only(c)
-            if reader.proposers or scratch is None or index != plan.meta:
-                s, full_rbs = commits.append(reader, k, s, shards, c, width, chunk=plan.chunk)
+            if reader.proposers or passage is None or index != plan.meta:
+                s, full_rbs = commits.append(reader, k, s, shards, c, chunk=plan.chunk)
                 s = _restart(plan, index, s, noted, slot_r, valid_r, full_rbs, decision)
             new_readers.append(s)
         return dataclasses.replace(noted, readers=tuple(new_readers))
 
-    return when(~short.any(), commit, state)
+    return when(~shards.agreed(short.any()), commit, state)
 
 
 def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> Decision:
     """Selects, and sees which searches are over."""
     beams = plan.num_beams
-    take = functools.partial(plan.shards.take, slot_r=slot_r)
+    take = functools.partial(slots.take, slot_r=slot_r)
     kept_rb, source_rb, score_rb = select(
         take(state.score_nb), take(state.complete_nb), score_rj, remaining(candidates, valid_r), beams
     )
@@ -238,7 +233,7 @@ def _chosen(
     needed_rb = decision.stepped_rb & jnp.where(ended_r[:, None], first_b & answers_r[:, None], True)
     length_rj = candidates.length_urj[reader.vocabulary]
     token_rjt = candidates.token_urjt[reader.vocabulary]
-    next_step_r = plan.shards.take(state.step_n, slot_r) + 1
+    next_step_r = slots.take(state.step_n, slot_r) + 1
     cue_rb = jnp.where(decision.open_rb, next_step_r[:, None], -1)
     cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), cue_rb)
     return Chosen(
@@ -256,8 +251,8 @@ def _note(
     plan, state: SearchState, slot_r, valid_r, candidates: Candidates, score_rj, decision
 ) -> SearchState:
     """The slots' small state after a selection, and what happened in the history."""
-    shards, beams = plan.shards, plan.num_beams
-    take = functools.partial(shards.take, slot_r=slot_r)
+    beams = plan.num_beams
+    take = functools.partial(slots.take, slot_r=slot_r)
     step_r = take(state.step_n)
     tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
     tokens_rb = jnp.where(decision.stepped_rb, packing.pick(tokens_rj, decision.chosen_rb), 0)
@@ -275,7 +270,7 @@ def _note(
     )
     at_step_rm1 = (jnp.arange(plan.max_steps) == (step_r - 1)[:, None])[..., None]
     history = jax.tree.map(
-        lambda old, new: shards.put(old, slot_r, valid_r, jnp.where(at_step_rm1, new[:, None], take(old))),
+        lambda old, new: slots.put(old, slot_r, valid_r, jnp.where(at_step_rm1, new[:, None], take(old))),
         state.history,
         noted,
     )
@@ -297,13 +292,13 @@ def _note(
     return dataclasses.replace(
         state,
         history=history,
-        **{name: shards.put(getattr(state, name), slot_r, valid_r, new) for name, new in updates.items()},
+        **{name: slots.put(getattr(state, name), slot_r, valid_r, new) for name, new in updates.items()},
     )
 
 
 def _restart(plan, index, reader_state, noted: SearchState, slot_r, valid_r, full_rbs, decision: Decision):
     """Rows of open beams begin the next step, and the winner's writer its answer; others stand still."""
-    take = functools.partial(plan.shards.take, slot_r=slot_r)
+    take = functools.partial(slots.take, slot_r=slot_r)
     ended_r = decision.ended_r
     limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - take(noted.thinking_nb))
     answer_limit = min(plan.max_step_tokens, plan.max_answer_tokens)
@@ -324,38 +319,29 @@ def _restart(plan, index, reader_state, noted: SearchState, slot_r, valid_r, ful
     )
 
 
-def append_width(plan: SearchPlan, constants: ReaderConstants) -> int:
-    """Capacity for the steps and cues of all beams."""
-    return packing.round_up(plan.num_beams * (plan.step_width + constants.cue_xm.shape[1]), plan.chunk)
-
-
+@jax.named_scope("score")
 def score(plan, meta_constants: ReaderConstants, state: SearchState, slot_r, valid_r, candidates: Candidates):
-    """`(score_rj, scratch, start_rj)` of all candidates; the last two None unless one pass took them all."""
+    """`(score_rj, passage)` of all candidates; the passage is None unless one pass took them all."""
     shards, group = plan.shards, plan.score_group
     meta_plan, meta_state = plan.readers[plan.meta], state.readers[plan.meta]
-    closings = jax.tree.map(lambda x: shards.take(x, slot_r), state.closings)
     token_rjt = candidates.token_urjt[meta_plan.vocabulary]
     length_rj = candidates.length_urj[meta_plan.vocabulary]
     candidate_rj = remaining(candidates, valid_r)
-    model = readers.decoder(meta_plan, meta_constants)
-    pool_rows = shards.take_cache(meta_plan.stacked, meta_state.pool, slot_r)
-    path_rbs, depth_rs = shards.take(meta_state.path_nbs, slot_r), shards.take(meta_state.depth_ns, slot_r)
     beam_j = np.arange(plan.candidates) // plan.num_proposers
-    base_rj = shards.take(meta_state.length_nb, slot_r)[:, beam_j]
-    branch_rj = jnp.broadcast_to(beam_j, base_rj.shape)
-    width = packing.round_up(group * (plan.step_width + closings.token_na.shape[1]), plan.chunk)
+    base_rj = slots.take(meta_state.length_nb, slot_r)[:, beam_j]
+    branch_rj = jnp.broadcast_to(beam_j, base_rj.shape).astype(jnp.int32)
     run = functools.partial(
         scoring.score_candidates,
-        model,
+        readers.decoder(meta_plan, meta_constants),
         meta_constants.defined_v,
-        pool_rows,
-        path_rbs,
-        depth_rs,
-        closings,
-        width=width,
+        meta_state.pool,
+        slot_r,
+        slots.take(meta_state.path_nbs, slot_r),
+        slots.take(meta_state.depth_ns, slot_r),
+        jax.tree.map(lambda x: slots.take(x, slot_r), state.closings),
+        shards=shards,
         chunk=plan.chunk,
         num_forms=plan.num_forms,
-        whole=meta_plan.split_columns,
     )
     if group == plan.candidates:
         return run(token_rjt, length_rj, base_rj, branch_rj, candidate_rj)
@@ -366,4 +352,4 @@ def score(plan, meta_constants: ReaderConstants, state: SearchState, slot_r, val
     score_xrj = lax.map(
         lambda xs: run(*xs)[0], tuple(map(split, (token_rjt, length_rj, base_rj, branch_rj, candidate_rj)))
     )
-    return score_xrj.swapaxes(0, 1).reshape(candidate_rj.shape), None, None
+    return score_xrj.swapaxes(0, 1).reshape(candidate_rj.shape), None

@@ -1,100 +1,105 @@
-"""Reading and writing rows of a few slots of arrays whose slots are sharded over the mesh's data axis.
+"""The data shards of a search: what is written for the slots of one runs on all.
 
-All branches of a problem live on one data shard. A sub-batch takes the same number of slots from each shard,
-so that its rows `r = shard * rows_per_shard + i` are sharded as the slots are and nothing crosses the shards.
-Slot numbers are local to their shard.
+Slots are cut over the mesh's axis `data`; all beams of a problem, and all that readers hold of them, live in one slot.
+So everything in a round but the exchange of text is written for one shard (`Shards.each`), with slots numbered within
+it. A shard's devices along `model` share its work in the way that the parameters' shardings ask for.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models.prefix_tree import over_layers
+from cord_jax import slots
 
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The slots' layout.
+    """How slots lie on a mesh.
 
     Attributes:
-      count: data shards.
-      rows: sub-batch rows of each shard.
+      mesh: its axis `data` counts the shards.
+      rows: slots of each shard that are settled, or inserted, at a time: a sub-batch.
     """
 
-    count: int
+    mesh: Mesh
     rows: int
 
-    def _split(self, x):
-        return x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:])
+    @property
+    def count(self) -> int:
+        """Shards."""
+        return self.mesh.shape["data"]
 
     def choose(self, priority_n):
-        """The `rows` slots of highest priority in each shard, as local slot numbers; earlier slots first on
-        ties.
+        """The `rows` slots of highest priority in each shard, numbered within it; earlier ones first on ties."""
+        by_shard = priority_n.reshape(self.count, -1)
+        chosen = jax.vmap(lambda priority: slots.choose(priority, self.rows))(by_shard)
+        return chosen.reshape(-1)
+
+    def among_all(self, slot_r, num_slots: int):
+        """Slots that are numbered within the shards of their rows, numbered among all `num_slots`."""
+        shard_r = jnp.arange(self.count * self.rows, dtype=jnp.int32) // self.rows
+        return slot_r + shard_r * (num_slots // self.count)
+
+    def replicated(self, tree: Any) -> Any:
+        """Arrays as they are, whole on every device."""
+        if self.mesh.size == 1:
+            return tree
+        return lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def each(self, function: Callable, constants: Any, state: Any, *more: Any) -> Any:
+        """`function(constants, state, *more)` on every shard; it returns a new state.
+
+        Args:
+          constants: whole on every shard.
+          state, more: pytrees of arrays, cut as `data_specs` says.
         """
-        return (
-            jnp.argsort(-self._split(priority_n), axis=1, stable=True)[:, : self.rows]
-            .reshape(-1)
-            .astype(jnp.int32)
-        )
-
-    def take(self, x_n, slot_r):
-        """Rows of `x_n` (leading axis n) of the given slots, leading axis r."""
         if self.count == 1:
-            return x_n[slot_r]
-        rows = jax.vmap(lambda x, slots: x[slots])(self._split(x_n), self._split(slot_r))
-        return rows.reshape(-1, *x_n.shape[1:])
+            return function(constants, state, *more)
+        specs = data_specs(state)
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), specs, *map(data_specs, more)),
+            out_specs=specs,
+            axis_names={"data"},
+            check_vma=False,
+        )(constants, state, *more)
 
-    def take_cache(self, stacked: bool, cache, slot_r):
-        """The slots' keys and values, layer by layer."""
-        return over_layers(stacked, lambda layer: tuple(self.take(x, slot_r) for x in layer), cache)
+    def agreed(self, value):
+        """On which number of turns, or on which condition, the shards agree: the greatest of theirs.
 
-    def put(self, x_n, slot_r, valid_r, new_r):
-        """`x_n` with the rows of the valid slots replaced. A gather and a select: scatters run one row at a
-        time.
+        Where a shard is one device, each does as it likes. Where it has several, they exchange parts of products, and
+        all devices must run the same loops for that.
         """
+        if self.count == 1 or self.mesh.size == self.count:
+            return value
+        return lax.pmax(value.astype(jnp.int32), "data").astype(value.dtype)
 
-        def replace(x, slots, valid, new):
-            hit_nr = (jnp.arange(x.shape[0])[:, None] == slots) & valid
-            given_n = jnp.expand_dims(hit_nr.any(1), range(1, x.ndim))
-            return jnp.where(given_n, new[hit_nr.argmax(1)], x)
 
-        if self.count == 1:
-            return replace(x_n, slot_r, valid_r, new_r)
-        return jax.vmap(replace)(*map(self._split, (x_n, slot_r, valid_r, new_r))).reshape(x_n.shape)
+def data_specs(tree: Any) -> Any:
+    """How arrays are cut over `data`.
 
-    def write_columns(self, pool_ngse, slot_r, start_r, new_rgce):
-        """Writes each row's new columns into its slot of a pool, from its own start on."""
+    Names end in shape letters; an array is cut on the axis whose letter is n (slots), r (rows of a sub-batch) or y
+    (shards), and is whole without one. Keys and values under `pool` and `local` (`models.kv_cache`) are cut on slots.
+    An array that has no name leads with slots or rows.
+    """
 
-        def write(pool, slots, starts, new):
-            for row in range(self.rows):
-                pool = lax.dynamic_update_slice(pool, new[row][None], (slots[row], 0, starts[row], 0))
-            return pool
+    def spec(path, leaf):
+        names = [key.name for key in path if hasattr(key, "name")]
+        if not names:
+            return PartitionSpec("data")
+        if "pool" in names or "local" in names:
+            axis = leaf.ndim - (4 if "pool" in names else 5)
+        else:
+            letters = names[-1].rpartition("_")[2]
+            axis = next((i for i, letter in enumerate(letters) if letter in "nry"), None)
+            if axis is None or letters == names[-1]:
+                return PartitionSpec()
+        return PartitionSpec(*[None] * axis, "data")
 
-        return self._on_each(write, pool_ngse, slot_r, start_r, new_rgce)
-
-    def _on_each(self, write, pool_ngse, *rows):
-        """`write` on every shard's slots and rows."""
-        if self.count == 1:
-            return write(pool_ngse, *rows)
-        return jax.vmap(write)(*map(self._split, (pool_ngse, *rows))).reshape(pool_ngse.shape)
-
-    def select_columns(self, pool_ngse, slot_r, start_r, new_rgce):
-        """As `write_columns`, for pools whose columns lie over several devices.
-
-        Every device picks what falls on its own columns. A slice written at a place that is not known would
-        bring the whole pool to every device.
-        """
-        column_s = jnp.arange(pool_ngse.shape[2])
-
-        def write(pool, slots, starts, new):
-            for row in range(self.rows):
-                offset_s = column_s - starts[row]
-                old = lax.dynamic_slice_in_dim(pool, slots[row], 1, 0)
-                moved = lax.dynamic_update_slice_in_dim(jnp.zeros_like(old), new[row][None], starts[row], 2)
-                written_s1 = ((offset_s >= 0) & (offset_s < new.shape[2]))[:, None]
-                pool = lax.dynamic_update_slice_in_dim(pool, jnp.where(written_s1, moved, old), slots[row], 0)
-            return pool
-
-        return self._on_each(write, pool_ngse, slot_r, start_r, new_rgce)
+    return jax.tree_util.tree_map_with_path(spec, tree)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cord_jax import commits, packing
+from cord_jax import commits, packing, slots
 from cord_jax.readers import ReaderPlan, ReaderState, heads_or_columns, pytree
 from cord_jax.sampling import row_key
 from cord_jax.scoring import Closings
-from cord_jax.shards import Shards
+from cord_jax.shards import Shards, data_specs
+from models import kv_cache
 
 FREE, SEARCHING, ANSWERING, DONE = range(4)
 
@@ -34,7 +35,7 @@ class SearchPlan:
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       shards: how slots lie on the mesh, and how many of each shard are settled at once.
-      chunk: tokens of a row that a prefill or scoring pass runs at a time.
+      chunk: tokens of a packed text that a prefill or scoring pass runs at a time.
       quantum: tokens that a proposing row writes in a round.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
       seed: of all draws.
@@ -97,7 +98,7 @@ class History:
 
 @pytree
 class SearchState:
-    """All that a search knows, device arrays; slots lead and are sharded over `data`.
+    """All that a search knows, device arrays; slots n and shards y are cut over `data` (`shards.data_specs`).
 
     Attributes:
       readers: tuple of `ReaderState`.
@@ -114,9 +115,9 @@ class SearchState:
       answer_nu: int32, the answer's tokens, EOS included; answer_count_n: int32.
       closings: `scoring.Closings` of the slots' problems.
       history: `History`.
-      short_of_columns: bool [readers], pools that could not take a commit even after compaction.
+      short_yx: bool [y, readers], pools of each shard that could not take a commit even after compaction.
       longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
-      row_ticks, busy_row_ticks: float32, ticks times rows that were computed, and those that wrote a token.
+      ticked_y, busy_y: float32, ticks times rows that were computed, and those that wrote a token.
     """
 
     readers: tuple[ReaderState, ...]
@@ -136,10 +137,10 @@ class SearchState:
     answer_count_n: jax.Array
     closings: Closings
     history: History
-    short_of_columns: jax.Array
+    short_yx: jax.Array
     longest: jax.Array
-    row_ticks: jax.Array
-    busy_row_ticks: jax.Array
+    ticked_y: jax.Array
+    busy_y: jax.Array
 
 
 def start_rows(
@@ -168,7 +169,7 @@ def start_rows(
         far.
       answering_r: rows in which `writer_r` writes the answer, and nobody else anything.
     """
-    reader, shards, rows = plan.readers[index], plan.shards, state.rows
+    reader, rows = plan.readers[index], state.rows
     if rows is None:
         return state
     per_beam = len(reader.proposers)
@@ -181,13 +182,13 @@ def start_rows(
     keys = jax.vmap(lambda key, step: jax.vmap(lambda b, k: row_key(key, step, b, k))(beam_q, proposer_q))
     zeros_rq = jnp.zeros_like(running_rq, jnp.int32)
     fresh = dict(
-        start_nq=zeros_rq + state.tick,
+        start_nq=zeros_rq + state.tick_y[0],
         count_nq=zeros_rq,
         limit_nq=repeat(limit_rb),
         drawn_nq=zeros_rq + drawn_r[:, None],
         key_nq2=keys(key_r2, step_r),
-        feed_nq=repeat(packing.pick(shards.take(state.token_ns, slot_r), last_rb)),
-        position_nq=repeat(packing.pick(shards.take(state.depth_ns, slot_r), last_rb)),
+        feed_nq=repeat(packing.pick(slots.take(state.token_ns, slot_r), last_rb)),
+        position_nq=repeat(packing.pick(slots.take(state.depth_ns, slot_r), last_rb)),
         boundary_nq=zeros_rq + jnp.where(answering_r, reader.free, reader.start)[:, None],
         running_nq=running_rq,
         stopped_nq=zeros_rq,
@@ -197,61 +198,45 @@ def start_rows(
         rows=dataclasses.replace(
             rows,
             **{
-                name: shards.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()
+                name: slots.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()
             },
         ),
     )
 
 
 def state_shardings(shapes: SearchState, mesh: Mesh):
-    """Slots over `data`; keys and values also over `model`, by `heads_or_columns`; the rest is replicated.
+    """Cut over `data` as `shards.data_specs` says; keys and values also over `model`, by `heads_or_columns`."""
 
-    An array leads with slots if the shape letters at the end of its name begin with n; keys and values are
-    the leaves under `pool` `[l, n, g, s, e]` and `local` `[l, n, q, g, t, e]`, their layer axis absent unless
-    stacked.
-    """
-
-    def sharding(path, leaf):
+    def sharding(path, leaf, spec):
         names = [str(getattr(key, "name", "")) for key in path]
-        spec = [None] * leaf.ndim
         if "pool" in names or "local" in names:
-            slots = leaf.ndim - (4 if "pool" in names else 5)
             heads = leaf.ndim - 3
-            spec[slots] = "data"
-            split = heads_or_columns(leaf.shape[heads], leaf.shape[heads + 1], mesh)
+            columns = leaf.ndim + (getattr(kv_cache.COLUMNS, names[-1]) if "pool" in names else -2)
+            split = heads_or_columns(leaf.shape[heads], leaf.shape[columns], mesh)
             if split is not None:
-                spec[heads if split == "heads" else heads + 1] = "model"
-        elif names[-1].rpartition("_")[2].startswith("n") and "_" in names[-1]:
-            spec[0] = "data"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+                axes = [*spec, *[None] * (leaf.ndim - len(spec))]
+                axes[heads if split == "heads" else columns] = "model"
+                spec = PartitionSpec(*axes)
+        return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(sharding, shapes)
+    return jax.tree_util.tree_map_with_path(sharding, shapes, data_specs(shapes))
 
 
-def with_columns(state: SearchState, added: Sequence[int]) -> SearchState:
-    """The state with wider pools, and nothing short any more."""
+def with_columns(plan: SearchPlan, state: SearchState, added: Sequence[int]) -> SearchState:
+    """The state with a further block of so many columns in each reader's pool, and nothing short any more."""
     readers = []
-    for reader, more in zip(state.readers, added):
-
-        def last(x, more=more):
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
-
-        def columns(x, more=more):
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
-
-        readers.append(
-            dataclasses.replace(
-                reader,
-                pool=jax.tree.map(columns, reader.pool),
-                token_ns=last(reader.token_ns),
-                depth_ns=last(reader.depth_ns),
-                path_nbs=last(reader.path_nbs),
-                view_nbs=last(reader.view_nbs),
-            )
-        )
+    for reader, s, columns in zip(plan.readers, state.readers, added):
+        if columns:
+            wider = {
+                name: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
+                for name in ("token_ns", "depth_ns", "path_nbs", "view_nbs")
+                for x in [getattr(s, name)]
+            }
+            s = dataclasses.replace(s, pool=kv_cache.widened(reader.stacked, s.pool, columns), **wider)
+        readers.append(s)
     return dataclasses.replace(
         state,
         readers=tuple(readers),
         longest=jnp.zeros_like(state.longest),
-        short_of_columns=jnp.zeros_like(state.short_of_columns),
+        short_yx=jnp.zeros_like(state.short_yx),
     )

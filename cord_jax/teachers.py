@@ -1,6 +1,7 @@
 """Loading a pool: checkpoints, vocabularies and readers, each once however many proposers share it."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +165,7 @@ def plan_reader(
     proposers: tuple[int, ...],
     spec: PoolSpec,
     tables: Tables,
-    columns: int,
+    blocks: tuple[int, ...],
     mesh: Mesh,
 ) -> tuple[ReaderPlan, nnx.State]:
     """What is static about a reader, and its weights (shapes, if the model is abstract)."""
@@ -175,8 +176,8 @@ def plan_reader(
         stacked=model.is_stacked,
         vocabulary=vocabulary_index,
         proposers=proposers,
-        columns=columns,
-        split_columns=heads_or_columns(model.config.num_kv_heads, columns, mesh) == "columns",
+        blocks=blocks,
+        split_columns=heads_or_columns(model.config.num_kv_heads, math.gcd(*blocks), mesh) == "columns",
         start=tables.start,
         free=tables.free,
         sampling=SamplingSettings(
@@ -189,12 +190,17 @@ def plan_reader(
 
 
 def compile_reader(
-    reader: Reader, spec: PoolSpec, segmentation_name: str, max_steps: int, columns: int, mesh: Mesh
+    reader: Reader,
+    spec: PoolSpec,
+    segmentation_name: str,
+    max_steps: int,
+    blocks: tuple[int, ...],
+    mesh: Mesh,
 ) -> tuple[ReaderPlan, ReaderConstants]:
     """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
     tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
     plan, weights = plan_reader(
-        reader.model, reader.vocabulary_index, reader.proposers, spec, tables, columns, mesh
+        reader.model, reader.vocabulary_index, reader.proposers, spec, tables, blocks, mesh
     )
     replicated = NamedSharding(mesh, PartitionSpec())
     arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in tables.arrays.items()}

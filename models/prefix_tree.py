@@ -1,340 +1,289 @@
 """Attention over a prefix tree of keys and values.
 
-Many continuations of one text share most of their past. Each slot therefore owns ONE pool of keys and values,
-and a branch of its tree is a boolean mask over the pool's columns, its *path*. Selecting branches copies
-nothing; a column is read once for all branches that share it. Two kinds of queries meet the pool:
+Many continuations of one text share most of their past. Each slot therefore owns ONE pool of keys and values
+(`models.kv_cache`), and a branch of its tree is a boolean mask over the pool's columns, its *path*. Selecting
+branches copies nothing; a column is read once for all branches that share it. Two kinds of queries meet the pool:
 
 * `decode_attention`: one new token for every query row of every slot. The keys of the tokens that a row has
-written
-  since its branch point lie in a small row-local ring buffer, whose current column is the same for all rows.
-* `extend`: several forks of every row, packed one after another and run in chunks. Their keys go to a scratch
-buffer;
-  `commit` then moves the columns that are to stay into the pool.
+  written since its branch point lie in a small row-local ring buffer, whose current column is the same for all
+  rows.
+* `extend`: forks of many slots, packed one after another and run in chunks; a chunk has tokens of one slot only.
+  Their keys go to a scratch cache; `kv_cache.commit` then moves the columns that are to stay into the pool.
 
-Keys are stored head-major and already rotated, `[n, g, s, e]`. A cache is a tuple with one entry a layer when
-the decoder keeps a list of layers, and one entry whose arrays have a leading `[l]` axis when it keeps a stack
-of them.
+Blocks of a pool of which no query sees anything are not read.
 
-Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, s pool
-columns, w scratch columns, t columns of a row's ring buffer, g key-value heads, m query heads of one
-key-value head, e head width, d model width.
+Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, k chunks, s pool
+columns, w places of a packed text, t columns of a row's ring buffer, g key-value heads, m query heads of one key-value
+head, e head width, d model width, x a leading axis of any meaning.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from models.kv_cache import COLUMN_AXES, KeyValue, block_columns, empty_cache, spans
+
 MASKED = -1e30  # finite, so that a row that sees nothing gives a number and not NaN
-LEAST_BLOCK = 1024  # columns of a pool that are read at a time, at least; a loop over fewer costs more than it saves
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["token_rw", "position_rw", "branch_rw", "fork_rw", "form_rw", "length_r"],
+    data_fields=["token_w", "position_w", "branch_w", "fork_w", "form_w", "row_k", "chunks"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Tokens of several forks of each row, one fork after another; all int32.
+    """Tokens of forks of several rows, one fork after another; all int32. A row begins with a chunk of its own.
 
     Attributes:
-      token_rw: token ids; what lies beyond `length_r` is padding.
-      position_rw: depth of each token in its branch, for rope and sliding windows.
-      branch_rw: which of the row's paths the token continues.
-      fork_rw: tokens of different forks do not see each other.
-      form_rw: 0 for the trunk of a fork; the twigs 1, 2, ... of a fork see its trunk and themselves only.
-      length_r: number of tokens of each row.
+      token_w: token ids; what lies beyond a fork's end is padding.
+      position_w: depth of each token in its branch, for rope and sliding windows.
+      branch_w: which of the row's paths the token continues.
+      fork_w: tokens of different forks do not see each other.
+      form_w: 0 for the trunk of a fork; the twigs 1, 2, ... of a fork see its trunk and themselves only.
+      row_k: the row that each chunk belongs to.
+      chunks: how many are to be run.
     """
 
-    token_rw: jax.Array
-    position_rw: jax.Array
-    branch_rw: jax.Array
-    fork_rw: jax.Array
-    form_rw: jax.Array
-    length_r: jax.Array
+    token_w: jax.Array
+    position_w: jax.Array
+    branch_w: jax.Array
+    fork_w: jax.Array
+    form_w: jax.Array
+    row_k: jax.Array
+    chunks: jax.Array
 
 
-def over_layers(stacked: bool, function, *caches):
-    """Applies `function` to the entries of one layer after another: a loop over tuples, or a scan over a
-    stack.
-    """
-    if stacked:
-        return lax.scan(lambda _, entries: (None, function(*entries)), None, caches)[1]
-    return tuple(function(*entries) for entries in zip(*caches))
-
-
-def empty_cache(config, stacked: bool, leading: tuple[int, ...], columns: int, dtype):
-    """Zero keys and values, `leading + (g, columns, e)` for each layer."""
-    shape = (*leading, config.num_kv_heads, columns, config.head_dim)
-    if stacked:
-        shape = (config.num_layers, *shape)
-        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))
-
-
-def columns(cache) -> int:
-    """Capacity of a cache in tokens."""
-    return jax.tree.leaves(cache)[0].shape[-2]
-
-
-def _gather(parts, query, key, value, seen, keys_of, values_of):
+def _gather(parts, query, key, value, seen, ring: bool = False):
     """Softmax attention over one more part of the keys.
 
     Args:
-      parts: `(greatest logit, sum of weights, weighted sum of values)` over the parts so far, float32; None
-        before the first. The weights are relative to the greatest logit.
-      keys_of, values_of: the two products, as `einsum` names them.
+      parts: `(greatest logit, sum of weights, weighted sum of values)` over the parts so far, float32
+        [*x, c, m, ...]; None before the first. The weights are relative to the greatest logit.
+      query: [*x, c, m, e].
+      key: [*x, e, s], or [*x, s, e] of ring buffers; value: [*x, s, e].
+      seen: bool, broadcast to [*x, c, m, s].
     """
-    logits = jnp.where(seen, jnp.einsum(keys_of, query, key, preferred_element_type=jnp.float32), MASKED)
+    *lead, c, m, _ = query.shape
+    axes, batch = len(lead), (tuple(range(len(lead))),) * 2
+    product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
+    # Products of matrices in the order of their operands: others are several times slower on a CPU.
+    contracted = (axes + 1,), (axes + 1 if ring else axes,)
+    logits = product(query.reshape(*lead, c * m, -1), key, (contracted, batch))
+    logits = jnp.where(seen, logits.reshape(*lead, c, m, -1), MASKED)
     top = logits.max(-1, keepdims=True)
     if parts is not None:
         top = jnp.maximum(top, parts[0])
     weight = jnp.exp(logits - top)
     total = weight.sum(-1, keepdims=True)
-    out = jnp.einsum(values_of, weight.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    weight = weight.reshape(*lead, c * m, -1).astype(value.dtype)
+    out = product(weight, value, (((axes + 1,), (axes,)), batch)).reshape(query.shape)
     if parts is not None:
         fade = jnp.exp(parts[0] - top)
         total, out = total + fade * parts[1], out + fade * parts[2]
     return top, total, out
 
 
-def _gather_pool(parts, query, pool, used, whole: bool, seen):
-    """`_gather` over the first `used` columns of a pool, a block at a time; the rest is not read.
+def _gather_blocks(parts, query, blocks, view: "View", seen, read):
+    """`_gather` over the first block of a pool, and over those others of which some query sees something.
 
     Args:
-      query: [n, c, g, m, e].
-      whole: all columns at once.
-      seen: `seen(start, width)`, the columns from `start` on that a query sees, broadcast to [n, g, m, c, s].
+      blocks: `(keys, values)` each.
+      seen: for each block the mask, bool [x, c, s].
+      read: `read(keys or values of a block)`, those that the queries meet, [x, g, s, e].
     """
-    keys_of, values_of = "ncgme,ngse->ngmcs", "ngmcs,ngse->ngmce"
-    width = columns(pool)
-    block = width if whole else min(width, max(LEAST_BLOCK, width // 8))
-    if block == width:
-        return _gather(parts, query, *pool, seen(0, width), keys_of, values_of)
 
-    def one(index, parts):
-        start = jnp.minimum(index * block, width - block)
-        key, value = (lax.dynamic_slice_in_dim(x, start, block, 2) for x in pool)
-        fresh_s = start + jnp.arange(block) >= index * block  # the last block overlaps the one before
-        return _gather(parts, query, key, value, seen(start, block) & fresh_s, keys_of, values_of)
+    def gather(index, parts):
+        return _gather(parts, query, *map(read, blocks[index]), seen[index][:, None, :, None])
 
-    return lax.fori_loop(0, (used + block - 1) // block, one, parts)
-
-
-def _used(mask_nbs):
-    """One more than the greatest column in any mask."""
-    return jnp.where(mask_nbs.any((0, 1)), jnp.arange(1, mask_nbs.shape[2] + 1), 0).max()
+    parts = gather(0, parts)
+    for index in range(1, len(blocks)):
+        parts = lax.cond(view.needed[index], functools.partial(gather, index), lambda parts: parts, parts)
+    return parts
 
 
 def _grouped(query, num_kv_heads):
-    """[..., h, e] -> [..., g, m, e], scaled by 1 / sqrt(e)."""
-    *lead, heads, width = query.shape
-    return (query * (width**-0.5)).reshape(*lead, num_kv_heads, heads // num_kv_heads, width)
+    """[x, c, h, e] -> [x, g, c, m, e], scaled by 1 / sqrt(e)."""
+    x, c, heads, width = query.shape
+    grouped = (query * (width**-0.5)).reshape(x, c, num_kv_heads, heads // num_kv_heads, width)
+    return grouped.swapaxes(1, 2)
 
 
-def decode_attention(
-    column, view_nbs, depth_ns, position_nq, written_nqt, local_position_nqt, *, whole: bool = False
-):
+def _finished(parts, query):
+    """[x, g, c, m, ...] -> the output of attention in the shape and dtype of the query [x, c, h, e]."""
+    _, total, out = parts
+    return (out / total).swapaxes(1, 2).reshape(query.shape).astype(query.dtype)
+
+
+def _within(window, position, depth):
+    """Whether keys at `depth` [x, s] lie inside the window of queries at `position` [x, c]."""
+    return position[..., None] - depth[:, None] < window
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What queries see of a pool; a list has an entry a block.
+
+    Attributes:
+      needed: whether any query sees anything of the block, bool scalars.
+      seen: bool [x, c, s].
+      depth: depth of the token in each column, int32 [x, s].
+    """
+
+    needed: list[jax.Array]
+    seen: list[jax.Array]
+    depth: list[jax.Array]
+
+    def within(self, window, position) -> list[jax.Array]:
+        """`seen`, of that what lies in the window of queries at `position` [x, c]; all of it if that is None."""
+        if window is None:
+            return self.seen
+        return [mask & _within(window, position, depth) for mask, depth in zip(self.seen, self.depth)]
+
+
+def view_of(blocks: Sequence[int], path_xbs, branch_xc, depth_xs) -> View:
+    """The view of queries that see the columns of their branches.
+
+    Args:
+      blocks: columns of each block.
+      path_xbs: the columns of each branch; branch_xc: the branch of each query; depth_xs: as in `View`, whole.
+    """
+    paths = [path_xbs[:, :, start:end] for start, end in spans(blocks)]
+    return View(
+        needed=[path.any() for path in paths],
+        seen=[jnp.take_along_axis(path, branch_xc[..., None], axis=1) for path in paths],
+        depth=[depth_xs[:, start:end] for start, end in spans(blocks)],
+    )
+
+
+def decode_attention(view: View, column, position_nq, written_nqt, local_position_nqt):
     """The `attend` of one decoded token for every query row.
 
     Args:
+      view: what the rows see of the pool.
       column: ring-buffer column that this token writes, int32 scalar.
-      view_nbs: pool columns that the rows of a branch see. Rows are ordered by branch: q = b * p.
-      depth_ns: depth of the token in each pool column (for sliding windows).
       position_nq: depth of the new token.
       written_nqt: ring-buffer columns that a row sees, this token's included.
       local_position_nqt: depth of the token in each ring-buffer column.
-      whole: read the pool as a whole, because its columns lie over several devices; else no more of it than
-        some branch sees.
 
     Returns:
-      A function for `Decoder.run_layers` whose cache entry of a layer is `(pool, local)`, with pool keys `[n,
-      g, s, e]` and local keys `[n, q, g, t, e]`, and which returns the new local entry.
+      A function for `Decoder.run_layers` whose cache entry of a layer is `(pool blocks, ring buffers)`, the latter
+      [n, q, g, t, e], and which returns the new ring buffers.
     """
-    num_branches = view_nbs.shape[1]
-    used = _used(view_nbs)
 
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
-        pool, (local_key, local_value) = cache
-        local_key = lax.dynamic_update_slice_in_dim(
-            local_key, key_nqge[:, :, :, None].astype(local_key.dtype), column, 3
-        )
-        local_value = lax.dynamic_update_slice_in_dim(
-            local_value, value_nqge[:, :, :, None].astype(local_value.dtype), column, 3
+        blocks, local = cache
+        local = KeyValue(
+            *(
+                lax.dynamic_update_slice_in_dim(old, new[:, :, :, None].astype(old.dtype), column, 3)
+                for old, new in zip(local, (key_nqge, value_nqge))
+            )
         )
         query = _grouped(query_nqhe, key_nqge.shape[2])
-        per_branch = query.shape[1] // num_branches
-
-        def seen(start, width):
-            view_nqs = jnp.repeat(lax.dynamic_slice_in_dim(view_nbs, start, width, 2), per_branch, axis=1)
-            if window is not None:
-                depth_ns1 = lax.dynamic_slice_in_dim(depth_ns, start, width, 1)[:, None]
-                view_nqs &= position_nq[..., None] - depth_ns1 < window
-            return view_nqs[:, None, None]
-
-        near = written_nqt
+        near_nqt = written_nqt
         if window is not None:
-            near = written_nqt & (position_nq[..., None] - local_position_nqt < window)
-        top, total, out = _gather(
-            None,
-            query,
-            local_key,
-            local_value,
-            near[:, :, None, None],
-            "nqgme,nqgte->nqgmt",
-            "nqgmt,nqgte->nqgme",
-        )
-        parts = tuple(jnp.moveaxis(x, 1, 3) for x in (top, total, out))
-        _, total, out = _gather_pool(parts, query, pool, used, whole, seen)
-        out = jnp.moveaxis(out / total, 3, 1).astype(query.dtype)
-        return out.reshape(query_nqhe.shape), (local_key, local_value)
+            near_nqt = written_nqt & (position_nq[..., None] - local_position_nqt < window)
+        # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
+        of_rows = query.swapaxes(1, 2)[:, :, :, None]
+        ring = _gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
+        parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
+        seen = view.within(window, position_nq)
+        parts = _gather_blocks(parts, query, blocks, view, seen, read=lambda x: x)
+        return _finished(parts, query_nqhe), local
 
     return attend
 
 
-def _fork_attention(
-    start, near, span, path_rcs, own_rcw, depth_rs, position_rc, position_rw, used, whole: bool
-):
-    """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool rows, scratch)`.
+def extend(model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int):
+    """Runs packed forks of prefix trees through the decoder, `chunk` tokens at a time.
 
-    The chunk is written to the scratch's columns from `start` on and sees `span` of them from `near` on;
-    masks and positions with the letter w are those of these columns.
-    """
-
-    def attend(query_rche, key_rcge, value_rcge, cache, window):
-        pool, (scratch_key, scratch_value) = cache
-        scratch_key = lax.dynamic_update_slice_in_dim(
-            scratch_key, key_rcge.swapaxes(1, 2).astype(scratch_key.dtype), start, 2
-        )
-        scratch_value = lax.dynamic_update_slice_in_dim(
-            scratch_value, value_rcge.swapaxes(1, 2).astype(scratch_value.dtype), start, 2
-        )
-        own_key = lax.dynamic_slice_in_dim(scratch_key, near, span, 2)
-        own_value = lax.dynamic_slice_in_dim(scratch_value, near, span, 2)
-        query = _grouped(query_rche, key_rcge.shape[2])
-
-        def seen(first, width):
-            path_rcs_ = lax.dynamic_slice_in_dim(path_rcs, first, width, 2)
-            if window is not None:
-                depth_r1s = lax.dynamic_slice_in_dim(depth_rs, first, width, 1)[:, None]
-                path_rcs_ &= position_rc[..., None] - depth_r1s < window
-            return path_rcs_[:, None, None]
-
-        own = own_rcw
-        if window is not None:
-            own = own & (position_rc[..., None] - position_rw[:, None] < window)
-        parts = _gather(
-            None, query, own_key, own_value, own[:, None, None], "rcgme,rgwe->rgmcw", "rgmcw,rgwe->rgmce"
-        )
-        _, total, out = _gather_pool(parts, query, pool, used, whole, seen)
-        out = jnp.moveaxis(out / total, 3, 1).astype(query.dtype)
-        return out.reshape(query_rche.shape), (scratch_key, scratch_value)
-
-    return attend
-
-
-def extend(
-    model,
-    pool_rows,
-    path_rbs,
-    depth_rs,
-    packed: Packed,
-    *,
-    chunk: int,
-    reach: int | None = None,
-    whole: bool = False,
-):
-    """Runs packed forks of the rows' prefix trees through the decoder, `chunk` tokens of each row at a time.
-
-    As many chunks run as the longest row needs, so cost follows the number of tokens and not the capacity w.
+    Cost follows the number of tokens and not the capacity w.
 
     Args:
       model: the decoder.
-      pool_rows: keys and values of the rows' pools, `[r, g, s, e]` a layer. They are only read.
-      path_rbs: the columns of each branch.
+      pool: it is only read.
+      slot_r: the slot of each row.
+      path_rbs: the columns of each branch of a row.
       depth_rs: depth of the token in each column.
       packed: the tokens; w must be a multiple of `chunk`.
-      reach: most tokens from a fork's first to its last, if its tokens lie together; attention then reads
-        only so much of the scratch. By default all of it.
-      whole: as in `decode_attention`.
+      reach: most places from a fork's first token to its last; attention reads only so much of the scratch.
 
     Returns:
-      The scratch cache `[r, g, w, e]` a layer with the keys and values of all tokens, and the final hidden
-      states `[r, w, d]`. What lies beyond `packed.length_r` is undefined.
+      The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
+      [w, d]. What lies beyond the ends of forks is undefined.
     """
-    rows, width = packed.token_rw.shape
+    width = packed.token_w.shape[0]
     if width % chunk:
         raise ValueError(f"the packed width {width} is not a multiple of the chunk of {chunk} tokens")
-    dtype = jax.tree.leaves(pool_rows)[0].dtype
-    scratch = empty_cache(model.config, model.is_stacked, (rows,), width, dtype)
-    hidden_rwd = jnp.zeros((rows, width, model.config.hidden_size), dtype)
-    span = width if reach is None else min(width, chunk + reach)
-    used = _used(path_rbs)
+    columns = block_columns(model.is_stacked, pool)
+    dtype = jax.tree.leaves(pool)[0].dtype
+    scratch = empty_cache(model.config, model.is_stacked, 1, width, dtype)
+    hidden_wd = jnp.zeros((width, model.config.hidden_size), dtype)
+    span = min(width, chunk + reach)
 
     def run_chunk(index, carry):
-        scratch, hidden_rwd = carry
+        scratch, hidden_wd = carry
         start = index * chunk
         near = jnp.clip(start + chunk - span, 0, width - span)
-        cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=chunk, axis=1)
-        around = functools.partial(lax.dynamic_slice_in_dim, start_index=near, slice_size=span, axis=1)
-        token_rc, position_rc, fork_rc, form_rc = map(
-            cut, (packed.token_rw, packed.position_rw, packed.fork_rw, packed.form_rw)
+        cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=chunk)
+        around = functools.partial(lax.dynamic_slice_in_dim, start_index=near, slice_size=span)
+        form_c, form_w = cut(packed.form_w), around(packed.form_w)
+        own_cw = (
+            ((near + jnp.arange(span)) <= (start + jnp.arange(chunk))[:, None])
+            & (around(packed.fork_w) == cut(packed.fork_w)[:, None])
+            & ((form_w == 0) | (form_w == form_c[:, None]))
         )
-        path_rcs = jnp.take_along_axis(path_rbs, cut(packed.branch_rw)[..., None], axis=1)
-        earlier_cw = (near + jnp.arange(span))[None] <= (start + jnp.arange(chunk))[:, None]
-        form_r1w = around(packed.form_rw)[:, None]
-        own_rcw = (
-            earlier_cw
-            & (around(packed.fork_rw)[:, None] == fork_rc[..., None])
-            & ((form_r1w == 0) | (form_r1w == form_rc[..., None]))
-        )
-        attend = _fork_attention(
-            start,
-            near,
-            span,
-            path_rcs,
-            own_rcw,
-            depth_rs,
-            position_rc,
-            around(packed.position_rw),
-            used,
-            whole,
-        )
-        cache = (pool_rows, scratch) if model.is_stacked else tuple(zip(pool_rows, scratch))
-        x_rcd, scratch = model.run_layers(model.embed_tokens(token_rc), position_rc, attend, cache)
-        return scratch, lax.dynamic_update_slice_in_dim(hidden_rwd, x_rcd.astype(dtype), start, 1)
+        row, position_1c = packed.row_k[index], cut(packed.position_w)[None]
+        view = view_of(columns, path_rbs[row][None], cut(packed.branch_w)[None], depth_rs[row][None])
+        own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None])
+        attend = _fork_attention(view, slot_r[row], position_1c, own)
+        cache = (pool, scratch) if model.is_stacked else tuple(zip(pool, scratch))
+        x_1cd = model.embed_tokens(cut(packed.token_w)[None])
+        x_1cd, scratch = model.run_layers(x_1cd, position_1c, attend, cache)
+        return scratch, lax.dynamic_update_slice_in_dim(hidden_wd, x_1cd[0].astype(dtype), start, 0)
 
-    chunks = (packed.length_r.max() + chunk - 1) // chunk
-    return lax.fori_loop(0, chunks, run_chunk, (scratch, hidden_rwd))
+    return lax.fori_loop(0, packed.chunks, run_chunk, (scratch, hidden_wd))
 
 
-def commit(stacked: bool, pool, scratch, slot_r, source_rw, cursor_r, length_r, *, chunk: int, write):
-    """Moves scratch columns `source_rw[:, :length]` into the pool's columns from `cursor_r` on, a chunk at a
-    time.
+@dataclasses.dataclass(frozen=True)
+class _Scratch:
+    """The scratch as a chunk meets it: written from `start` on, read from `near` on, `span` columns.
 
-    The last chunk of a row may write up to `chunk - 1` columns of no meaning behind its end, so pools keep a
-    tail of `chunk` spare columns; a row that has finished writes into that tail.
-
-    Args:
-      write: `write(pool_ngse, slot_r, start_r, new_rgce) -> pool_ngse`, which knows how slots lie on the
-        mesh.
+    `seen_1cw` and `position_1w` are of the columns that are read.
     """
-    spare = columns(pool) - chunk
 
-    def move_chunk(index, pool):
-        offset = index * chunk
-        start_r = jnp.where(offset < length_r, cursor_r + offset, spare)
-        index_rc = lax.dynamic_slice_in_dim(source_rw, offset, chunk, 1)
+    start: jax.Array
+    near: jax.Array
+    span: int
+    seen_1cw: jax.Array
+    position_1w: jax.Array
 
-        def move(pool_layer, scratch_layer):
-            return tuple(
-                write(old, slot_r, start_r, jnp.take_along_axis(new, index_rc[:, None, :, None], axis=2))
-                for old, new in zip(pool_layer, scratch_layer)
-            )
 
-        return over_layers(stacked, move, pool, scratch)
+def _fork_attention(view: View, slot, position_1c, own: _Scratch):
+    """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool blocks, scratch)`."""
 
-    return lax.fori_loop(0, (length_r.max() + chunk - 1) // chunk, move_chunk, pool)
+    def attend(query_1che, key_1cge, value_1cge, cache, window):
+        blocks, scratch = cache
+        new = KeyValue(key_1cge.transpose(0, 2, 3, 1), value_1cge.swapaxes(1, 2))
+        scratch = jax.tree.map(
+            lambda old, new, axis: lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), own.start, axis),
+            scratch,
+            new,
+            COLUMN_AXES,
+        )
+        near = (lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, COLUMN_AXES))
+        query = _grouped(query_1che, key_1cge.shape[2])
+        seen_1cw = own.seen_1cw
+        if window is not None:
+            seen_1cw = seen_1cw & _within(window, position_1c, own.position_1w)
+        parts = _gather(None, query, *near, seen_1cw[:, None, :, None])
+        seen = view.within(window, position_1c)
+        read = functools.partial(lax.dynamic_slice_in_dim, start_index=slot, slice_size=1)
+        parts = _gather_blocks(parts, query, blocks, view, seen, read)
+        return _finished(parts, query_1che), scratch
+
+    return attend

@@ -232,7 +232,8 @@ def rotary_tables(rope: RopeConfig, positions_bt: jax.Array) -> tuple[jax.Array,
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if rope.attention_factor != 1.0:
         cos, sin = cos * rope.attention_factor, sin * rope.attention_factor
-    return cos, sin
+    # Else XLA computes them anew inside of every rotation, for every layer and head.
+    return jax.lax.optimization_barrier((cos, sin))
 
 
 def rotate(x_bthe: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

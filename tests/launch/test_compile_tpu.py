@@ -5,18 +5,14 @@ import importlib.util
 import json
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from cord_jax import compile_report, costs, fitting, passes, topologies
 from cord_jax.compilation import Compiled, abstract_search, bytes_per_device, compile_program
-from cord_jax.control import when
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
 from cord_jax.planning import SearchSettings
 from cord_jax.pool import read_pool
-from cord_jax.shards import Shards
 from cord_jax.student.compilation import cheaper
 from cord_jax.student.config import StudentConfig
 from cord_jax.topologies import CHIPS
@@ -156,22 +152,6 @@ def test_cheaper_settings_keep_the_batch():
     tried = list(cheaper(settings, 16))
     assert tried[0].mesh == "fsdp:8,model:2" and tried[0].remat == "none" and tried[-1].remat == "full"
     assert {choice.batch_size for choice in tried} == {8}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_split_columns_are_written_alike(count):
-    rng = np.random.default_rng(0)
-    shards = Shards(count, 2)
-    pool_ngse = jnp.asarray(rng.normal(size=(4 * count, 2, 16, 3)), jnp.float32)
-    new_rgce = jnp.asarray(rng.normal(size=(2 * count, 2, 4, 3)), jnp.float32)
-    slot_r, start_r = jnp.asarray([3, 1] * count), jnp.asarray([0, 12] * count)
-    expected = shards.write_columns(pool_ngse, slot_r, start_r, new_rgce)
-    assert jnp.array_equal(shards.select_columns(pool_ngse, slot_r, start_r, new_rgce), expected)
-
-
-def test_when_runs_once_or_not_at_all():
-    program = jax.jit(lambda condition, x: when(condition, lambda x: x + 1, x))
-    assert program(True, 1) == 2 and program(False, 1) == 1
 
 
 def test_the_report_stops_at_what_does_not_fit(pool, monkeypatch):

@@ -12,7 +12,7 @@ from jax import lax
 from safetensors.torch import save_file
 
 import models
-from models import prefix_tree
+from models import kv_cache, prefix_tree
 from tests.models.references import FAMILIES, TOKENS, load_reference, logits_of, relative_error
 
 
@@ -42,51 +42,65 @@ def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed):
 def logits_through_tree(model, tokens_nt):
     """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time."""
     n, prompt, chunk, width = len(tokens_nt), 9, 4, 12
-    cache = prefix_tree.empty_cache(model.config, model.is_stacked, (n,), width + chunk, jnp.float32)
-    column_s = jnp.arange(width + chunk)
-    lengths_n, slots_n = jnp.full(n, prompt), jnp.arange(n)
+    blocks = (8, 8)
+    cache = kv_cache.empty_pool(model.config, model.is_stacked, n, blocks, jnp.float32)
+    column_s, slots_n = jnp.arange(sum(blocks)), jnp.arange(n)
+    row_w, place_w = jnp.repeat(slots_n, width), jnp.tile(jnp.arange(width), n)
     packed = prefix_tree.Packed(
-        token_rw=jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))),
-        position_rw=jnp.broadcast_to(jnp.arange(width), (n, width)),
-        branch_rw=jnp.zeros((n, width), jnp.int32),
-        fork_rw=jnp.zeros((n, width), jnp.int32),
-        form_rw=jnp.zeros((n, width), jnp.int32),
-        length_r=lengths_n,
+        token_w=jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))).reshape(-1),
+        position_w=place_w,
+        branch_w=jnp.zeros(n * width, jnp.int32),
+        fork_w=jnp.where(place_w < prompt, row_w, -1),
+        form_w=jnp.zeros(n * width, jnp.int32),
+        row_k=row_w[::chunk],
+        chunks=jnp.int32(n * width // chunk),
     )
-    nothing_rbs = jnp.zeros((n, 1, width + chunk), bool)
-    depth_ns = jnp.broadcast_to(column_s, (n, width + chunk))
-    scratch, hidden_nwd = prefix_tree.extend(model, cache, nothing_rbs, depth_ns, packed, chunk=chunk)
+    nothing_rbs = jnp.zeros((n, 1, sum(blocks)), bool)
+    depth_ns = jnp.broadcast_to(column_s, (n, sum(blocks)))
+    scratch, hidden_wd = prefix_tree.extend(
+        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width
+    )
 
-    def write(pool_ngse, slot_r, start_r, new_rgce):
-        put = jax.vmap(lambda pool, new, start: lax.dynamic_update_slice(pool, new, (0, start, 0)))
-        return pool_ngse.at[slot_r].set(put(pool_ngse[slot_r], new_rgce, start_r))
+    def write(x_n, slot_r, start_r, count_r, new_r, axis):
+        """One column after another."""
+        for row in range(n):
+            for i in range(chunk):
+                new = lax.index_in_dim(new_r[row : row + 1], i, axis)
+                place = [slot_r[row], 0, 0, 0]
+                place[axis] = jnp.clip(start_r[row] + i, 0, x_n.shape[axis] - 1)
+                old = lax.dynamic_slice(x_n, place, new.shape)
+                inside = (i < count_r[row]) & (place[axis] == start_r[row] + i)
+                x_n = lax.dynamic_update_slice(x_n, jnp.where(inside, new, old), place)
+        return x_n
 
-    pool = prefix_tree.commit(
+    pool = kv_cache.commit(
         model.is_stacked,
         cache,
         scratch,
         slots_n,
-        jnp.broadcast_to(jnp.arange(width), (n, width)),
+        jnp.arange(n * width).reshape(n, width),
         jnp.zeros(n, jnp.int32),
-        lengths_n,
+        jnp.full(n, prompt),
         chunk=chunk,
+        chunks=jnp.int32(width // chunk),
         write=write,
     )
     steps = TOKENS - prompt
-    local = prefix_tree.empty_cache(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
-    seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, width + chunk))
+    local = kv_cache.empty_rings(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
+    seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, sum(blocks)))
+    view = prefix_tree.view_of(blocks, seen_nbs, jnp.zeros((n, 1), jnp.int32), depth_ns)
     place_nqt = jnp.broadcast_to(prompt + jnp.arange(steps), (n, 1, steps))
 
     def decode(local, step):
         position_nq = jnp.full((n, 1), prompt + step)
-        written_nqt = place_nqt <= prompt + step
-        attend = prefix_tree.decode_attention(step, seen_nbs, depth_ns, position_nq, written_nqt, place_nqt)
+        attend = prefix_tree.decode_attention(view, step, position_nq, place_nqt <= prompt + step, place_nqt)
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
         both = (pool, local) if model.is_stacked else tuple(zip(pool, local))
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, both)
         return local, x_nqd[:, 0]
 
     decoded_tnd = lax.scan(decode, local, jnp.arange(steps))[1]
+    hidden_nwd = hidden_wd.reshape(n, width, -1)
     hidden_ntd = jnp.concatenate([hidden_nwd[:, :prompt], decoded_tnd.swapaxes(0, 1)], axis=1)
     return model.unembed(hidden_ntd)
 

@@ -34,9 +34,9 @@ def test_slots_and_quantum_change_nothing(directory, expected):
 def test_forced_compaction_changes_nothing(directory, expected):
     engine = make_engine(directory, slots=3)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
-    tight = tuple(
-        dataclasses.replace(reader, columns=-(-(prompt + 110) // 32) * 32) for reader in engine.plan.readers
-    )
+    chunk = engine.plan.chunk
+    blocks = (chunk,) * -(-(prompt + 110) // chunk)
+    tight = tuple(dataclasses.replace(reader, blocks=blocks) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected
 
@@ -44,7 +44,7 @@ def test_forced_compaction_changes_nothing(directory, expected):
 @pytest.mark.slow
 def test_capacities_grow_when_they_are_too_small(directory, expected):
     engine = make_engine(directory, slots=2)
-    small = tuple(dataclasses.replace(reader, columns=128) for reader in engine.plan.readers)
+    small = tuple(dataclasses.replace(reader, blocks=(128,)) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8))
     assert outcomes(engine) == expected
     assert engine.plan.step_width > 8

@@ -1,0 +1,144 @@
+"""Keys and values on the device: caches whose columns are tokens, and pools, which are made of blocks.
+
+A *cache* is a tuple with one entry a layer when the decoder keeps a list of layers, and one entry whose arrays have a
+leading `[l]` axis when it keeps a stack of them. An entry is a `KeyValue`: keys, already rotated, `[n, g, e, s]`, and
+values `[n, g, s, e]`, the way in which the two products of attention take them; on a CPU keys the other way round cost
+five times as much. Ring buffers, into which a single column is written at a time, have keys `[..., g, s, e]` too.
+
+A *pool* is a cache whose columns are cut into blocks: the entry of a layer is a tuple of `KeyValue`s, one a block.
+Blocks are arrays of their own, so that what reads a pool can leave out those of which it sees nothing, at no cost, and
+so that a pool grows without being copied. Columns are counted through all blocks.
+
+Shape letters: as in `models.prefix_tree`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class KeyValue(NamedTuple):
+    """Keys and values, or what belongs to them."""
+
+    key: Any
+    value: Any
+
+
+# The axis of columns, from the end and from the start of arrays without a layer axis.
+COLUMNS = KeyValue(-1, -2)
+COLUMN_AXES = KeyValue(3, 2)
+
+
+def over_layers(stacked: bool, function, *caches):
+    """Applies `function` to the entries of one layer after another: a loop over tuples, or a scan over a
+    stack.
+    """
+    if stacked:
+        return lax.scan(lambda _, entries: (None, function(*entries)), None, caches)[1]
+    return tuple(function(*entries) for entries in zip(*caches))
+
+
+def empty_cache(config, stacked: bool, leading: int, columns: int, dtype):
+    """Zeros for `leading` rows of so many columns."""
+    heads, width = (leading, config.num_kv_heads), config.head_dim
+    return _empty(config, stacked, KeyValue((*heads, width, columns), (*heads, columns, width)), dtype)
+
+
+def empty_rings(config, stacked: bool, leading: tuple[int, ...], columns: int, dtype):
+    """Zero ring buffers, `leading + (g, columns, e)`, keys and values alike."""
+    shape = (*leading, config.num_kv_heads, columns, config.head_dim)
+    return _empty(config, stacked, KeyValue(shape, shape), dtype)
+
+
+def _empty(config, stacked: bool, shapes: KeyValue, dtype):
+    def zeros(*layers):
+        return KeyValue(*(jnp.zeros((*layers, *shape), dtype) for shape in shapes))
+
+    return zeros(config.num_layers) if stacked else tuple(zeros() for _ in range(config.num_layers))
+
+
+def empty_pool(config, stacked: bool, slots: int, blocks: Sequence[int], dtype):
+    """A pool of `slots` slots with blocks of so many columns each."""
+    by_block = [empty_cache(config, stacked, slots, columns, dtype) for columns in blocks]
+    return tuple(by_block) if stacked else tuple(zip(*by_block))
+
+
+def widened(stacked: bool, pool, columns: int):
+    """The pool with one more block."""
+
+    def more(blocks):
+        def zeros(x, axis):
+            shape = list(x.shape)
+            shape[axis] = columns
+            return jnp.zeros(shape, x.dtype)
+
+        return (*blocks, jax.tree.map(zeros, blocks[-1], COLUMNS))
+
+    return more(pool) if stacked else tuple(map(more, pool))
+
+
+def block_columns(stacked: bool, pool) -> tuple[int, ...]:
+    """Columns of each block."""
+    return tuple(block.key.shape[COLUMNS.key] for block in (pool if stacked else pool[0]))
+
+
+def spans(blocks: Sequence[int]) -> list[tuple[int, int]]:
+    """Where each block begins and ends, in the pool's columns."""
+    ends = [sum(blocks[: i + 1]) for i in range(len(blocks))]
+    return [(end - columns, end) for end, columns in zip(ends, blocks)]
+
+
+def commit(
+    stacked: bool,
+    pool,
+    scratch,
+    slot_r,
+    source_rw,
+    cursor_r,
+    length_r,
+    *,
+    chunk: int,
+    chunks: jax.Array,
+    write: Callable,
+):
+    """Moves columns of a scratch cache into a pool, from each row's cursor on, a chunk at a time.
+
+    Args:
+      scratch: a cache of one row.
+      slot_r: where each row's columns go.
+      source_rw: the columns to be moved, in their new order; the first `length_r` of them count.
+      chunks: how many are moved, at least as many as the longest row needs.
+      write: `write(x, slot_r, start_r, count_r, new_r, axis) -> x` writes the first `count` columns of `new` from the
+        column `start` of a block's keys or values on, as far as they lie in the block.
+    """
+
+    def move_chunk(index, pool):
+        offset = index * chunk
+        count_r = jnp.clip(length_r - offset, 0, chunk)
+        source_rc = lax.dynamic_slice_in_dim(source_rw, offset, chunk, 1)
+
+        def new_columns(x_1g, axis):
+            """`[r, g, ...]` with the chunk's columns of each row."""
+            return jnp.moveaxis(jnp.take(x_1g[0], source_rc, axis=axis - 1), axis - 1, 0)
+
+        def move(blocks, scratch_layer):
+            new = jax.tree.map(new_columns, scratch_layer, COLUMN_AXES)
+            starts = [start for start, _ in spans([block.key.shape[3] for block in blocks])]
+            return tuple(
+                jax.tree.map(
+                    lambda x, part, axis, start=start: write(
+                        x, slot_r, cursor_r + offset - start, count_r, part, axis
+                    ),
+                    block,
+                    new,
+                    COLUMN_AXES,
+                )
+                for block, start in zip(blocks, starts)
+            )
+
+        return over_layers(stacked, move, pool, scratch)
+
+    return lax.fori_loop(0, chunks, move_chunk, pool)

@@ -1,0 +1,33 @@
+"""Writing parts of large arrays in place, and running a part of a program once or not at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cord_jax import slots
+from cord_jax.control import when
+from models import kv_cache
+
+
+@pytest.mark.parametrize("axis", kv_cache.COLUMN_AXES)
+@pytest.mark.parametrize("start", [-3, 0, 5, 12, 14, 16, 40])
+def test_columns_are_written_as_far_as_they_lie_in_a_block(axis, start):
+    rng = np.random.default_rng(0)
+    shape, new_shape = [4, 2, 3, 3], [2, 2, 3, 3]
+    shape[axis], new_shape[axis] = 16, 4
+    x_n, new_r = rng.normal(size=shape), rng.normal(size=new_shape)
+    slot_r, start_r, count_r = np.array([3, 1]), np.array([start, 6]), np.array([4, 3])
+    expected = x_n.copy()
+    for slot, first, count, new in zip(slot_r, start_r, count_r, new_r):
+        for i in range(count):
+            if 0 <= first + i < 16:
+                np.moveaxis(expected[slot], axis - 1, 0)[first + i] = np.moveaxis(new, axis - 1, 0)[i]
+    for write in (slots.write_columns, slots.select_columns):
+        found = write(*map(jnp.asarray, (x_n, slot_r, start_r, count_r, new_r)), axis)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_when_runs_once_or_not_at_all():
+    program = jax.jit(lambda condition, x: when(condition, lambda x: x + 1, x))
+    assert program(True, 1) == 2 and program(False, 1) == 1
