@@ -1,12 +1,11 @@
-"""Committing: a reader takes the chosen steps into its prefix trees and reads the cues of what comes next.
+"""Committing: readers take what has been chosen into their prefix trees, and the cues of what comes next.
 
-A step is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of
-the next step) lie behind the cursor, so that the next commit overwrites them. Columns that no branch needs any
-more are squeezed out when that frees a block of the pool.
+A text is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of the
+next step) lie behind the cursor, so that the next commit overwrites them. Columns that no branch needs any more are
+squeezed out when that frees a block of the pool. Everything here is of one shard.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,8 +15,10 @@ from jax import lax
 from cord_jax import packing, readers, slots
 from cord_jax.control import when
 from cord_jax.packing import Forks
-from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState, pytree
+from cord_jax.pytrees import pytree
+from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState
 from cord_jax.shards import Shards
+from cord_jax.slots import SubBatch
 from models import kv_cache
 from models.prefix_tree import Packed, extend
 
@@ -27,21 +28,20 @@ class Chosen:
     """What the rows of a sub-batch commit, in the numbering of the new beams.
 
     Attributes:
-      slot_r: int32, local slot of each row; valid_r: bool, rows that count.
       parent_rb: int32, the beam whose path each new beam continues.
-      length_rb: int32, tokens of its step; 0 for a beam that gets no step.
-      token_rbt: int32, the step's tokens in the reader's vocabulary.
+      length_rb: int32, tokens of its text; 0 for a beam that gets none.
+      token_rbt: int32, the text's tokens in the reader's vocabulary.
       cue_rb: int32, row of `cue_xm` that follows, -1 for none.
       permanent_r: bool, the cue becomes part of the path (the one before an answer).
+      shared_r: bool, the text and the cue of beam 0 are those of every beam.
     """
 
-    slot_r: jax.Array
-    valid_r: jax.Array
     parent_rb: jax.Array
     length_rb: jax.Array
     token_rbt: jax.Array
     cue_rb: jax.Array
     permanent_r: jax.Array
+    shared_r: jax.Array
 
 
 @pytree
@@ -59,14 +59,13 @@ class Passage:
     start_rx: jax.Array
 
 
-def cues_only(chosen: Chosen) -> Chosen:
-    """What is left to read once the steps themselves are in the pool, in the new beams' numbering."""
+def cues_only(chosen: Chosen, taken_r) -> Chosen:
+    """What is left to read where the texts themselves are in the pool, in the new beams' numbering."""
     beams = jnp.arange(chosen.parent_rb.shape[1], dtype=jnp.int32)
     return dataclasses.replace(
         chosen,
-        parent_rb=jnp.broadcast_to(beams, chosen.parent_rb.shape),
-        length_rb=jnp.zeros_like(chosen.length_rb),
-        token_rbt=chosen.token_rbt[:, :, :1],
+        parent_rb=jnp.where(taken_r[:, None], beams, chosen.parent_rb),
+        length_rb=jnp.where(taken_r[:, None], 0, chosen.length_rb),
     )
 
 
@@ -75,20 +74,19 @@ def cue_lengths(constants: ReaderConstants, chosen: Chosen):
     return jnp.where(chosen.cue_rb >= 0, constants.cue_length_x[jnp.maximum(chosen.cue_rb, 0)], 0)
 
 
-def take_paths(state: ReaderState, chosen: Chosen):
+def take_paths(state: ReaderState, batch: SubBatch, chosen: Chosen):
     """The paths that the new beams continue, bool [r, b, s]."""
-    path_rbs = slots.take(state.path_nbs, chosen.slot_r)
-    return jnp.take_along_axis(path_rbs, chosen.parent_rb[..., None], axis=1)
+    return jnp.take_along_axis(batch.take(state.path_nbs), chosen.parent_rb[..., None], axis=1)
 
 
-def room(state: ReaderState, chosen: Chosen, need_r, blocks: Sequence[int]):
+def room(state: ReaderState, batch: SubBatch, chosen: Chosen, need_r, blocks: Sequence[int]):
     """What the rows' pools must do to take `need_r` more columns.
 
     Returns: `(compact_r, fits_r)`, bool: whether compaction saves a block of the pool, and whether there is room
       after it.
     """
-    cursor_r = slots.take(state.cursor_n, chosen.slot_r)
-    live_r = take_paths(state, chosen).any(1).sum(-1)
+    cursor_r = batch.take(state.cursor_n)
+    live_r = take_paths(state, batch, chosen).any(1).sum(-1)
     end_k = jnp.array([0, *(end for _, end in kv_cache.spans(blocks))])
 
     def used_blocks(columns_r):
@@ -98,15 +96,16 @@ def room(state: ReaderState, chosen: Chosen, need_r, blocks: Sequence[int]):
 
 
 @jax.named_scope("compact")
-def compact(stacked: bool, state: ReaderState, shards: Shards, chosen: Chosen, needed_r) -> ReaderState:
-    """Squeezes the columns on no path of a new beam out of the pools of the rows that need it."""
-    slot_r = chosen.slot_r
-    live_rs = take_paths(state, chosen).any(1)
+def compact(
+    stacked: bool, state: ReaderState, shards: Shards, batch: SubBatch, chosen: Chosen
+) -> ReaderState:
+    """Squeezes the columns on no path of a new beam out of the pools of the rows that count."""
+    live_rs = take_paths(state, batch, chosen).any(1)
     order_rs = jnp.argsort(~live_rs, axis=1, stable=True)
 
     def squeeze_row(row, pool):
         """The pool with the columns of a row's slot in their new order."""
-        slot, order_s = slot_r[row], order_rs[row]
+        slot, order_s = batch.slot_r[row], order_rs[row]
 
         def permute(blocks):
             def one(axis, *parts):
@@ -119,33 +118,33 @@ def compact(stacked: bool, state: ReaderState, shards: Shards, chosen: Chosen, n
             return tuple(map(kv_cache.KeyValue, *moved))
 
         return when(
-            shards.agreed(needed_r[row]), lambda pool: kv_cache.over_layers(stacked, permute, pool), pool
+            shards.agreed(batch.valid_r[row]), lambda pool: kv_cache.over_layers(stacked, permute, pool), pool
         )
 
     def squeeze(state: ReaderState):
         def permuted(x_ns):
-            rows = jnp.take_along_axis(slots.take(x_ns, slot_r), order_rs, axis=1)
-            return slots.put(x_ns, slot_r, needed_r, rows)
+            return batch.put(x_ns, jnp.take_along_axis(batch.take(x_ns), order_rs, axis=1))
 
         # Paths of beams that nobody continues lose columns here; they are never read again.
-        old_rbs = slots.take(state.path_nbs, slot_r) & live_rs[:, None]
+        old_rbs = batch.take(state.path_nbs) & live_rs[:, None]
         path_rbs = jnp.take_along_axis(old_rbs, order_rs[:, None], axis=2)
         return dataclasses.replace(
             state,
-            pool=lax.fori_loop(0, slot_r.shape[0], squeeze_row, state.pool),
+            pool=lax.fori_loop(0, shards.rows, squeeze_row, state.pool),
             token_ns=permuted(state.token_ns),
             depth_ns=permuted(state.depth_ns),
-            path_nbs=slots.put(state.path_nbs, slot_r, needed_r, path_rbs),
-            cursor_n=slots.put(state.cursor_n, slot_r, needed_r, live_rs.sum(-1).astype(jnp.int32)),
+            path_nbs=batch.put(state.path_nbs, path_rbs),
+            cursor_n=batch.put(state.cursor_n, live_rs.sum(-1).astype(jnp.int32)),
         )
 
-    return when(shards.agreed(needed_r.any()), squeeze, state)
+    return when(shards.agreed(batch.valid_r.any()), squeeze, state)
 
 
 def take_over(
     plan: ReaderPlan,
     state: ReaderState,
     shards: Shards,
+    batch: SubBatch,
     chosen: Chosen,
     passage: Passage,
     start_rx,
@@ -154,35 +153,34 @@ def take_over(
     *,
     width: int,
     chunk: int,
-) -> tuple[ReaderState, object]:
+) -> tuple[ReaderState, jax.Array]:
     """Moves segments x of a passage to the pools' cursors, one behind another.
 
     Args:
       start_rx, length_rx: where each lies in its packed text. A segment belongs to the new beam x mod B; the
-        first B are steps, and the others, if any, cues.
+        first B are texts, and the others, if any, cues.
       permanent_rx: bool, it becomes part of its beam's path; what does not must come last.
       width: tokens of all segments of a row, at most.
 
     Returns:
       The state with paths in the new beams' numbering, and the columns of the cues, bool [r, b, s].
     """
-    slot_r, valid_r = chosen.slot_r, chosen.valid_r
-    num_beams, num_segments = chosen.parent_rb.shape[1], length_rx.shape[1]
+    num_beams = chosen.parent_rb.shape[1]
     width, text_width = packing.round_up(width, chunk), passage.packed.token_w.shape[0]
-    length_rx = jnp.where(valid_r[:, None], length_rx, 0)
+    length_rx = jnp.where(batch.valid_r[:, None], length_rx, 0)
     segment_rw, offset_rw = packing.places(length_rx, width)
     source_rw = jnp.clip(packing.pick(start_rx, segment_rw) + offset_rw, 0, text_width - 1)
-    cursor_r = slots.take(state.cursor_n, slot_r)
+    cursor_r = batch.take(state.cursor_n)
     pool = kv_cache.commit(
         plan.stacked,
         state.pool,
         passage.cache,
-        slot_r,
+        batch.slot_r,
         source_rw,
         cursor_r,
         length_rx.sum(1),
         chunk=chunk,
-        chunks=shards.agreed((length_rx.sum(1).max() + chunk - 1) // chunk),
+        chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
         write=slots.select_columns if plan.split_columns else slots.write_columns,
     )
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
@@ -192,11 +190,12 @@ def take_over(
 
     def noted(x_ns, text_w):
         new_rs = text_w[packing.pick(source_rw, place_rs)]
-        return slots.put(x_ns, slot_r, valid_r, jnp.where(written_rs, new_rs, slots.take(x_ns, slot_r)))
+        return batch.put(x_ns, jnp.where(written_rs, new_rs, batch.take(x_ns)))
 
-    mine_rbs = written_rs[:, None] & (segment_rs[:, None] % num_beams == jnp.arange(num_beams)[:, None])
+    of_beam_rbs = segment_rs[:, None] % num_beams == jnp.arange(num_beams)[:, None]
+    mine_rbs = written_rs[:, None] & (of_beam_rbs | chosen.shared_r[:, None, None])
     stays_rs = packing.pick(permanent_rx, segment_rs)
-    path_rbs = take_paths(state, chosen) | (mine_rbs & stays_rs[:, None])
+    path_rbs = take_paths(state, batch, chosen) | (mine_rbs & stays_rs[:, None])
     cue_rbs = mine_rbs & (segment_rs >= num_beams)[:, None]
     kept_r = jnp.where(permanent_rx, length_rx, 0).sum(1)
     state = dataclasses.replace(
@@ -204,21 +203,30 @@ def take_over(
         pool=pool,
         token_ns=noted(state.token_ns, passage.packed.token_w),
         depth_ns=noted(state.depth_ns, passage.packed.position_w),
-        cursor_n=slots.put(state.cursor_n, slot_r, valid_r, cursor_r + kept_r),
-        path_nbs=slots.put(state.path_nbs, slot_r, valid_r, path_rbs),
-        length_nb=slots.put(state.length_nb, slot_r, valid_r, path_rbs.sum(-1).astype(jnp.int32)),
+        cursor_n=batch.put(state.cursor_n, cursor_r + kept_r),
+        path_nbs=batch.put(state.path_nbs, path_rbs),
+        length_nb=batch.put(state.length_nb, path_rbs.sum(-1).astype(jnp.int32)),
     )
     return state, cue_rbs
 
 
 def take_scored(
-    plan: ReaderPlan, state: ReaderState, shards: Shards, chosen: Chosen, passage: Passage, choice_rb, *, chunk: int
+    plan: ReaderPlan,
+    state: ReaderState,
+    shards: Shards,
+    batch: SubBatch,
+    chosen: Chosen,
+    passage: Passage,
+    choice_rb,
+    *,
+    chunk: int,
 ) -> ReaderState:
     """Commits steps that the scoring pass has already read: the candidates `choice_rb`, its forks."""
     return take_over(
         plan,
         state,
         shards,
+        batch,
         chosen,
         passage,
         packing.pick(passage.start_rx, choice_rb),
@@ -234,41 +242,35 @@ def append(
     constants: ReaderConstants,
     state: ReaderState,
     shards: Shards,
+    batch: SubBatch,
     chosen: Chosen,
     *,
     chunk: int,
-    only_first: bool = False,
-) -> tuple[ReaderState, object]:
-    """Reads the chosen steps, each with its cue, and sets the views from which proposals go on.
-
-    Args:
-      only_first: no beam but the first has anything to read.
+) -> tuple[ReaderState, jax.Array]:
+    """Reads the chosen texts, each with its cue, and sets the views from which proposals go on.
 
     Returns: the state, and the columns of each new beam with its cue, bool [r, b, s].
     """
-    model = readers.decoder(plan, constants)
-    slot_r, valid_r = chosen.slot_r, chosen.valid_r
     rows, num_beams = chosen.parent_rb.shape
     cue_width = constants.cue_xm.shape[1]
-    cue_length_rb = jnp.where(valid_r[:, None], cue_lengths(constants, chosen), 0)
+    cue_length_rb = jnp.where(batch.valid_r[:, None], cue_lengths(constants, chosen), 0)
     forks = Forks(
         token_rxt=chosen.token_rbt,
-        length_rx=jnp.where(valid_r[:, None], chosen.length_rb, 0),
-        base_rx=jnp.take_along_axis(slots.take(state.length_nb, slot_r), chosen.parent_rb, axis=1),
+        length_rx=jnp.where(batch.valid_r[:, None], chosen.length_rb, 0),
+        base_rx=jnp.take_along_axis(batch.take(state.length_nb), chosen.parent_rb, axis=1),
         branch_rx=jnp.broadcast_to(jnp.arange(num_beams, dtype=jnp.int32), (rows, num_beams)),
         tail_rxa=constants.cue_xm[jnp.maximum(chosen.cue_rb, 0)],
         tail_length_rx=cue_length_rb,
         form_rxa=jnp.ones((rows, num_beams, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, num_beams, cue_width)),
     )
-    row_width = forks.reach if only_first else num_beams * forks.reach
-    packed, start_rb = packing.pack(forks, shards, row_width, chunk)
+    packed, start_rb = packing.pack(forks, shards, chunk)
     cache, _ = extend(
-        model,
+        readers.decoder(plan, constants),
         state.pool,
-        slot_r,
-        take_paths(state, chosen),
-        slots.take(state.depth_ns, slot_r),
+        batch.slot_r,
+        take_paths(state, batch, chosen),
+        batch.take(state.depth_ns),
         packed,
         chunk=chunk,
         reach=forks.reach,
@@ -278,18 +280,18 @@ def append(
         plan,
         state,
         shards,
+        batch,
         chosen,
         Passage(packed, cache, start_rb),
         jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
         jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
         jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
-        width=row_width,
+        width=num_beams * forks.reach,
         chunk=chunk,
     )
-    full_rbs = slots.take(state.path_nbs, slot_r) | cue_rbs
+    full_rbs = batch.take(state.path_nbs) | cue_rbs
     view_rbs = full_rbs & (jnp.arange(full_rbs.shape[-1]) != last_columns(full_rbs)[..., None])
-    view_nbs = slots.put(state.view_nbs, slot_r, valid_r, view_rbs)
-    return dataclasses.replace(state, view_nbs=view_nbs), full_rbs
+    return dataclasses.replace(state, view_nbs=batch.put(state.view_nbs, view_rbs)), full_rbs
 
 
 def last_columns(full_rbs):

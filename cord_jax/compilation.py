@@ -18,13 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
 from cord_jax import search
-from cord_jax.engine import advance_program, insert_program
+from cord_jax.engine import advance_program
 from cord_jax.exchange import Exchange, ReaderText
-from cord_jax.insertion import Insertion
 from cord_jax.planning import ProblemSizes, SearchSettings, capacities, granularity, plan_search
 from cord_jax.pool import PoolSpec
 from cord_jax.readers import ReaderConstants
-from cord_jax.scoring import Closings
 from cord_jax.state import SearchPlan, SearchState, state_shardings
 from cord_jax.teachers import ReaderKey, Tables, distinct_readers, make_tables, plan_reader
 from cord_jax.vocabulary import Vocabulary
@@ -154,7 +152,11 @@ def abstract_search(
         max_step_tokens=plan.max_step_tokens,
         max_thinking_tokens=plan.max_thinking_tokens,
     )
-    widths = dict(closing_width=problems.closing_width, scored_width=problems.scored_width)
+    widths = dict(
+        prompt_width=problems.prompt_width,
+        closing_width=problems.closing_width,
+        scored_width=problems.scored_width,
+    )
     state = jax.eval_shape(functools.partial(search.empty_state, plan, **widths), tuple(constants))
     sharding = state_shardings(state, mesh)
     return AbstractSearch(
@@ -185,24 +187,6 @@ def lower_round(abstract: AbstractSearch) -> jax.stages.Lowered:
     """The search itself: rounds of proposing, exchange, scoring, selection and commits."""
     program = advance_program(abstract.plan, abstract.exchange, abstract.sharding)
     return program.lower(abstract.constants, abstract.state, np.int32(1))
-
-
-def lower_insertion(abstract: AbstractSearch, prompt_width: int) -> jax.stages.Lowered:
-    """Problems into free slots: the prompts are read."""
-    plan = abstract.plan
-    rows = plan.shards.count * plan.shards.rows
-    integers = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-    closings = jax.tree.map(lambda x: integers((rows, *x.shape[1:])), abstract.state.closings)
-    insertion = Insertion(
-        slot_r=integers((rows,)),
-        valid_r=jax.ShapeDtypeStruct((rows,), jnp.bool_),
-        problem_r=integers((rows,)),
-        digest_r2=jax.ShapeDtypeStruct((rows, 2), jnp.uint32),
-        closings=Closings(**vars(closings)),
-        prompt_rt=tuple(integers((rows, prompt_width)) for _ in plan.readers),
-        prompt_length_r=tuple(integers((rows,)) for _ in plan.readers),
-    )
-    return insert_program(plan, abstract.sharding).lower(abstract.constants, abstract.state, insertion)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -16,7 +16,6 @@ from cord_jax.compilation import (
     abstract_search,
     bytes_per_device,
     compile_program,
-    lower_insertion,
     lower_round,
 )
 from cord_jax.mesh import parse_mesh
@@ -43,7 +42,7 @@ def report_search(
     mesh: str | None,
     say: Say,
 ) -> bool:
-    """Compiles a search's programs and says what they take.
+    """Compiles a search and says what it takes.
 
     Args:
       mesh: as text; None to look for a mesh and for slots, and to verify what is found by compiling it.
@@ -59,7 +58,9 @@ def report_search(
         search = abstract_search(spec, settings, parse_mesh(text, devices))
         say(f"\n--mesh={text} --slots={search.plan.slots} on {len(devices)} x {chip.name} ({chip.hbm_gb} GB)")
         say(MEMORY_HEADER)
-        if all(_programs_fit(search, chip, say)):
+        compiled = compile_program(lambda: lower_round(search))
+        say(memory_line("round", compiled, chip))
+        if compiled.fits(chip.usable_bytes):
             _report_held(search, say)
             _report_passes(search, spec, settings, chip, say)
             return True
@@ -81,17 +82,6 @@ def _suggested(spec, settings, chip, devices, say: Say) -> list[tuple[str, int]]
     while slots[-1] // 2 >= data:
         slots.append(slots[-1] // 2)
     return [(best.mesh, number) for number in slots]
-
-
-def _programs_fit(search: AbstractSearch, chip: Chip, say: Say) -> Iterator[bool]:
-    """Compiles the two programs that hold the state, one after another."""
-    for name, lower in (
-        ("round", lambda: lower_round(search)),
-        ("insertion", lambda: lower_insertion(search, PROBLEMS.prompt_width)),
-    ):
-        compiled = compile_program(lower)
-        say(memory_line(name, compiled, chip))
-        yield compiled.fits(chip.usable_bytes)
 
 
 def memory_line(name: str, compiled: Compiled, chip: Chip) -> str:

@@ -53,7 +53,9 @@ def extend_chunk(search: AbstractSearch, reader: int, reach: int) -> Work:
     pool, columns = bytes_per_device(state.pool) / _slots(search), state.token_ns.shape[1]
     seen = columns + plan.chunk + reach
     cache = pool * seen / columns
-    return _products(search, reader, plan.chunk, 0) + Work(_attention(search, reader, plan.chunk, seen), cache)
+    return _products(search, reader, plan.chunk, 0) + Work(
+        _attention(search, reader, plan.chunk, seen), cache
+    )
 
 
 def chunks_of_scoring(search: AbstractSearch) -> int:

@@ -18,15 +18,18 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import packing, readers, search
+from cord_jax.control import when
 from cord_jax.engine import free_rows
-from cord_jax.insertion import Insertion, insert
+from cord_jax.insertion import Insertion, insert, prompt_task
 from cord_jax.planning import granularity, pool_blocks
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
-from cord_jax.proposals import propose, sampled_tokens
+from cord_jax.proposals import sampled_tokens
 from cord_jax.requests import problem_digest
 from cord_jax.scoring import Closings
 from cord_jax.shards import Shards
-from cord_jax.state import FREE, SEARCHING, SearchPlan, SearchState, state_shardings
+from cord_jax.slots import SubBatch, choose
+from cord_jax.state import FREE, READING, SEARCHING, SearchPlan, SearchState, state_shardings
+from cord_jax.tasks import perform
 from cord_jax.teachers import Reader, compile_reader
 from cord_jax.vocabulary import Vocabulary
 
@@ -61,14 +64,12 @@ def generate(
         model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots, mesh
     )
     prompt_width = packing.round_up(max(map(len, prompts)), plan.chunk)
-    shapes = jax.eval_shape(
-        functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), constants
+    empty = functools.partial(
+        search.empty_state, plan, prompt_width=prompt_width, closing_width=1, scored_width=1
     )
-    sharding = state_shardings(shapes, mesh)
-    state = jax.jit(
-        functools.partial(search.empty_state, plan, closing_width=1, scored_width=1), out_shardings=sharding
-    )(constants)
-    put_in = jax.jit(functools.partial(insert, plan), donate_argnums=1, out_shardings=sharding)
+    sharding = state_shardings(jax.eval_shape(empty, constants), mesh)
+    state = jax.jit(empty, out_shardings=sharding)(constants)
+    put_in = jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     write = jax.jit(functools.partial(_write, plan), donate_argnums=1, out_shardings=(sharding, replicated))
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
@@ -76,7 +77,7 @@ def generate(
     while waiting or len(free) < plan.slots:
         while waiting and free:
             slot_r, prompt_r, free = free_rows(plan, free, waiting)
-            state = put_in(constants, state, _insertion(slot_r, prompt_r, prompts, keys, prompt_width))
+            state = put_in(state, _insertion(slot_r, prompt_r, prompts, keys, prompt_width))
         state, finished = write(constants, state)
         if not jax.device_get(finished):
             continue
@@ -122,6 +123,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         max_thinking_tokens=max_tokens,
         max_answer_tokens=1,
         step_width=1,
+        read_width=2 * grain.chunk,
         num_forms=1,
         shards=Shards(mesh, max(1, min(4, slots // data))),
         chunk=grain.chunk,
@@ -142,7 +144,16 @@ def _insertion(slot_r, prompt_r, prompts, keys, width) -> Insertion:
         digest_r2[row] = problem_digest(keys[prompt_r[row]])
     nothing = np.zeros((rows, 1), np.int32)
     closings = Closings(nothing, nothing, nothing, np.zeros(rows, np.int32), nothing, nothing)
-    return Insertion(slot_r, prompt_r >= 0, prompt_r, digest_r2, closings, (token_rt,), (length_r,))
+    return Insertion(
+        slot_r,
+        prompt_r >= 0,
+        prompt_r,
+        digest_r2,
+        np.zeros(rows, np.int32),
+        closings,
+        (token_rt,),
+        (length_r,),
+    )
 
 
 def _all_ended(state: SearchState):
@@ -150,19 +161,26 @@ def _all_ended(state: SearchState):
 
 
 def _write(plan: SearchPlan, constants, state: SearchState):
-    """Writes quanta of tokens until all samples of some slot have ended; at most 16 quanta a call."""
+    """Reads prompts and writes quanta of tokens until all samples of some slot have ended; at most 16 quanta a call."""
 
     def going(carry):
         quanta, state = carry
-        return (quanta < 16) & search.rows_running(state).any() & ~_all_ended(state).any()
+        busy = search.rows_running(state) | (state.phase_n == READING)
+        return (quanta < 16) & busy.any() & ~_all_ended(state).any()
 
-    def write(constants, reader):
-        return propose(plan.readers[0], plan.shards, constants, reader, plan.quantum)[0]
+    def of_shard(constants, state):
+        slot_r = choose((state.phase_n == READING).astype(jnp.int32), plan.shards.rows)
+        batch = SubBatch(slot_r, state.phase_n[slot_r] == READING)
+
+        def read(state):
+            return perform(plan, constants, state, batch, prompt_task(plan, state, batch))
+
+        state = when(plan.shards.agreed(batch.valid_r.any()), read, state)
+        return search.write(plan, constants, state, plan.quantum)
 
     def body(carry):
         quanta, state = carry
-        reader = plan.shards.each(write, constants[0], state.readers[0])
-        return quanta + 1, dataclasses.replace(state, readers=(reader,))
+        return quanta + 1, plan.shards.each(of_shard, constants, state)
 
     state = lax.while_loop(going, body, (jnp.int32(0), state))[1]
     return state, _all_ended(state).any()

@@ -22,14 +22,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax import packing, search
 from cord_jax.errors import UserError
-from cord_jax.exchange import Exchange, ReaderText, ReadStep
+from cord_jax.exchange import Exchange, ReaderText
 from cord_jax.insertion import insert
-from cord_jax.journal import SettledStep
 from cord_jax.planning import CLOSING as CLOSING
 from cord_jax.planning import SearchSettings, capacities, granularity, plan_search
 from cord_jax.problems import Problem
 from cord_jax.requests import Requests
-from cord_jax.settling import Candidates, settle_scored
 from cord_jax.state import (
     ANSWERING,
     DONE,
@@ -41,6 +39,7 @@ from cord_jax.state import (
     state_shardings,
     with_columns,
 )
+from cord_jax.steps import ReadStep, SettledStep
 from cord_jax.teachers import Teachers, compile_reader
 
 
@@ -124,6 +123,7 @@ class Engine:
         empty = functools.partial(
             search.empty_state,
             self.plan,
+            prompt_width=self._requests.sizes.prompt_width,
             closing_width=self._requests.sizes.closing_width,
             scored_width=self._requests.sizes.scored_width,
         )
@@ -133,11 +133,6 @@ class Engine:
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
         self._insert = insert_program(self.plan, sharding)
         self._advance = advance_program(self.plan, self.exchange, sharding)
-        self._replay = jax.jit(
-            functools.partial(self.plan.shards.each, functools.partial(settle_scored, self.plan)),
-            donate_argnums=1,
-            out_shardings=sharding,
-        )
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
 
@@ -156,8 +151,7 @@ class Engine:
         """Searches the problems of these indices and yields them as they finish.
 
         Args:
-          recorded: steps that an earlier run has settled, by problem; they are replayed and not searched
-            again.
+          recorded: steps that an earlier run has settled, by problem; they are only read, and not searched again.
           on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
             way: (problem, step from 1, what was settled).
           max_rounds: rounds after which the host gets a look at the state, finished or not.
@@ -183,26 +177,14 @@ class Engine:
             self.idle_row_share = 1 - float(peek["busy_y"].sum()) / max(1.0, float(peek["ticked_y"].sum()))
 
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledStep]]) -> None:
-        """Inserts a batch of problems and replays what was settled of them before."""
-        self._state = self._insert(
-            self._constants, self._state, self._requests.insertion(slot_r, problem_r >= 0, problem_r)
-        )
-        steps_r = [recorded.get(int(problem), ()) for problem in problem_r]
-        for step in range(max(map(len, steps_r))):
-            settled_r = [steps[step] if step < len(steps) else None for steps in steps_r]
-            while True:
-                candidates, score_rj, longest = self.exchange.encode_again(
-                    self.plan.step_width, step + 1, problem_r, settled_r
-                )
-                if longest <= self.plan.step_width:
-                    valid_r = np.array([settled is not None for settled in settled_r])
-                    self._state = self._replay(
-                        self._constants, self._state, slot_r, valid_r, Candidates(**candidates), score_rj
-                    )
-                short = jax.device_get(self._replicate(self._state.short_yx)).any(0)
-                if longest <= self.plan.step_width and not short.any():
-                    break
-                self._widen(longest, short)
+        """Inserts problems; what was settled of them before, the exchange will say again."""
+        replayed_r = np.zeros_like(problem_r)
+        for row, problem in enumerate(problem_r.tolist()):
+            for step, settled in enumerate(recorded.get(problem, ()), start=1):
+                self.exchange.settled[problem, step] = settled
+                replayed_r[row] = step
+        insertion = self._requests.insertion(slot_r, problem_r >= 0, problem_r, replayed_r)
+        self._state = self._insert(self._state, insertion)
 
     def _newly_settled(self, peek, told: dict[int, int]) -> list[tuple[int, int, SettledStep]]:
         """What has been settled since the last look, of problems that are not done; `told` counts it."""
@@ -241,6 +223,8 @@ class Engine:
                     'numbers; check its checkpoint, or load it with dtype = "float32"'
                 )
             texts = [self.exchange.texts.pop((problem, step), []) for step in range(1, steps + 1)]
+            for step in range(1, steps + 1):
+                self.exchange.settled.pop((problem, step), None)
             yield Finished(
                 problem=problem,
                 history=history,
@@ -311,8 +295,8 @@ def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState)
 
 
 def insert_program(plan: SearchPlan, sharding: SearchState):
-    """The jitted `insertion.insert`: `(constants, state, insertion) -> state`. It consumes the state."""
-    return jax.jit(functools.partial(insert, plan), donate_argnums=1, out_shardings=sharding)
+    """The jitted `insertion.insert`: `(state, insertion) -> state`. It consumes the state."""
+    return jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
 
 
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):

@@ -12,13 +12,10 @@ import numpy as np
 
 from cord_jax import segmentation
 from cord_jax.readers import BOUNDARY, EOS, LIMIT
+from cord_jax.steps import ABSENT, CONCLUDING, DROPPED, ENDED, ReadStep, SettledStep
 from cord_jax.vocabulary import Vocabulary
 
-ENDED = ("marker", "think_end", "eos", "cap", "budget")
-CONCLUDING = ("think_end", "eos", "budget")
-DROPPED = (None, "empty", "invalid_utf8", "duplicate")
 _CONCLUDED = np.array([name in CONCLUDING for name in ENDED])
-ABSENT = -1  # in place of a reason: the beam was not open, so there is no candidate
 _STOPPED = {EOS: "eos", BOUNDARY: "boundary", LIMIT: "limit"}
 
 
@@ -35,14 +32,6 @@ class ReaderText:
     proposers: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadStep:
-    """A candidate as text: its canonical step, and the number of its tokens in its writer's vocabulary."""
-
-    text: str
-    own_tokens: int
-
-
 class Exchange:
     """Turns finished proposals into canonical steps in all vocabularies.
 
@@ -50,6 +39,7 @@ class Exchange:
       texts: canonical steps by (problem number, step), a list of `ReadStep | None` in the order j = beam *
         proposers + proposer. A repeated call writes the same again, so a callback that runs twice does no
         harm.
+      settled: what an earlier run has settled, by the same keys; it is given instead of what proposals say.
     """
 
     def __init__(
@@ -72,6 +62,7 @@ class Exchange:
         self.max_step_tokens = max_step_tokens
         self.max_thinking_tokens = max_thinking_tokens
         self.texts: dict[tuple[int, int], list[ReadStep | None]] = {}
+        self.settled: dict[tuple[int, int], SettledStep] = {}
 
     def __call__(self, width, problem_r, step_r, valid_r, open_rb, thinking_rb, proposals):
         """Reads the proposals of a sub-batch.
@@ -84,97 +75,87 @@ class Exchange:
           proposals: for each reader `(token_rqt, count_rq, stopped_rq)`.
 
         Returns:
-          A dict: `token_urjt` and `length_urj` int32 by vocabulary u; `ended_rj` and `dropped_rj` int8,
-          indices into `ENDED` and `DROPPED` (`ABSENT` where there is no candidate); `concluded_rj` bool; and
-          `longest` int32, tokens of the longest step. If it exceeds `width`, the call must be made again
-          with more.
+          A dict of the fields of `settling.Candidates`, and `longest` int32, tokens of the longest step. If it
+          exceeds `width`, the call must be made again with more.
         """
         problem_r, step_r, valid_r, open_rb, thinking_rb = map(
             np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb)
         )
         proposals = [tuple(map(np.asarray, proposal)) for proposal in proposals]
         rows, candidates = len(problem_r), self.num_beams * self.num_proposers
-        token_urjt = np.zeros((len(self.vocabularies), rows, candidates, width), np.int32)
-        length_urj = np.zeros((len(self.vocabularies), rows, candidates), np.int32)
-        ended_rj = np.zeros((rows, candidates), np.int8)
-        dropped_rj = np.full((rows, candidates), ABSENT, np.int8)
-        for row in np.flatnonzero(valid_r):
-            steps = self._read_row(proposals, row, int(step_r[row]), open_rb[row], thinking_rb[row])
-            present = [j for j, step in enumerate(steps) if step is not None]
-            encoded = [
-                vocabulary.encode_batch([steps[j].text for j in present]) for vocabulary in self.vocabularies
-            ]
-            thinking = {j: len(ids) for j, ids in zip(present, encoded[self.meta_vocabulary])}
-            self._mark(steps, thinking, thinking_rb[row])
-            record: list[ReadStep | None] = [None] * candidates
-            for place, j in enumerate(present):
-                step = steps[j]
-                ended_rj[row, j] = ENDED.index(step.ended)
-                dropped_rj[row, j] = DROPPED.index(step.dropped)
-                record[j] = ReadStep(step.text, len(encoded[self._writer_vocabulary(j)][place]))
-            for u, ids in enumerate(encoded):
-                _lay_out(token_urjt[u, row], length_urj[u, row], present, ids)
-            self.texts[int(problem_r[row]), int(step_r[row])] = record
-        return {
-            "token_urjt": token_urjt,
-            "length_urj": length_urj,
-            "ended_rj": ended_rj,
-            "dropped_rj": dropped_rj,
-            "concluded_rj": _CONCLUDED[ended_rj],
-            "longest": length_urj.max(),
-        }
-
-    def encode_again(self, width, step, problem_r, settled_r):
-        """The arrays of steps that were settled before, for a replay.
-
-        Args:
-          width: capacity of a canonical step in tokens.
-          step: their number, from 1.
-          problem_r: the rows' problems.
-          settled_r: for each row a `journal.SettledStep`, or None.
-
-        Returns:
-          `(candidates, score_rj, longest)`: the fields of `settling.Candidates`, float32 scores, and the
-          tokens of the longest step; if it exceeds `width`, the call must be made again with more.
-        """
-        rows, candidates = len(problem_r), self.num_beams * self.num_proposers
-        token_urjt = np.zeros((len(self.vocabularies), rows, candidates, width), np.int32)
-        length_urj = np.zeros((len(self.vocabularies), rows, candidates), np.int32)
-        score_rj = np.full((rows, candidates), -np.inf, np.float32)
-        ended_rj, sampled_rj = np.zeros((rows, candidates), np.int8), np.zeros((rows, candidates), np.int32)
-        dropped_rj = np.full((rows, candidates), ABSENT, np.int8)
-        for row, settled in enumerate(settled_r):
-            if settled is None:
-                continue
-            present = [j for j, text in enumerate(settled.texts) if text is not None]
-            texts = [settled.texts[j].text for j in present]
-            for u, vocabulary in enumerate(self.vocabularies):
-                _lay_out(token_urjt[u, row], length_urj[u, row], present, vocabulary.encode_batch(texts))
-            score_rj[row], ended_rj[row] = settled.score_j, settled.ended_j
-            dropped_rj[row], sampled_rj[row] = settled.dropped_j, settled.sampled_j
-            self.texts[int(problem_r[row]), step] = list(settled.texts)
         arrays = {
-            "token_urjt": token_urjt,
-            "length_urj": length_urj,
-            "ended_rj": ended_rj,
-            "dropped_rj": dropped_rj,
-            "concluded_rj": _CONCLUDED[ended_rj],
-            "sampled_rj": sampled_rj,
+            "token_urjt": np.zeros((len(self.vocabularies), rows, candidates, width), np.int32),
+            "length_urj": np.zeros((len(self.vocabularies), rows, candidates), np.int32),
+            "ended_rj": np.zeros((rows, candidates), np.int8),
+            "dropped_rj": np.full((rows, candidates), ABSENT, np.int8),
+            "sampled_rj": np.zeros((rows, candidates), np.int32),
+            "replayed_r": np.zeros(rows, bool),
+            "score_rj": np.full((rows, candidates), -np.inf, np.float32),
         }
-        return arrays, score_rj, int(length_urj.max())
+        for row in np.flatnonzero(valid_r):
+            place = int(problem_r[row]), int(step_r[row])
+            settled = self.settled.get(place)
+            if settled is None:
+                encoded = self._read_row(arrays, proposals, row, place, open_rb[row], thinking_rb[row])
+            else:
+                encoded = self._read_again(arrays, row, place, settled)
+            for u, by_candidate in enumerate(encoded):
+                for j, ids in by_candidate.items():
+                    arrays["length_urj"][u, row, j] = len(ids)
+                    arrays["token_urjt"][u, row, j, : len(ids)] = ids[:width]
+        arrays["concluded_rj"] = _CONCLUDED[arrays["ended_rj"]]
+        arrays["longest"] = arrays["length_urj"].max()
+        return arrays
+
+    def _encode(self, texts: dict[int, str]) -> list[dict[int, list[int]]]:
+        """The texts of candidates in every vocabulary."""
+        return [
+            dict(zip(texts, vocabulary.encode_batch(list(texts.values()))))
+            for vocabulary in self.vocabularies
+        ]
+
+    def _read_row(self, arrays, proposals, row, place, open_b, thinking_b):
+        """Reads the proposals of a problem into the arrays; returns the steps in every vocabulary."""
+        steps = self._steps(proposals, row, place[1], open_b, thinking_b)
+        encoded = self._encode({j: step.text for j, step in enumerate(steps) if step is not None})
+        self._mark(steps, {j: len(ids) for j, ids in encoded[self.meta_vocabulary].items()}, thinking_b)
+        record: list[ReadStep | None] = [None] * len(steps)
+        for j in encoded[0]:
+            step = steps[j]
+            arrays["ended_rj"][row, j] = ENDED.index(step.ended)
+            arrays["dropped_rj"][row, j] = DROPPED.index(step.dropped)
+            record[j] = ReadStep(step.text, len(encoded[self._writer_vocabulary(j)][j]))
+        for reader, (_, count_rq, _) in zip(self.readers, proposals):
+            for q in range(count_rq.shape[1]):
+                arrays["sampled_rj"][row, self._candidate(reader, q)] = count_rq[row, q]
+        self.texts[place] = record
+        return encoded
+
+    def _read_again(self, arrays, row, place, settled: SettledStep):
+        """Writes what was settled before into the arrays; returns the steps in every vocabulary."""
+        arrays["ended_rj"][row], arrays["dropped_rj"][row] = settled.ended_j, settled.dropped_j
+        arrays["sampled_rj"][row], arrays["score_rj"][row] = settled.sampled_j, settled.score_j
+        arrays["replayed_r"][row] = True
+        self.texts[place] = list(settled.texts)
+        return self._encode({j: step.text for j, step in enumerate(settled.texts) if step is not None})
+
+    def _candidate(self, reader: ReaderText, q: int) -> int:
+        """The candidate j that a reader's row q writes."""
+        beam, place = divmod(q, len(reader.proposers))
+        return beam * self.num_proposers + reader.proposers[place]
 
     def _writer_vocabulary(self, j: int) -> int:
         proposer = j % self.num_proposers
         return next(reader.vocabulary for reader in self.readers if proposer in reader.proposers)
 
-    def _read_row(self, proposals, row, step, open_b, thinking_b):
-        """The proposals of one problem as text, in the order of candidates; None where the beam was not open.
-        """
+    def _steps(self, proposals, row, step, open_b, thinking_b):
+        """The proposals of one problem as text, in the order of candidates; None where the beam was not open."""
         read: list[segmentation.Proposal | None] = [None] * (self.num_beams * self.num_proposers)
         for reader, (token_rqt, count_rq, stopped_rq) in zip(self.readers, proposals):
             vocabulary = self.vocabularies[reader.vocabulary]
             for q in range(count_rq.shape[1]):
-                beam, place = divmod(q, len(reader.proposers))
+                j = self._candidate(reader, q)
+                beam = j // self.num_proposers
                 if not open_b[beam]:
                     continue
                 ids = token_rqt[row, q, : count_rq[row, q]].tolist()
@@ -182,7 +163,7 @@ class Exchange:
                 if stopped == "eos":
                     ids = ids[:-1]
                 remaining = self.max_thinking_tokens - int(thinking_b[beam])
-                read[beam * self.num_proposers + reader.proposers[place]] = segmentation.read_proposal(
+                read[j] = segmentation.read_proposal(
                     self.segmentation,
                     step,
                     vocabulary.join(ids),
@@ -208,12 +189,3 @@ class Exchange:
                 if key in seen:
                     steps[j] = dataclasses.replace(steps[j], dropped="duplicate")
                 seen.add(key)
-
-
-def _lay_out(token_jt, length_j, present, encoded) -> None:
-    """Writes the ids of the present candidates into the arrays of one problem, in place, cut to their
-    capacity.
-    """
-    for j, ids in zip(present, encoded):
-        length_j[j] = len(ids)
-        token_jt[j, : len(ids)] = ids[: token_jt.shape[1]]

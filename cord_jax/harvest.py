@@ -8,8 +8,8 @@ import numpy as np
 
 from cord_jax.answers import Grader, predicted_answer
 from cord_jax.engine import Finished
-from cord_jax.exchange import ABSENT, DROPPED, ENDED
 from cord_jax.problems import Problem
+from cord_jax.steps import ABSENT, DROPPED, ENDED
 from cord_jax.teachers import Teachers
 from cord_jax.traces import Candidate, Step, Trace, Usage
 

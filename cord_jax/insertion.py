@@ -1,4 +1,4 @@
-"""Inserting problems into free slots: prompts are read, and the first step begins."""
+"""Inserting problems into free slots, and reading their prompts piece by piece."""
 
 import dataclasses
 import functools
@@ -6,12 +6,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cord_jax import commits, slots
 from cord_jax.commits import Chosen
-from cord_jax.readers import ReaderConstants, pytree
+from cord_jax.pytrees import pytree
 from cord_jax.sampling import problem_key
 from cord_jax.scoring import Closings
-from cord_jax.state import SEARCHING, SearchPlan, SearchState, start_rows
+from cord_jax.slots import SubBatch
+from cord_jax.state import READING, SEARCHING, SearchPlan, SearchState
+from cord_jax.tasks import Start, Task
 
 
 @pytree
@@ -22,6 +23,7 @@ class Insertion:
       slot_r: int32, local slots; valid_r: bool, rows that count.
       problem_r: int32, the host's numbers of the problems.
       digest_r2: uint32, 64 bits of a hash of each problem's id.
+      replayed_r: int32, steps of each that were settled before.
       closings: of the rows' problems.
       prompt_rt, prompt_length_r: for each reader the prompt's tokens and their number, int32.
     """
@@ -30,80 +32,45 @@ class Insertion:
     valid_r: jax.Array
     problem_r: jax.Array
     digest_r2: jax.Array
+    replayed_r: jax.Array
     closings: Closings
     prompt_rt: tuple[jax.Array, ...]
     prompt_length_r: tuple[jax.Array, ...]
 
 
-def insert(
-    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, insertion: Insertion
-) -> SearchState:
-    """Reads the prompts and starts the searches. The slots must be free and their pools wide enough."""
-    return plan.shards.each(functools.partial(_insert, plan), constants, state, insertion)
+def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> SearchState:
+    """Puts problems into free slots; the rounds that follow read their prompts."""
+
+    def of_shard(_, state, insertion):
+        return _insert(plan, state, insertion)
+
+    return plan.shards.each(of_shard, None, state, insertion)
 
 
-def _insert(plan, constants, state: SearchState, insertion: Insertion) -> SearchState:
-    """`insert` on one shard."""
-    shards, beams = plan.shards, plan.num_beams
-    slot_r, valid_r = insertion.slot_r, insertion.valid_r
-    put = functools.partial(slots.put, slot_r=slot_r, valid_r=valid_r)
-    rows = slot_r.shape[0]
-    first_b = jnp.arange(beams) == 0
+def _insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> SearchState:
+    batch = SubBatch(insertion.slot_r, insertion.valid_r)
     key_r2 = jax.vmap(functools.partial(problem_key, plan.seed))(insertion.digest_r2)
-    zeros_r = jnp.zeros(rows, jnp.int32)
-    zeros_rb = jnp.zeros((rows, beams), jnp.int32)
-    open_rb = jnp.broadcast_to(jnp.arange(beams) < plan.first_beams, (rows, beams))
-    limit_rb = zeros_rb + min(plan.max_step_tokens, plan.max_thinking_tokens)
     new_readers = []
-    for index, (reader, k, s) in enumerate(zip(plan.readers, constants, state.readers)):
-        prompt_rt, length_r = insertion.prompt_rt[index], insertion.prompt_length_r[index]
-        s = dataclasses.replace(
-            s,
-            cursor_n=put(s.cursor_n, new_r=zeros_r),
-            length_nb=put(s.length_nb, new_r=zeros_rb),
-            path_nbs=put(s.path_nbs, new_r=jnp.zeros((rows, *s.path_nbs.shape[1:]), bool)),
+    for s, prompt_rt, length_r in zip(state.readers, insertion.prompt_rt, insertion.prompt_length_r):
+        room = s.prompt_nt.shape[1] - prompt_rt.shape[1]
+        fresh = dict(
+            prompt_nt=jnp.pad(prompt_rt, ((0, 0), (0, room))),
+            prompt_length_n=length_r,
+            cursor_n=jnp.zeros_like(length_r),
+            length_nb=jnp.zeros_like(batch.take(s.length_nb)),
+            path_nbs=jnp.zeros_like(batch.take(s.path_nbs)),
         )
-        chosen = Chosen(
-            slot_r,
-            valid_r,
-            parent_rb=zeros_rb,
-            length_rb=jnp.where(first_b, length_r[:, None], 0),
-            token_rbt=jnp.broadcast_to(prompt_rt[:, None], (rows, beams, prompt_rt.shape[1])),
-            cue_rb=zeros_rb + jnp.where(first_b & bool(reader.proposers), 1, -1),
-            permanent_r=jnp.zeros(rows, bool),
-        )
-        s, full_rbs = commits.append(reader, k, s, shards, chosen, chunk=plan.chunk, only_first=True)
-
-        def as_first(x_nb):
-            """Every beam begins as beam 0 does."""
-            rows_rb = slots.take(x_nb, slot_r)
-            return put(x_nb, new_r=jnp.broadcast_to(rows_rb[:, :1], rows_rb.shape))
-
-        s = dataclasses.replace(
-            s, path_nbs=as_first(s.path_nbs), view_nbs=as_first(s.view_nbs), length_nb=as_first(s.length_nb)
-        )
-        full_rbs = jnp.broadcast_to(full_rbs[:, :1], full_rbs.shape)
-        new_readers.append(
-            start_rows(
-                plan,
-                index,
-                s,
-                slot_r,
-                valid_r,
-                full_rbs,
-                open_rb,
-                limit_rb,
-                zeros_r + 1,
-                key_r2,
-                zeros_r,
-                jnp.zeros(rows, bool),
-                zeros_r,
-            )
-        )
-    per_slot = dict(
-        phase_n=zeros_r + SEARCHING,
+        written = {name: batch.put(getattr(s, name), new) for name, new in fresh.items()}
+        new_readers.append(dataclasses.replace(s, **written))
+    zeros_r = jnp.zeros_like(insertion.problem_r)
+    zeros_rb = jnp.zeros_like(batch.take(state.origin_nb))
+    open_rb = zeros_rb + jnp.arange(plan.num_beams) < plan.first_beams
+    fresh = dict(
+        phase_n=zeros_r + READING,
         problem_n=insertion.problem_r,
         key_n2=key_r2,
+        pieces_n=zeros_r,
+        replayed_n=insertion.replayed_r,
         step_n=zeros_r + 1,
         waited_n=zeros_r,
         open_nb=open_rb,
@@ -114,11 +81,46 @@ def _insert(plan, constants, state: SearchState, insertion: Insertion) -> Search
         stuck_n=zeros_r - 1,
         writer_n=zeros_r,
         answer_count_n=zeros_r,
+        closings=insertion.closings,
     )
-    closings = jax.tree.map(lambda old, new: put(old, new_r=new), state.closings, insertion.closings)
-    return dataclasses.replace(
-        state,
-        readers=tuple(new_readers),
-        closings=closings,
-        **{name: put(getattr(state, name), new_r=value) for name, value in per_slot.items()},
+    written = {name: jax.tree.map(batch.put, getattr(state, name), new) for name, new in fresh.items()}
+    return dataclasses.replace(state, readers=tuple(new_readers), **written)
+
+
+def prompt_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
+    """The next piece of the rows' prompts; with the last one, the heading of the first step.
+
+    A prompt is no longer a task than a step is, so that it does not hold up the problems beside it for long.
+    """
+    piece, beams = plan.read_width, plan.num_beams
+    pieces_r = batch.take(state.pieces_n)
+    first_b = jnp.arange(beams) == 0
+    longest_r = jnp.max(jnp.stack([batch.take(s.prompt_length_n) for s in state.readers]), axis=0)
+    last_r = (pieces_r + 1) * piece >= longest_r
+    zeros_r, zeros_rb = jnp.zeros_like(pieces_r), jnp.zeros_like(batch.take(state.origin_nb))
+    chosen = []
+    for reader, s in zip(plan.readers, state.readers):
+        place_rt = pieces_r[:, None] * piece + jnp.arange(piece)
+        token_rt = jnp.take_along_axis(batch.take(s.prompt_nt), place_rt, axis=1)
+        length_r = jnp.clip(batch.take(s.prompt_length_n) - pieces_r * piece, 0, piece)
+        follows_r = last_r & bool(reader.proposers)
+        chosen.append(
+            Chosen(
+                parent_rb=zeros_rb,
+                length_rb=jnp.where(first_b, length_r[:, None], 0),
+                token_rbt=jnp.broadcast_to(token_rt[:, None], (*zeros_rb.shape, piece)),
+                cue_rb=jnp.where(first_b & follows_r[:, None], 1, -1),
+                permanent_r=jnp.zeros_like(last_r),
+                shared_r=jnp.ones_like(last_r),
+            )
+        )
+    start = Start(
+        open_rb=batch.take(state.open_nb) & last_r[:, None],
+        limit_rb=zeros_rb + min(plan.max_step_tokens, plan.max_thinking_tokens),
+        step_r=zeros_r + 1,
+        drawn_r=zeros_r,
+        answering_r=jnp.zeros_like(last_r),
+        writer_r=zeros_r,
     )
+    updates = dict(phase_n=jnp.where(last_r, SEARCHING, READING), pieces_n=pieces_r + 1, waited_n=zeros_r)
+    return Task(tuple(chosen), start, updates)

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cord_jax.readers import pytree
+from cord_jax.pytrees import pytree
 from cord_jax.shards import Shards
 from models.prefix_tree import Packed
 
@@ -41,17 +41,14 @@ class Forks:
         return self.token_rxt.shape[2] + self.tail_rxa.shape[2]
 
 
-def pack(forks: Forks, shards: Shards, row_width: int, chunk: int) -> tuple[Packed, jax.Array]:
+def pack(forks: Forks, shards: Shards, chunk: int) -> tuple[Packed, jax.Array]:
     """Packs the rows of a shard into one text; a row takes whole chunks.
-
-    Args:
-      row_width: most tokens of all forks of a row.
 
     Returns:
       The packed text, and the place of each fork's first token in it, int32 [r, x].
     """
     rows, num_forks, _ = forks.token_rxt.shape
-    width = rows * round_up(row_width, chunk)
+    width = rows * round_up(num_forks * forks.reach, chunk)
     length_rx = forks.length_rx + forks.tail_length_rx
     chunks_r = (length_rx.sum(1) + chunk - 1) // chunk
     start_rx = chunk * starts(chunks_r[None])[0][:, None] + starts(length_rx)

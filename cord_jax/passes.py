@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from cord_jax import commits, settling
 from cord_jax.commits import Chosen
@@ -20,7 +20,8 @@ from cord_jax.costs import Work
 from cord_jax.planning import SearchSettings
 from cord_jax.pool import PoolSpec
 from cord_jax.proposals import propose
-from cord_jax.settling import Candidates
+from cord_jax.shards import data_specs
+from cord_jax.slots import SubBatch
 
 
 def lower_decode(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
@@ -38,49 +39,43 @@ def lower_decode(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
 def lower_scoring(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     """The scoring pass of a sub-batch by the meta-prover, which is `reader`."""
     plan = search.plan
-    row = functools.partial(_row, search)
-    candidates, vocabularies = plan.candidates, len(search.exchange.vocabularies)
-    across = NamedSharding(search.mesh, PartitionSpec(None, "data"))
     rows = plan.shards.count * plan.shards.rows
-    lengths = jax.ShapeDtypeStruct((vocabularies, rows, candidates), jnp.int32, sharding=across)
-    given = Candidates(
-        token_urjt=jax.ShapeDtypeStruct((*lengths.shape, plan.step_width), jnp.int32, sharding=across),
-        length_urj=lengths,
-        ended_rj=row((candidates,), jnp.int8),
-        dropped_rj=row((candidates,), jnp.int8),
-        concluded_rj=row((candidates,), jnp.bool_),
-        sampled_rj=row((candidates,), jnp.int32),
-    )
+    given = _cut(search, settling.candidate_shapes(plan, len(search.exchange.vocabularies), rows))
 
-    def write_scores(constants, state, slot_r, valid_r, given):
-        score_rj, _ = settling.score(plan, constants, state, slot_r, valid_r, given)
+    def write_scores(constants, state, batch, given):
+        score_rj, _ = settling.score(plan, constants, state, batch, given)
         score_nb = score_rj[jnp.arange(state.score_nb.shape[0]) % score_rj.shape[0], : plan.num_beams]
         return dataclasses.replace(state, score_nb=score_nb)
 
     program = jax.jit(functools.partial(plan.shards.each, write_scores), donate_argnums=1)
-    return program.lower(search.constants[reader], search.state, row(), row((), jnp.bool_), given)
+    return program.lower(search.constants[reader], search.state, _batch(search), given)
 
 
 def lower_commit(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     """The commit of a sub-batch's chosen steps by a reader that reads them itself."""
     plan = search.plan
-    row, beams = functools.partial(_row, search), (plan.num_beams,)
+    rows, beams = plan.shards.count * plan.shards.rows, plan.num_beams
+    of_beam = jax.ShapeDtypeStruct((rows, beams), jnp.int32)
+    of_row = jax.ShapeDtypeStruct((rows,), jnp.bool_)
     chosen = Chosen(
-        slot_r=row(),
-        valid_r=row((), jnp.bool_),
-        parent_rb=row(beams),
-        length_rb=row(beams),
-        token_rbt=row((plan.num_beams, plan.step_width)),
-        cue_rb=row(beams),
-        permanent_r=row((), jnp.bool_),
+        parent_rb=of_beam,
+        length_rb=of_beam,
+        token_rbt=jax.ShapeDtypeStruct((rows, beams, plan.read_width), jnp.int32),
+        cue_rb=of_beam,
+        permanent_r=of_row,
+        shared_r=of_row,
     )
 
-    def append(constants, state, chosen):
-        return commits.append(plan.readers[reader], constants, state, plan.shards, chosen, chunk=plan.chunk)[0]
+    def append(constants, state, batch, chosen):
+        return commits.append(
+            plan.readers[reader], constants, state, plan.shards, batch, chosen, chunk=plan.chunk
+        )[0]
 
     program = functools.partial(plan.shards.each, append)
     jitted = jax.jit(program, donate_argnums=1, out_shardings=search.sharding.readers[reader])
-    return jitted.lower(search.constants[reader], search.state.readers[reader], chosen)
+    return jitted.lower(
+        search.constants[reader], search.state.readers[reader], _batch(search), _cut(search, chosen)
+    )
 
 
 def counted(
@@ -110,9 +105,17 @@ def _compiled(lower, spec, settings, mesh, reader, layers) -> Compiled:
     return compile_program(lambda: lower(search, reader))
 
 
-def _row(search: AbstractSearch, shape: tuple[int, ...] = (), dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-    """An array with a row for each row of a sub-batch, spread over `data`."""
+def _batch(search: AbstractSearch) -> SubBatch:
+    """A sub-batch of every shard."""
     rows = search.plan.shards.count * search.plan.shards.rows
-    sharding = NamedSharding(search.mesh, PartitionSpec("data"))
-    return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+    batch = SubBatch(jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.bool_))
+    return _cut(search, batch)
 
+
+def _cut(search: AbstractSearch, shapes):
+    """Shapes with the shardings that they have in a round."""
+    return jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(search.mesh, spec)),
+        shapes,
+        data_specs(shapes),
+    )

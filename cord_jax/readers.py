@@ -14,16 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from cord_jax.pytrees import pytree
 from cord_jax.sampling import SamplingSettings
 from models import kv_cache
-
-register = functools.partial(jax.tree_util.register_dataclass, meta_fields=[])
-
-
-def pytree(cls):
-    """A frozen dataclass all of whose fields are children of a pytree."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    return register(cls, data_fields=[field.name for field in dataclasses.fields(cls)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +111,10 @@ class Rows:
     stopped_nq: jax.Array
     local: Any
 
+    def small(self) -> "Rows":
+        """The rows without their keys and values."""
+        return dataclasses.replace(self, local=())
+
 
 STOPPED = ("running", "eos", "boundary", "limit")
 EOS, BOUNDARY, LIMIT = 1, 2, 3
@@ -135,6 +132,7 @@ class ReaderState:
       view_nbs: bool, the columns that proposals of the branch see: its path and the forced cue, less the last
         token, which is the first that they feed.
       length_nb: int32, tokens on the path.
+      prompt_nt, prompt_length_n: int32, the prompts' tokens, and how many there are.
       tick_y: int32, the ring column that is written next, of each shard.
       rows: the proposals; None for a reader that does not propose.
     """
@@ -146,6 +144,8 @@ class ReaderState:
     path_nbs: jax.Array
     view_nbs: jax.Array
     length_nb: jax.Array
+    prompt_nt: jax.Array
+    prompt_length_n: jax.Array
     tick_y: jax.Array
     rows: Rows | None
 
@@ -169,7 +169,7 @@ def decoder(plan: ReaderPlan, constants: ReaderConstants):
 
 
 def empty_state(
-    model, plan: ReaderPlan, *, slots: int, shards: int, beams: int, ring: int, dtype
+    model, plan: ReaderPlan, *, slots: int, shards: int, beams: int, ring: int, prompt_width: int, dtype
 ) -> ReaderState:
     """A reader that has read nothing."""
     n, b, s, q = slots, beams, plan.columns, beams * len(plan.proposers)
@@ -198,6 +198,8 @@ def empty_state(
         path_nbs=jnp.zeros((n, b, s), bool),
         view_nbs=jnp.zeros((n, b, s), bool),
         length_nb=integers((n, b)),
+        prompt_nt=integers((n, prompt_width)),
+        prompt_length_n=integers((n,)),
         tick_y=integers((shards,)),
         rows=rows,
     )

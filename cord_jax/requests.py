@@ -52,8 +52,8 @@ class Requests:
         """Tokens of all closings of a problem."""
         return sum(len(ids) for ids, _ in self._closings[problem])
 
-    def insertion(self, slot_r, valid_r, problem_r) -> Insertion:
-        """The problems of a sub-batch, for `insertion.insert`."""
+    def insertion(self, slot_r, valid_r, problem_r, replayed_r) -> Insertion:
+        """The problems of a sub-batch, for `insertion.insert`; `replayed_r` as in `Insertion`."""
         rows = len(slot_r)
         closings = Closings(
             token_na=np.zeros((rows, self.sizes.closing_width), np.int32),
@@ -74,7 +74,14 @@ class Requests:
                 tokens_rt[row, : len(prompts[problem])] = prompts[problem]
                 length_r[row] = len(prompts[problem])
         return Insertion(
-            slot_r, valid_r, problem_r, digest_r2, closings, tuple(prompt_rt), tuple(prompt_length_r)
+            slot_r,
+            valid_r,
+            problem_r,
+            digest_r2,
+            replayed_r,
+            closings,
+            tuple(prompt_rt),
+            tuple(prompt_length_r),
         )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cord_jax import packing
 from cord_jax.commits import Passage
 from cord_jax.packing import Forks
-from cord_jax.readers import pytree
+from cord_jax.pytrees import pytree
 from cord_jax.shards import Shards
 from models.prefix_tree import extend
 
@@ -126,10 +126,8 @@ def score_candidates(
         form_rxa=of_candidates(closings.form_na),
         offset_rxa=of_candidates(closings.offset_na),
     )
-    packed, start_rj = packing.pack(forks, shards, valid_rj.shape[1] * forks.reach, chunk)
-    cache, hidden_wd = extend(
-        model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach
-    )
+    packed, start_rj = packing.pack(forks, shards, chunk)
+    cache, hidden_wd = extend(model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach)
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + step_length_rj, defined_v
     )

@@ -1,11 +1,11 @@
 """The step-wise beam search as one jitted while loop over rounds (paper, section 3; design, section 4).
 
-A round proposes (`proposals`), exchanges the finished steps as text (`exchange`, the only contact with the
-host), scores them (`scoring`), selects (`selection`) and commits (`commits`). N problems sit in slots and
-advance on their
-own: a problem is settled in the round in which the last of its proposals has ended, while others go on
-writing. When a search has ended, the same loop lets the writer of the winner's last step write the answer,
-until the host harvests it.
+N problems sit in slots and advance on their own: in a round some are settled while others go on writing. First the
+steps of a few problems whose proposals have all ended are exchanged as text (`exchange`, the only contact with the
+host). The rest of the round is each data shard's own: those steps are scored (`scoring`) and selected (`selection`);
+what slots have to read, chosen steps, a piece of a prompt or of an answer, is read in one pass (`tasks`, `commits`); then
+all rows write for a while (`proposals`). When a search has ended, the writer of the winner's last step writes the
+answer, until the host harvests it.
 """
 
 import dataclasses
@@ -14,18 +14,23 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from cord_jax import readers
-from cord_jax.answering import settle_answers
+from cord_jax import packing, readers
+from cord_jax.answering import answer_task
 from cord_jax.control import when
 from cord_jax.exchange import Exchange
+from cord_jax.insertion import prompt_task
 from cord_jax.proposals import propose
 from cord_jax.readers import ReaderConstants
 from cord_jax.scoring import Closings
-from cord_jax.settling import settle_steps
-from cord_jax.state import ANSWERING, DONE, FREE, SEARCHING, History, SearchPlan, SearchState
+from cord_jax.settling import Candidates, exchange_steps, score, step_task
+from cord_jax.slots import SubBatch
+from cord_jax.state import ANSWERING, DONE, FREE, READING, SEARCHING, History, SearchPlan, SearchState
+from cord_jax.tasks import join, perform
 
-# Rounds that a ready problem waits for others before it is settled in a sub-batch that is not full.
-PATIENCE = 4
+# Rounds that a problem waits for others before it is exchanged alone.
+PATIENCE = 2
+# A shard that has nothing to settle while another has writes for so many quanta.
+LONGER = 3
 
 
 def stalled(plan: SearchPlan, state: SearchState):
@@ -42,32 +47,65 @@ def rows_running(state: SearchState):
 def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
-    """Every proposer writes up to a quantum of tokens; then the problems that are ready are settled."""
+    """What is ready is settled, and every proposer writes up to a quantum of tokens."""
     shards = plan.shards
-    state = shards.each(functools.partial(_write, plan), constants, state)
     waits_n = ~rows_running(state)
-    answered_n = waits_n & (state.phase_n == ANSWERING)
+    reads_n = (state.phase_n == READING) | (waits_n & (state.phase_n == ANSWERING))
     ready_n = waits_n & (state.phase_n == SEARCHING)
-    answer = functools.partial(shards.each, functools.partial(settle_answers, plan), constants)
-    state = when(answered_n.any(), lambda state: answer(state, answered_n), state)
-    state = dataclasses.replace(state, waited_n=jnp.where(ready_n, state.waited_n + 1, 0))
-    # A pass costs the same however few of its rows are taken, so it waits a little for company.
+    waited_n = jnp.where(reads_n | ready_n, state.waited_n + 1, 0)
+    # An exchange costs about the same for one problem as for a few, so it waits a little for company.
     full = ready_n.sum() >= shards.count * shards.rows
-    urgent = (state.waited_n >= PATIENCE).any() | ~rows_running(state).any()
-    return when(
-        ready_n.any() & (full | urgent),
-        lambda state: settle_steps(plan, exchange, constants, state, ready_n),
-        state,
-    )
+    urgent = (waited_n > PATIENCE).any() | waits_n.all()
+    ready_n &= full | urgent
+    slot_r = shards.choose(jnp.where(reads_n | ready_n, waited_n, 0))
+    among_all_r = shards.among_all(slot_r, plan.slots)
+    candidates, longest = exchange_steps(plan, exchange, state, SubBatch(among_all_r, ready_n[among_all_r]))
+    fits = longest <= plan.step_width
+    valid_r = (reads_n | (ready_n & fits))[among_all_r]
+    settles_y = valid_r.reshape(shards.count, -1).any(1)
+    quantum_y = plan.quantum * jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
+    state = dataclasses.replace(state, waited_n=waited_n, longest=jnp.maximum(state.longest, longest))
+    of_shard = functools.partial(_round_of_shard, plan)
+    return shards.each(of_shard, constants, state, SubBatch(slot_r, valid_r), candidates, quantum_y)
 
 
-def _write(plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState) -> SearchState:
-    """Every reader's rows write, on one shard."""
+def _round_of_shard(
+    plan: SearchPlan,
+    constants: tuple[ReaderConstants, ...],
+    state: SearchState,
+    batch: SubBatch,
+    candidates: Candidates,
+    quantum_y,
+) -> SearchState:
+    """The part of a round that a data shard does on its own."""
+
+    def settle(state: SearchState) -> SearchState:
+        phase_r = batch.take(state.phase_n)
+        ready = batch.among(phase_r == SEARCHING)
+        score_rj, passage = score(plan, constants[plan.meta], state, ready, candidates)
+        steps, choice_rb = step_task(plan, state, ready, candidates, score_rj)
+        kinds = [
+            (phase_r == SEARCHING, steps),
+            (phase_r == READING, prompt_task(plan, state, batch)),
+            (phase_r == ANSWERING, answer_task(plan, state, batch)),
+        ]
+        scored_r = (phase_r == SEARCHING) & ~candidates.replayed_r
+        task = join(state, batch, kinds)
+        return perform(plan, constants, state, batch, task, passage, scored_r, choice_rb)
+
+    state = when(plan.shards.agreed(batch.valid_r.any()), settle, state)
+    return write(plan, constants, state, quantum_y[0])
+
+
+def write(
+    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, quantum
+) -> SearchState:
+    """Every reader's rows write up to a quantum of tokens, on one shard."""
     new_readers, ticked_y, busy_y = [], state.ticked_y, state.busy_y
     for reader, k, s in zip(plan.readers, constants, state.readers):
         if s.rows is not None:
             before = s.rows.count_nq.sum()
-            s, ticks = propose(reader, plan.shards, k, s, plan.quantum)
+            s, ticks = propose(reader, plan.shards, k, s, quantum)
             ticked_y += (ticks * s.rows.count_nq.size).astype(jnp.float32)
             busy_y += (s.rows.count_nq.sum() - before).astype(jnp.float32)
         new_readers.append(s)
@@ -87,7 +125,7 @@ def advance(
 
     def going(carry):
         rounds, state = carry
-        busy = ((state.phase_n == SEARCHING) | (state.phase_n == ANSWERING)).any()
+        busy = ((state.phase_n != FREE) & (state.phase_n != DONE)).any()
         return (rounds < max_rounds) & busy & ~(state.phase_n == DONE).any() & ~stalled(plan, state)
 
     def body(carry):
@@ -98,11 +136,16 @@ def advance(
 
 
 def empty_state(
-    plan: SearchPlan, constants: tuple[ReaderConstants, ...], closing_width: int, scored_width: int
+    plan: SearchPlan,
+    constants: tuple[ReaderConstants, ...],
+    prompt_width: int,
+    closing_width: int,
+    scored_width: int,
 ) -> SearchState:
     """A search with free slots only.
 
     Args:
+      prompt_width: most tokens of a prompt.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
     """
     n, b, m, j = plan.slots, plan.num_beams, plan.max_steps, plan.candidates
@@ -119,6 +162,7 @@ def empty_state(
                 shards=shards,
                 beams=b,
                 ring=plan.max_step_tokens,
+                prompt_width=packing.round_up(prompt_width, plan.read_width),
                 dtype=model.dtype,
             )
         )
@@ -127,6 +171,8 @@ def empty_state(
         phase_n=integers((n,)) + FREE,
         problem_n=integers((n,)),
         key_n2=jnp.zeros((n, 2), jnp.uint32),
+        pieces_n=integers((n,)),
+        replayed_n=integers((n,)),
         step_n=integers((n,)),
         waited_n=integers((n,)),
         open_nb=jnp.zeros((n, b), bool),

@@ -1,6 +1,5 @@
-"""Settling a round: the finished steps of ready problems are exchanged, scored, selected and committed."""
+"""Settling a step: the finished proposals of ready problems are exchanged, scored and selected."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cord_jax import commits, packing, proposals, readers, scoring, slots
+from cord_jax import packing, proposals, readers, scoring
 from cord_jax.commits import Chosen, Passage
-from cord_jax.control import when
 from cord_jax.exchange import Exchange
-from cord_jax.readers import ReaderConstants, ReaderPlan, pytree
+from cord_jax.pytrees import pytree
+from cord_jax.readers import ReaderConstants, ReaderPlan
 from cord_jax.selection import select
-from cord_jax.state import ANSWERING, DONE, SEARCHING, History, SearchPlan, SearchState, start_rows
+from cord_jax.slots import SubBatch
+from cord_jax.state import ANSWERING, DONE, SEARCHING, History, SearchPlan, SearchState
+from cord_jax.tasks import Start, Task
 
 
 @pytree
@@ -23,10 +24,11 @@ class Candidates:
 
     Attributes:
       token_urjt, length_urj: int32, the canonical steps in every vocabulary u.
-      ended_rj, dropped_rj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`; `ABSENT` where the
+      ended_rj, dropped_rj: int8, indices into `steps.ENDED` and `steps.DROPPED`; `ABSENT` where the
         beam was not open.
       concluded_rj: bool, complete hypotheses.
       sampled_rj: int32, tokens that their writers sampled.
+      replayed_r: bool, rows that an earlier run has settled; score_rj: float32, their scores.
     """
 
     token_urjt: jax.Array
@@ -35,6 +37,8 @@ class Candidates:
     dropped_rj: jax.Array
     concluded_rj: jax.Array
     sampled_rj: jax.Array
+    replayed_r: jax.Array
+    score_rj: jax.Array
 
 
 @pytree
@@ -63,135 +67,87 @@ class Decision:
     writer_r: jax.Array
 
 
-def by_proposer(plan: SearchPlan, values):
-    """Per-reader arrays `[x, q]` (None for readers that only score) as one array `[x, j]` of candidates."""
-    rows = next(value.shape[0] for value in values if value is not None)
-    result = [None] * plan.num_proposers
-    for reader, value in zip(plan.readers, values):
-        for place, proposer in enumerate(reader.proposers):
-            result[proposer] = value.reshape(rows, plan.num_beams, -1)[:, :, place]
-    return jnp.stack(result, axis=2).reshape(rows, -1)
-
-
 @jax.named_scope("exchange")
-def exchange_steps(plan: SearchPlan, exchange: Exchange, state: SearchState, slot_r, valid_r):
+def exchange_steps(
+    plan: SearchPlan, exchange: Exchange, state: SearchState, batch: SubBatch
+) -> tuple[Candidates, jax.Array]:
     """The callback of a round: ids of finished proposals out, canonical steps in every vocabulary in.
 
+    Args:
+      batch: rows of all shards, their slots numbered among all.
+
     Returns:
-      `(candidates, longest)`: the `Candidates`, and the tokens of the longest step; if it exceeds
-      `step_width`, the candidates are cut short and must not be used.
+      The `Candidates`, and the tokens of the longest step; if it exceeds `step_width`, the candidates are cut short
+      and must not be used. Where no row counts, there is no callback.
     """
-    take = functools.partial(slots.take, slot_r=plan.shards.among_all(slot_r, plan.slots))
-    rows, candidates, width = slot_r.shape[0], plan.candidates, plan.step_width
-    vocabularies = len(exchange.vocabularies)
     written = []
     for reader in state.readers:
         if reader.rows is not None:
-            mine = jax.tree.map(take, dataclasses.replace(reader.rows, local=()))
+            mine = jax.tree.map(batch.take, reader.rows.small())
             written.append((proposals.sampled_tokens(mine), mine.count_nq, mine.stopped_nq))
-    shapes = {
-        "token_urjt": jax.ShapeDtypeStruct((vocabularies, rows, candidates, width), jnp.int32),
-        "length_urj": jax.ShapeDtypeStruct((vocabularies, rows, candidates), jnp.int32),
-        "ended_rj": jax.ShapeDtypeStruct((rows, candidates), jnp.int8),
-        "dropped_rj": jax.ShapeDtypeStruct((rows, candidates), jnp.int8),
-        "concluded_rj": jax.ShapeDtypeStruct((rows, candidates), jnp.bool_),
-        "longest": jax.ShapeDtypeStruct((), jnp.int32),
-    }
-    told = take(state.problem_n), take(state.step_n), valid_r, take(state.open_nb), take(state.thinking_nb), written
+    shapes = vars(candidate_shapes(plan, len(exchange.vocabularies), len(batch.slot_r)))
+    shapes = shapes | {"longest": jax.ShapeDtypeStruct((), jnp.int32)}
+    told = (
+        batch.take(state.problem_n),
+        batch.take(state.step_n),
+        batch.valid_r,
+        batch.take(state.open_nb),
+        batch.take(state.thinking_nb),
+        written,
+    )
     # The callback runs on one device: what it takes and gives is whole on all.
-    told = plan.shards.replicated(told)
-    exchanged = plan.shards.replicated(jax.pure_callback(functools.partial(exchange, width), shapes, *told))
+    exchanged = lax.cond(
+        batch.valid_r.any(),
+        lambda told: jax.pure_callback(functools.partial(exchange, plan.step_width), shapes, *told),
+        lambda told: jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes),
+        plan.shards.replicated(told),
+    )
     longest = exchanged.pop("longest")
-    sampled = [None if s.rows is None else take(s.rows.count_nq) for s in state.readers]
-    return Candidates(sampled_rj=by_proposer(plan, sampled), **exchanged), longest
+    return Candidates(**plan.shards.replicated(exchanged)), longest
 
 
-def settle_steps(
-    plan: SearchPlan,
-    exchange: Exchange,
-    constants: tuple[ReaderConstants, ...],
-    state: SearchState,
-    ready_n,
-) -> SearchState:
-    """Exchanges, scores, selects and commits the steps of a sub-batch of ready problems."""
-    shards = plan.shards
-    slot_r = shards.choose(jnp.where(ready_n, state.waited_n + 1, 0))
-    valid_r = slots.take(ready_n, shards.among_all(slot_r, plan.slots))
-    candidates, longest = exchange_steps(plan, exchange, state, slot_r, valid_r)
-    state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
-
-    settle = functools.partial(shards.each, functools.partial(_score_and_settle, plan), constants)
-    return when(longest <= plan.step_width, lambda state: settle(state, slot_r, valid_r, candidates), state)
+def candidate_shapes(plan: SearchPlan, vocabularies: int, rows: int) -> Candidates:
+    """`Candidates` of `rows` rows as shapes."""
+    of_row = functools.partial(jax.ShapeDtypeStruct, (rows, plan.candidates))
+    of_vocabulary = (vocabularies, rows, plan.candidates)
+    return Candidates(
+        token_urjt=jax.ShapeDtypeStruct((*of_vocabulary, plan.step_width), jnp.int32),
+        length_urj=jax.ShapeDtypeStruct(of_vocabulary, jnp.int32),
+        ended_rj=of_row(jnp.int8),
+        dropped_rj=of_row(jnp.int8),
+        concluded_rj=of_row(jnp.bool_),
+        sampled_rj=of_row(jnp.int32),
+        replayed_r=jax.ShapeDtypeStruct((rows,), jnp.bool_),
+        score_rj=of_row(jnp.float32),
+    )
 
 
-def _score_and_settle(plan, constants, state, slot_r, valid_r, candidates: Candidates) -> SearchState:
-    """What follows the exchange, on one shard."""
-    score_rj, passage = score(plan, constants[plan.meta], state, slot_r, valid_r, candidates)
-    return settle_scored(plan, constants, state, slot_r, valid_r, candidates, score_rj, passage)
-
-
-def remaining(candidates: Candidates, valid_r):
+def remaining(candidates: Candidates, batch: SubBatch):
     """The candidates that were not dropped, of the rows that count, bool [r, j]."""
-    return (candidates.dropped_rj == 0) & valid_r[:, None]
+    return (candidates.dropped_rj == 0) & batch.valid_r[:, None]
 
 
-@jax.named_scope("commit")
-def settle_scored(
-    plan: SearchPlan,
-    constants: tuple[ReaderConstants, ...],
-    state: SearchState,
-    slot_r,
-    valid_r,
-    candidates: Candidates,
-    score_rj,
-    passage: Passage | None = None,
-) -> SearchState:
-    """Selects among scored candidates and commits what was chosen; nothing changes if a pool has no room for
-    it. Of one shard.
+def step_task(
+    plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj
+) -> tuple[Task, jax.Array]:
+    """Selects among scored candidates: what is committed and written then. Of one shard.
 
     Args:
       score_rj: float32, -inf where a candidate was dropped.
-      passage: what the scoring pass has read; None if the meta-prover has to read the chosen steps anew.
+
+    Returns: the task, and the candidate of each new beam, int32 [r, b].
     """
-    shards = plan.shards
-    decision = _decide(plan, state, slot_r, valid_r, candidates, score_rj)
-    chosen = [_chosen(plan, reader, slot_r, valid_r, candidates, decision, state) for reader in plan.readers]
-    needs = [
-        jnp.where(valid_r, c.length_rb.sum(1) + commits.cue_lengths(k, c).sum(1), 0)
-        for k, c in zip(constants, chosen)
-    ]
-    rooms = [
-        commits.room(s, c, need, reader.blocks)
-        for reader, s, c, need in zip(plan.readers, state.readers, chosen, needs)
-    ]
-    short = jnp.stack([(valid_r & ~fits).any() for _, fits in rooms])
-    state = dataclasses.replace(state, short_yx=state.short_yx | short)
-
-    def commit(state: SearchState) -> SearchState:
-        noted = _note(plan, state, slot_r, valid_r, candidates, score_rj, decision)
-        new_readers = []
-        for index, (reader, k, s, c, (compacts_r, _)) in enumerate(
-            zip(plan.readers, constants, state.readers, chosen, rooms)
-        ):
-            s = commits.compact(reader.stacked, s, shards, c, valid_r & compacts_r)
-            if index == plan.meta and passage is not None:
-                s = commits.take_scored(reader, s, shards, c, passage, decision.chosen_rb, chunk=plan.chunk)
-                c = commits.cues_only(c)
-            if reader.proposers or passage is None or index != plan.meta:
-                s, full_rbs = commits.append(reader, k, s, shards, c, chunk=plan.chunk)
-                s = _restart(plan, index, s, noted, slot_r, valid_r, full_rbs, decision)
-            new_readers.append(s)
-        return dataclasses.replace(noted, readers=tuple(new_readers))
-
-    return when(~shards.agreed(short.any()), commit, state)
+    decision = _decide(plan, state, batch, candidates, score_rj)
+    chosen = tuple(_chosen(plan, reader, state, batch, candidates, decision) for reader in plan.readers)
+    updates = _updates(plan, state, batch, candidates, score_rj, decision)
+    return Task(chosen, _start(plan, batch, updates, decision), updates), decision.chosen_rb
 
 
-def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> Decision:
+def _decide(plan, state, batch: SubBatch, candidates: Candidates, score_rj) -> Decision:
     """Selects, and sees which searches are over."""
-    beams = plan.num_beams
-    take = functools.partial(slots.take, slot_r=slot_r)
+    beams, take = plan.num_beams, batch.take
     kept_rb, source_rb, score_rb = select(
-        take(state.score_nb), take(state.complete_nb), score_rj, remaining(candidates, valid_r), beams
+        take(state.score_nb), take(state.complete_nb), score_rj, remaining(candidates, batch), beams
     )
     kept_rb &= jnp.arange(beams) < plan.kept_beams
     stepped_rb = kept_rb & (source_rb >= beams)
@@ -222,7 +178,7 @@ def _decide(plan, state, slot_r, valid_r, candidates: Candidates, score_rj) -> D
 
 
 def _chosen(
-    plan, reader: ReaderPlan, slot_r, valid_r, candidates: Candidates, decision: Decision, state
+    plan, reader: ReaderPlan, state, batch: SubBatch, candidates: Candidates, decision: Decision
 ) -> Chosen:
     """What a reader commits: the chosen steps and next headings, or the winner and the cue of its answer."""
     first_b = jnp.arange(plan.num_beams) == 0
@@ -233,26 +189,23 @@ def _chosen(
     needed_rb = decision.stepped_rb & jnp.where(ended_r[:, None], first_b & answers_r[:, None], True)
     length_rj = candidates.length_urj[reader.vocabulary]
     token_rjt = candidates.token_urjt[reader.vocabulary]
-    next_step_r = slots.take(state.step_n, slot_r) + 1
+    token_rbt = jnp.take_along_axis(token_rjt, decision.chosen_rb[..., None], axis=1)
+    next_step_r = batch.take(state.step_n) + 1
     cue_rb = jnp.where(decision.open_rb, next_step_r[:, None], -1)
     cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), cue_rb)
     return Chosen(
-        slot_r=slot_r,
-        valid_r=valid_r,
         parent_rb=decision.parent_rb,
         length_rb=jnp.where(needed_rb, packing.pick(length_rj, decision.chosen_rb), 0),
-        token_rbt=jnp.take_along_axis(token_rjt, decision.chosen_rb[..., None], axis=1),
+        token_rbt=jnp.pad(token_rbt, ((0, 0), (0, 0), (0, plan.read_width - plan.step_width))),
         cue_rb=cue_rb if reader.proposers else jnp.full_like(cue_rb, -1),
         permanent_r=answers_r,
+        shared_r=jnp.zeros_like(answers_r),
     )
 
 
-def _note(
-    plan, state: SearchState, slot_r, valid_r, candidates: Candidates, score_rj, decision
-) -> SearchState:
+def _updates(plan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj, decision: Decision):
     """The slots' small state after a selection, and what happened in the history."""
-    beams = plan.num_beams
-    take = functools.partial(slots.take, slot_r=slot_r)
+    beams, take = plan.num_beams, batch.take
     step_r = take(state.step_n)
     tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
     tokens_rb = jnp.where(decision.stepped_rb, packing.pick(tokens_rj, decision.chosen_rb), 0)
@@ -269,15 +222,13 @@ def _note(
         sampled_nmj=candidates.sampled_rj,
     )
     at_step_rm1 = (jnp.arange(plan.max_steps) == (step_r - 1)[:, None])[..., None]
-    history = jax.tree.map(
-        lambda old, new: slots.put(old, slot_r, valid_r, jnp.where(at_step_rm1, new[:, None], take(old))),
-        state.history,
-        noted,
-    )
-    by_beam = remaining(candidates, valid_r).reshape(-1, beams, plan.num_proposers)
+    by_beam = remaining(candidates, batch).reshape(-1, beams, plan.num_proposers)
     lost_rb = take(state.open_nb) & ~by_beam.any(-1)
     ended_r, stuck_r = decision.ended_r, decision.stuck_r
-    updates = dict(
+    return dict(
+        history=jax.tree.map(
+            lambda old, new: jnp.where(at_step_rm1, new[:, None], take(old)), state.history, noted
+        ),
         phase_n=jnp.where(stuck_r, DONE, jnp.where(ended_r, ANSWERING, SEARCHING)),
         step_n=jnp.where(ended_r, step_r, step_r + 1),
         waited_n=jnp.zeros_like(step_r),
@@ -289,67 +240,63 @@ def _note(
         stuck_n=jnp.where(stuck_r, jnp.argmax(lost_rb, axis=1).astype(jnp.int32), -1),
         writer_n=decision.writer_r,
     )
-    return dataclasses.replace(
-        state,
-        history=history,
-        **{name: slots.put(getattr(state, name), slot_r, valid_r, new) for name, new in updates.items()},
-    )
 
 
-def _restart(plan, index, reader_state, noted: SearchState, slot_r, valid_r, full_rbs, decision: Decision):
+def _start(plan, batch: SubBatch, updates, decision: Decision) -> Start:
     """Rows of open beams begin the next step, and the winner's writer its answer; others stand still."""
-    take = functools.partial(slots.take, slot_r=slot_r)
     ended_r = decision.ended_r
-    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - take(noted.thinking_nb))
+    limit_rb = jnp.minimum(plan.max_step_tokens, plan.max_thinking_tokens - updates["thinking_nb"])
     answer_limit = min(plan.max_step_tokens, plan.max_answer_tokens)
-    return start_rows(
-        plan,
-        index,
-        reader_state,
-        slot_r,
-        valid_r,
-        full_rbs,
-        decision.open_rb,
-        jnp.where(ended_r[:, None], answer_limit, limit_rb),
-        jnp.where(ended_r, 0, take(noted.step_n)),
-        take(noted.key_n2),
-        jnp.zeros_like(slot_r),
-        ended_r & ~decision.stuck_r,
-        decision.writer_r,
+    return Start(
+        open_rb=decision.open_rb,
+        limit_rb=jnp.where(ended_r[:, None], answer_limit, limit_rb),
+        step_r=jnp.where(ended_r, 0, updates["step_n"]),
+        drawn_r=jnp.zeros_like(batch.slot_r),
+        answering_r=ended_r & ~decision.stuck_r,
+        writer_r=decision.writer_r,
     )
 
 
 @jax.named_scope("score")
-def score(plan, meta_constants: ReaderConstants, state: SearchState, slot_r, valid_r, candidates: Candidates):
-    """`(score_rj, passage)` of all candidates; the passage is None unless one pass took them all."""
-    shards, group = plan.shards, plan.score_group
-    meta_plan, meta_state = plan.readers[plan.meta], state.readers[plan.meta]
-    token_rjt = candidates.token_urjt[meta_plan.vocabulary]
-    length_rj = candidates.length_urj[meta_plan.vocabulary]
-    candidate_rj = remaining(candidates, valid_r)
+def score(
+    plan: SearchPlan, constants: ReaderConstants, state: SearchState, batch: SubBatch, candidates: Candidates
+) -> tuple[jax.Array, Passage | None]:
+    """`(score_rj, passage)` of all candidates, by the meta-prover, of one shard.
+
+    The passage has what was read for the rows that were not replayed; it is None unless one pass took all candidates.
+    """
+    group = plan.score_group
+    reader, s = plan.readers[plan.meta], state.readers[plan.meta]
+    new_rj = remaining(candidates, batch.among(~candidates.replayed_r))
     beam_j = np.arange(plan.candidates) // plan.num_proposers
-    base_rj = slots.take(meta_state.length_nb, slot_r)[:, beam_j]
-    branch_rj = jnp.broadcast_to(beam_j, base_rj.shape).astype(jnp.int32)
+    base_rj = batch.take(s.length_nb)[:, beam_j]
     run = functools.partial(
         scoring.score_candidates,
-        readers.decoder(meta_plan, meta_constants),
-        meta_constants.defined_v,
-        meta_state.pool,
-        slot_r,
-        slots.take(meta_state.path_nbs, slot_r),
-        slots.take(meta_state.depth_ns, slot_r),
-        jax.tree.map(lambda x: slots.take(x, slot_r), state.closings),
-        shards=shards,
+        readers.decoder(reader, constants),
+        constants.defined_v,
+        s.pool,
+        batch.slot_r,
+        batch.take(s.path_nbs),
+        batch.take(s.depth_ns),
+        jax.tree.map(batch.take, state.closings),
+        shards=plan.shards,
         chunk=plan.chunk,
         num_forms=plan.num_forms,
     )
-    if group == plan.candidates:
-        return run(token_rjt, length_rj, base_rj, branch_rj, candidate_rj)
-
-    def split(x_rj):
-        return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
-
-    score_xrj = lax.map(
-        lambda xs: run(*xs)[0], tuple(map(split, (token_rjt, length_rj, base_rj, branch_rj, candidate_rj)))
+    of_candidates = (
+        candidates.token_urjt[reader.vocabulary],
+        candidates.length_urj[reader.vocabulary],
+        base_rj,
+        jnp.broadcast_to(beam_j, base_rj.shape).astype(jnp.int32),
+        new_rj,
     )
-    return score_xrj.swapaxes(0, 1).reshape(candidate_rj.shape), None
+    if group == plan.candidates:
+        score_rj, passage = run(*of_candidates)
+    else:
+
+        def split(x_rj):
+            return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
+
+        score_xrj = lax.map(lambda xs: run(*xs)[0], tuple(map(split, of_candidates)))
+        score_rj, passage = score_xrj.swapaxes(0, 1).reshape(new_rj.shape), None
+    return jnp.where(candidates.replayed_r[:, None], candidates.score_rj, score_rj), passage

@@ -4,13 +4,38 @@ A scatter runs one row at a time on a CPU, and copies what it writes into. Small
 select instead; large ones are written in place, slice by slice.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cord_jax.pytrees import pytree
 
-def take(x_n, slot_r):
-    """The given slots."""
-    return x_n[slot_r]
+
+@pytree
+class SubBatch:
+    """A few of a shard's slots; rows r.
+
+    Attributes:
+      slot_r: int32, distinct slots.
+      valid_r: bool, rows that count. What the others hold has no meaning, and is never written.
+    """
+
+    slot_r: jax.Array
+    valid_r: jax.Array
+
+    def take(self, x_n):
+        """The rows' part of an array."""
+        return x_n[self.slot_r]
+
+    def put(self, x_n, new_r):
+        """The array with the rows' part replaced."""
+        hit_nr = (jnp.arange(x_n.shape[0])[:, None] == self.slot_r) & self.valid_r
+        given_n = jnp.expand_dims(hit_nr.any(1), range(1, x_n.ndim))
+        return jnp.where(given_n, new_r[hit_nr.argmax(1)], x_n)
+
+    def among(self, chosen_r) -> "SubBatch":
+        """The same rows, of which only the chosen ones count."""
+        return SubBatch(self.slot_r, self.valid_r & chosen_r)
 
 
 def choose(priority_n, rows: int):
@@ -18,57 +43,43 @@ def choose(priority_n, rows: int):
     return jnp.argsort(-priority_n, stable=True)[:rows].astype(jnp.int32)
 
 
-def put(x_n, slot_r, valid_r, new_r):
-    """`x_n` with the valid ones of the given slots replaced."""
-    hit_nr = (jnp.arange(x_n.shape[0])[:, None] == slot_r) & valid_r
-    given_n = jnp.expand_dims(hit_nr.any(1), range(1, x_n.ndim))
-    return jnp.where(given_n, new_r[hit_nr.argmax(1)], x_n)
-
-
 def put_one(x_n, slot, new):
     """`x_n` with one slot replaced in place."""
     return lax.dynamic_update_slice_in_dim(x_n, new[None], slot, 0)
 
 
-def write_columns(x_n, slot_r, start_r, count_r, new_r, axis: int):
-    """Writes the first `count` of each row's new columns into its slot of a pool's block, keys or values.
+def write_columns(x_n, slot, start, count, new, axis: int):
+    """Writes the first `count` of new columns into a slot of a pool's block, keys or values.
 
     The first goes to the column `start`; what comes to lie outside of the block is left out.
 
     Args:
-      axis: that of columns, of the four of `x_n` and of `new_r`.
+      new: with a leading axis of 1.
+      axis: that of columns, of the four of `x_n` and of `new`.
     """
-    chunk, columns = new_r.shape[axis], x_n.shape[axis]
-    padding = [(0, 0)] * 3
-    padding[axis - 1] = (chunk, chunk)
-    offset = jnp.arange(chunk)
-    for row in range(slot_r.shape[0]):
-        # A window of the block of the chunk's size, at or as near as may be to where it goes.
-        first = jnp.clip(start_r[row], 0, columns - chunk)
-        shift = first - start_r[row]
-        place = [slot_r[row], 0, 0, 0]
-        place[axis] = first
-        old = lax.dynamic_slice(x_n, place, (1, *new_r.shape[1:]))
-        moved = lax.dynamic_slice_in_dim(jnp.pad(new_r[row], padding), chunk + shift, chunk, axis - 1)
-        is_new = (offset + shift >= 0) & (offset + shift < count_r[row])
-        x_n = lax.dynamic_update_slice(x_n, jnp.where(_along(is_new, axis), moved, old), place)
-    return x_n
+    chunk, columns = new.shape[axis], x_n.shape[axis]
+    # A window of the block of the chunk's size, at or as near as may be to where it goes.
+    first = jnp.clip(start, 0, columns - chunk)
+    place = [slot, 0, 0, 0]
+    place[axis] = first
+    old = lax.dynamic_slice(x_n, place, new.shape)
+    offset_c = jnp.arange(chunk) + first - start
+    moved = jnp.take(new, jnp.clip(offset_c, 0, chunk - 1), axis=axis)
+    is_new_c = (offset_c >= 0) & (offset_c < count)
+    return lax.dynamic_update_slice(x_n, jnp.where(_along(is_new_c, axis), moved, old), place)
 
 
-def select_columns(x_n, slot_r, start_r, count_r, new_r, axis: int):
+def select_columns(x_n, slot, start, count, new, axis: int):
     """As `write_columns`, for blocks whose columns lie over several devices.
 
     Every device picks what falls on its own columns. A slice written at a place that is not known would bring the
     whole block to every device.
     """
-    column_s = jnp.arange(x_n.shape[axis])
-    for row in range(slot_r.shape[0]):
-        offset_s = column_s - start_r[row]
-        old = lax.dynamic_slice_in_dim(x_n, slot_r[row], 1, 0)
-        moved = jnp.take(new_r[row], jnp.clip(offset_s, 0, new_r.shape[axis] - 1), axis=axis - 1)
-        is_new_s = (offset_s >= 0) & (offset_s < count_r[row])
-        x_n = lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot_r[row], 0)
-    return x_n
+    offset_s = jnp.arange(x_n.shape[axis]) - start
+    old = lax.dynamic_slice_in_dim(x_n, slot, 1, 0)
+    moved = jnp.take(new, jnp.clip(offset_s, 0, new.shape[axis] - 1), axis=axis)
+    is_new_s = (offset_s >= 0) & (offset_s < count)
+    return lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot, 0)
 
 
 def _along(mask, axis: int):

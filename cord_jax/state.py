@@ -1,22 +1,19 @@
 """The state of a search: what is fixed when it is compiled, and what changes from round to round."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cord_jax import commits, packing, slots
-from cord_jax.readers import ReaderPlan, ReaderState, heads_or_columns, pytree
-from cord_jax.sampling import row_key
+from cord_jax.pytrees import pytree
+from cord_jax.readers import ReaderPlan, ReaderState, heads_or_columns
 from cord_jax.scoring import Closings
 from cord_jax.shards import Shards, data_specs
 from models import kv_cache
 
-FREE, SEARCHING, ANSWERING, DONE = range(4)
+FREE, READING, SEARCHING, ANSWERING, DONE = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +30,7 @@ class SearchPlan:
       max_thinking_tokens: budget in the meta-prover's tokens.
       max_answer_tokens: cap of the answer after `</think>`.
       step_width: capacity of a canonical step in any vocabulary's tokens.
+      read_width: tokens of a text that a beam commits at a time, at most: a step, or a piece of a prompt or an answer.
       num_forms: most accepted forms of an answer.
       shards: how slots lie on the mesh, and how many of each shard are settled at once.
       chunk: tokens of a packed text that a prefill or scoring pass runs at a time.
@@ -52,6 +50,7 @@ class SearchPlan:
     max_thinking_tokens: int
     max_answer_tokens: int
     step_width: int
+    read_width: int
     num_forms: int
     shards: Shards
     chunk: int
@@ -82,8 +81,8 @@ class History:
     Attributes:
       score_nmj: float32, -inf if dropped.
       rank_nmj: int8, beam number after the selection, -1 if not kept.
-      ended_nmj, dropped_nmj: int8, indices into `exchange.ENDED` and `exchange.DROPPED`, or
-        `exchange.ABSENT`.
+      ended_nmj, dropped_nmj: int8, indices into `steps.ENDED` and `steps.DROPPED`, or
+        `steps.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of the step.
       sampled_nmj: int32, tokens that the writer sampled for it, EOS included.
     """
@@ -102,11 +101,13 @@ class SearchState:
 
     Attributes:
       readers: tuple of `ReaderState`.
-      phase_n: int32, FREE, SEARCHING, ANSWERING or DONE.
+      phase_n: int32, FREE, READING (the prompt), SEARCHING, ANSWERING or DONE.
       problem_n: int32, the host's number of the problem.
       key_n2: uint32, raw random key of the problem.
+      pieces_n: int32, pieces of the prompts that have been read.
+      replayed_n: int32, steps that were settled by an earlier run; the exchange knows them.
       step_n: int32, the step being written, from 1.
-      waited_n: int32, rounds for which a settled slot's turn has not come.
+      waited_n: int32, rounds for which a slot has had something to be settled.
       open_nb: bool, beams that are extended; complete_nb: bool, complete hypotheses that are carried.
       score_nb: float32; thinking_nb: int32, meta-prover's tokens of the reasoning.
       origin_nb: int32, `step index * J + j` of the candidate that each beam ends in, -1 at the start.
@@ -124,6 +125,8 @@ class SearchState:
     phase_n: jax.Array
     problem_n: jax.Array
     key_n2: jax.Array
+    pieces_n: jax.Array
+    replayed_n: jax.Array
     step_n: jax.Array
     waited_n: jax.Array
     open_nb: jax.Array
@@ -141,67 +144,6 @@ class SearchState:
     longest: jax.Array
     ticked_y: jax.Array
     busy_y: jax.Array
-
-
-def start_rows(
-    plan: SearchPlan,
-    index: int,
-    state: ReaderState,
-    slot_r,
-    valid_r,
-    full_rbs,
-    open_rb,
-    limit_rb,
-    step_r,
-    key_r2,
-    drawn_r,
-    answering_r,
-    writer_r,
-) -> ReaderState:
-    """Sets a reader's rows to write from its views: a step on each open beam, or an answer on beam 0.
-
-    Args:
-      index: of the reader.
-      full_rbs: the columns of each beam, its cue's included; the last holds the first token to be fed.
-      open_rb: beams that write a step.
-      limit_rb: tokens that a beam's rows may sample.
-      step_r: number of the step, 0 for an answer; key_r2: the problems' keys; drawn_r: draws of the answer so
-        far.
-      answering_r: rows in which `writer_r` writes the answer, and nobody else anything.
-    """
-    reader, rows = plan.readers[index], state.rows
-    if rows is None:
-        return state
-    per_beam = len(reader.proposers)
-    last_rb = commits.last_columns(full_rbs)
-    proposer_q = np.tile(np.asarray(reader.proposers, np.int32), plan.num_beams)
-    beam_q = np.repeat(np.arange(plan.num_beams, dtype=np.int32), per_beam)
-    repeat = functools.partial(jnp.repeat, repeats=per_beam, axis=1)
-    writes_rq = (beam_q == 0) & (proposer_q == writer_r[:, None])
-    running_rq = jnp.where(answering_r[:, None], writes_rq, repeat(open_rb)) & valid_r[:, None]
-    keys = jax.vmap(lambda key, step: jax.vmap(lambda b, k: row_key(key, step, b, k))(beam_q, proposer_q))
-    zeros_rq = jnp.zeros_like(running_rq, jnp.int32)
-    fresh = dict(
-        start_nq=zeros_rq + state.tick_y[0],
-        count_nq=zeros_rq,
-        limit_nq=repeat(limit_rb),
-        drawn_nq=zeros_rq + drawn_r[:, None],
-        key_nq2=keys(key_r2, step_r),
-        feed_nq=repeat(packing.pick(slots.take(state.token_ns, slot_r), last_rb)),
-        position_nq=repeat(packing.pick(slots.take(state.depth_ns, slot_r), last_rb)),
-        boundary_nq=zeros_rq + jnp.where(answering_r, reader.free, reader.start)[:, None],
-        running_nq=running_rq,
-        stopped_nq=zeros_rq,
-    )
-    return dataclasses.replace(
-        state,
-        rows=dataclasses.replace(
-            rows,
-            **{
-                name: slots.put(getattr(rows, name), slot_r, valid_r, value) for name, value in fresh.items()
-            },
-        ),
-    )
 
 
 def state_shardings(shapes: SearchState, mesh: Mesh):

@@ -14,7 +14,10 @@ from launch import common
 FLAGS = flags.FlagValues()
 common.define_required("output_dir", "directory of the training runs and the assets", FLAGS)
 flags.DEFINE_list(
-    "members", [], "names of the members to train: sums, products, shares, student; empty for all", flag_values=FLAGS
+    "members",
+    [],
+    "names of the members to train: sums, products, shares, student; empty for all",
+    flag_values=FLAGS,
 )
 
 

@@ -30,7 +30,8 @@ def main(values: flags.FlagValues) -> None:
     from cord_jax.miniature.quickstart import QuickstartConfig, quickstart
 
     quickstart(
-        QuickstartConfig(**{name: values[name].value for name in values}), functools.partial(print, flush=True)
+        QuickstartConfig(**{name: values[name].value for name in values}),
+        functools.partial(print, flush=True),
     )
 
 

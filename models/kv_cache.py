@@ -101,7 +101,7 @@ def commit(
     length_r,
     *,
     chunk: int,
-    chunks: jax.Array,
+    chunks_r,
     write: Callable,
 ):
     """Moves columns of a scratch cache into a pool, from each row's cursor on, a chunk at a time.
@@ -110,35 +110,36 @@ def commit(
       scratch: a cache of one row.
       slot_r: where each row's columns go.
       source_rw: the columns to be moved, in their new order; the first `length_r` of them count.
-      chunks: how many are moved, at least as many as the longest row needs.
-      write: `write(x, slot_r, start_r, count_r, new_r, axis) -> x` writes the first `count` columns of `new` from the
-        column `start` of a block's keys or values on, as far as they lie in the block.
+      chunks_r: how many chunks of a row are moved, at least as many as it needs.
+      write: `write(x, slot, start, count, new, axis) -> x` writes the first `count` columns of `new`, which leads with
+        an axis of 1, from the column `start` of a block's keys or values on, as far as they lie in the block.
     """
 
-    def move_chunk(index, pool):
-        offset = index * chunk
-        count_r = jnp.clip(length_r - offset, 0, chunk)
-        source_rc = lax.dynamic_slice_in_dim(source_rw, offset, chunk, 1)
+    def move_row(row, pool):
+        def move_chunk(index, pool):
+            offset = index * chunk
+            count = jnp.clip(length_r[row] - offset, 0, chunk)
+            source_c = lax.dynamic_slice(source_rw, (row, offset), (1, chunk))[0]
 
-        def new_columns(x_1g, axis):
-            """`[r, g, ...]` with the chunk's columns of each row."""
-            return jnp.moveaxis(jnp.take(x_1g[0], source_rc, axis=axis - 1), axis - 1, 0)
-
-        def move(blocks, scratch_layer):
-            new = jax.tree.map(new_columns, scratch_layer, COLUMN_AXES)
-            starts = [start for start, _ in spans([block.key.shape[3] for block in blocks])]
-            return tuple(
-                jax.tree.map(
-                    lambda x, part, axis, start=start: write(
-                        x, slot_r, cursor_r + offset - start, count_r, part, axis
-                    ),
-                    block,
-                    new,
-                    COLUMN_AXES,
+            def move(blocks, scratch_layer):
+                taken = jax.tree.map(
+                    lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, COLUMN_AXES
                 )
-                for block, start in zip(blocks, starts)
-            )
+                starts = [start for start, _ in spans([block.key.shape[COLUMN_AXES.key] for block in blocks])]
+                return tuple(
+                    jax.tree.map(
+                        lambda x, new, axis, start=start: write(
+                            x, slot_r[row], cursor_r[row] + offset - start, count, new, axis
+                        ),
+                        block,
+                        taken,
+                        COLUMN_AXES,
+                    )
+                    for block, start in zip(blocks, starts)
+                )
 
-        return over_layers(stacked, move, pool, scratch)
+            return over_layers(stacked, move, pool, scratch)
 
-    return lax.fori_loop(0, chunks, move_chunk, pool)
+        return lax.fori_loop(0, chunks_r[row], move_chunk, pool)
+
+    return lax.fori_loop(0, slot_r.shape[0], move_row, pool)

@@ -270,12 +270,16 @@ def _fork_attention(view: View, slot, position_1c, own: _Scratch):
         blocks, scratch = cache
         new = KeyValue(key_1cge.transpose(0, 2, 3, 1), value_1cge.swapaxes(1, 2))
         scratch = jax.tree.map(
-            lambda old, new, axis: lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), own.start, axis),
+            lambda old, new, axis: lax.dynamic_update_slice_in_dim(
+                old, new.astype(old.dtype), own.start, axis
+            ),
             scratch,
             new,
             COLUMN_AXES,
         )
-        near = (lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, COLUMN_AXES))
+        near = (
+            lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, COLUMN_AXES)
+        )
         query = _grouped(query_1che, key_1cge.shape[2])
         seen_1cw = own.seen_1cw
         if window is not None:

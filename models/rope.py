@@ -228,12 +228,21 @@ def _llama3(rope: RopeConfig, frequencies: np.ndarray) -> np.ndarray:
 
 def rotary_tables(rope: RopeConfig, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of every position's angles, float32 [b, t, 1 (heads), rotary_dim / 2]."""
-    angles = positions_bt.astype(jnp.float32)[..., None, None] * inverse_frequencies(rope)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    if rope.attention_factor != 1.0:
-        cos, sin = cos * rope.attention_factor, sin * rope.attention_factor
-    # Else XLA computes them anew inside of every rotation, for every layer and head.
-    return jax.lax.optimization_barrier((cos, sin))
+
+    def tables(positions_bt):
+        angles = positions_bt.astype(jnp.float32)[..., None, None] * inverse_frequencies(rope)
+        return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
+
+    def nothing(positions_bt):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(tables, positions_bt))
+
+    # On a CPU, XLA would compute them anew inside of every rotation, for every layer and head, and knows no barrier.
+    # It cannot see through a branch.
+    return jax.lax.platform_dependent(
+        positions_bt,
+        cpu=lambda positions_bt: jax.lax.cond(positions_bt.max() >= 0, tables, nothing, positions_bt),
+        default=tables,
+    )
 
 
 def rotate(x_bthe: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -96,7 +96,9 @@ def quickstart(config: QuickstartConfig, say: Callable[[str], None] = print) -> 
     checkpoints = {"base": STUDENT}
     for method in METHODS:
         part(f"a student learns from the traces of {method}")
-        checkpoints[f"after {method}"] = _train(config, directory / method, directory / f"student_after_{method}", say)
+        checkpoints[f"after {method}"] = _train(
+            config, directory / method, directory / f"student_after_{method}", say
+        )
     for name, checkpoint in checkpoints.items():
         part(f"the student ({name}) solves {config.held_out_problems} held-out puzzles")
         out = directory / "students" / name.replace(" ", "_")
@@ -144,7 +146,9 @@ def _evaluate(config: QuickstartConfig, name: str, model: Path, problems: Path, 
     return Run(name, {key: n["correct"] / n["samples"] for key, n in summary["per_problem"].items()})
 
 
-def _synthesize(config: QuickstartConfig, method: str, output_dir: Path, say: Callable[[str], None]) -> list[dict]:
+def _synthesize(
+    config: QuickstartConfig, method: str, output_dir: Path, say: Callable[[str], None]
+) -> list[dict]:
     def report(written: int, problems: int, trace: Any) -> None:
         if written % 50 == 0:
             say(f"    {written} of {problems} traces")
@@ -209,7 +213,9 @@ def count_wrong_equations(traces: Sequence[Mapping[str, Any]]) -> dict[str, int]
     }
 
 
-def write_report(config: QuickstartConfig, summary: Mapping[str, Any], cord: Sequence[Mapping[str, Any]]) -> str:
+def write_report(
+    config: QuickstartConfig, summary: Mapping[str, Any], cord: Sequence[Mapping[str, Any]]
+) -> str:
     """The report as text: tables, the shares, a trace, and where the files lie."""
     ranges = [_range(*bounds) for bounds in _LENGTHS]
     lines = [
@@ -238,10 +244,16 @@ def write_report(config: QuickstartConfig, summary: Mapping[str, Any], cord: Seq
             f"{name}: {difference['difference']:+.3f} ± {difference['standard_error']:.3f} "
             f"(paired, p = {difference['p_value']:.2g})"
         )
-    lines += ["", "Who wrote the steps that CoRD kept", "", " " * 12 + "".join(f"{p:>12}" for p in summary["share"])]
+    lines += [
+        "",
+        "Who wrote the steps that CoRD kept",
+        "",
+        " " * 12 + "".join(f"{p:>12}" for p in summary["share"]),
+    ]
     for teacher in summary["share"]["all"]:
         lines.append(
-            f"{teacher:12}" + "".join(f"{by_teacher[teacher]:12.0%}" for by_teacher in summary["share"].values())
+            f"{teacher:12}"
+            + "".join(f"{by_teacher[teacher]:12.0%}" for by_teacher in summary["share"].values())
         )
     lines += ["", "Wrong equations: the score rewards landing on the answer, not every line on the way", ""]
     for method, count in summary["wrong_equations"].items():

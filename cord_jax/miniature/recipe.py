@@ -27,7 +27,7 @@ from typing import Any
 import models
 from cord_jax.engine import CLOSING
 from cord_jax.miniature import world
-from cord_jax.miniature.vocabularies import VOCABULARIES, save_vocabulary, train_vocabulary
+from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
 from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution
 from cord_jax.miniature.world import Puzzle
 from cord_jax.prompts import render_prompt

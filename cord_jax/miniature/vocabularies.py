@@ -70,7 +70,13 @@ VOCABULARIES = {
     "products": VocabularySpec(
         digits=r"\p{N}{1,2}",
         size=512,
-        special=("<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        special=(
+            "<|end_of_text|>",
+            "<|begin_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ),
         added=(),
         eos=("<|eot_id|>", "<|end_of_text|>"),
         bos="<|begin_of_text|>",
@@ -105,7 +111,9 @@ def train_vocabulary(name: str, seed: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(name, seed), trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in spec.special])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in spec.special]
+    )
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in spec.added])
     return tokenizer
 

@@ -65,7 +65,9 @@ def scores(directory: Path, texts: list[tuple[str, str, str]]) -> np.ndarray:
     vocabulary, model = Vocabulary.load(directory), models.load(directory)
     rows = []
     for question, reasoning, answer in texts:
-        start = vocabulary.encode_prompt(render_prompt(vocabulary, None, question)) + vocabulary.encode(reasoning)
+        start = vocabulary.encode_prompt(render_prompt(vocabulary, None, question)) + vocabulary.encode(
+            reasoning
+        )
         closing, scored = vocabulary.encode_with_answer(CLOSING, answer)
         rows.append((start + closing, [len(start) + i for i, counts in enumerate(scored) if counts]))
     forward = jax.jit(lambda tokens: jax.nn.log_softmax(model(tokens)))
@@ -76,7 +78,10 @@ def scores(directory: Path, texts: list[tuple[str, str, str]]) -> np.ndarray:
         for i, (ids, _) in enumerate(batch):
             tokens[i, : len(ids)] = ids
         log_p = np.asarray(forward(tokens))
-        out += [np.exp(np.mean([log_p[i, at - 1, ids[at]] for at in places])) for i, (ids, places) in enumerate(batch)]
+        out += [
+            np.exp(np.mean([log_p[i, at - 1, ids[at]] for at in places]))
+            for i, (ids, places) in enumerate(batch)
+        ]
     return np.array(out)
 
 
@@ -91,7 +96,11 @@ def test_score_tells_right_steps_from_wrong_ones():
         if all(wrong.right):
             continue
         first = wrong.right.index(False)
-        for steps in (right.steps[:first], right.steps[: first + 1], (*right.steps[:first], wrong.steps[first])):
+        for steps in (
+            right.steps[:first],
+            right.steps[: first + 1],
+            (*right.steps[:first], wrong.steps[first]),
+        ):
             texts.append((puzzle.question, "".join(steps), puzzle.answer))
         pairs.append(range(len(texts) - 3, len(texts)))
     before, after_right, after_wrong = scores(ASSETS / "products", texts)[np.array(pairs)].T

@@ -14,7 +14,10 @@ from cord_jax.miniature.quickstart import (
 
 
 def made_up(name: str, texts: list[str], teachers: list[str], correct: bool = True) -> dict:
-    steps = [{"text": text, "teacher": teacher, "score": 0.25} for text, teacher in zip(texts, teachers, strict=True)]
+    steps = [
+        {"text": text, "teacher": teacher, "score": 0.25}
+        for text, teacher in zip(texts, teachers, strict=True)
+    ]
     return {
         "id": name,
         "question": "1. Ann has 34, gets 5.\nTheir last numbers in a row open the lock.",
@@ -65,9 +68,17 @@ def test_end_to_end(tmp_path):
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert (tmp_path / "report.txt").read_text().strip() in "\n".join(said)
     assert set(summary["accuracy"]) == {
-        "sums", "products", "shares", "curation", "cord",
-        "student, base", "student, after curation", "student, after cord",
+        "sums",
+        "products",
+        "shares",
+        "curation",
+        "cord",
+        "student, base",
+        "student, after curation",
+        "student, after cord",
     }
     assert all(0 <= number["mean"] <= 1 for number in summary["accuracy"].values())
     again = quickstart(config, said.append)
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in summary.items() if k != "seconds"
+    }

@@ -41,8 +41,10 @@ def test_answers(split):
 
 def test_splits_share_no_numbers():
     def numbers(split, seed):
-        return {tuple(re.findall(r"\d+|[*/+%-]|mod", " ".join(
-            f"{s.start}{s.kind}{s.operand}" for s in p.steps))) for p in world.draw_puzzles(seed, 2000, split)}
+        return {
+            tuple(re.findall(r"\d+|[*/+%-]|mod", " ".join(f"{s.start}{s.kind}{s.operand}" for s in p.steps)))
+            for p in world.draw_puzzles(seed, 2000, split)
+        }
 
     seen = [numbers(split, 0) | numbers(split, 1) for split in world.SPLITS]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]

@@ -61,16 +61,16 @@ def logits_through_tree(model, tokens_nt):
         model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width
     )
 
-    def write(x_n, slot_r, start_r, count_r, new_r, axis):
+    def write(x_n, slot, start, count, new, axis):
         """One column after another."""
-        for row in range(n):
-            for i in range(chunk):
-                new = lax.index_in_dim(new_r[row : row + 1], i, axis)
-                place = [slot_r[row], 0, 0, 0]
-                place[axis] = jnp.clip(start_r[row] + i, 0, x_n.shape[axis] - 1)
-                old = lax.dynamic_slice(x_n, place, new.shape)
-                inside = (i < count_r[row]) & (place[axis] == start_r[row] + i)
-                x_n = lax.dynamic_update_slice(x_n, jnp.where(inside, new, old), place)
+        for i in range(chunk):
+            column = jnp.clip(start + i, 0, x_n.shape[axis] - 1)
+            place = [slot, 0, 0, 0]
+            place[axis] = column
+            one = lax.index_in_dim(new, i, axis)
+            old = lax.dynamic_slice(x_n, place, one.shape)
+            inside = (i < count) & (column == start + i)
+            x_n = lax.dynamic_update_slice(x_n, jnp.where(inside, one, old), place)
         return x_n
 
     pool = kv_cache.commit(
@@ -82,7 +82,7 @@ def logits_through_tree(model, tokens_nt):
         jnp.zeros(n, jnp.int32),
         jnp.full(n, prompt),
         chunk=chunk,
-        chunks=jnp.int32(width // chunk),
+        chunks_r=jnp.full(n, width // chunk),
         write=write,
     )
     steps = TOKENS - prompt

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import write_pool
 from tests.search.inputs import write_inputs
@@ -51,12 +50,17 @@ def assert_contract(trace: dict, tree: list[dict]) -> None:
 
 def test_twenty_problems_keep_the_contract(directory):
     directory, _, problems = directory
-    rows = engine_rows(directory, "twenty", beam_width=2, slots=8, **LIMITS)
+    settings = dict(beam_width=2, slots=8, **LIMITS)
+    rows = engine_rows(directory, "twenty", **settings)
     assert list(sorted(rows)) == sorted(problem["id"] for problem in problems)
     for trace, tree in rows.values():
         assert_contract(trace, tree)
     summary = json.loads((directory / "twenty" / "summary.json").read_text())
     assert set(summary["seam_rate"].values()) == {0.0}
+
+    written = {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")}
+    assert engine_rows(directory, "twenty", **settings) == rows
+    assert {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")} == written
 
 
 @pytest.mark.slow
@@ -66,19 +70,3 @@ def test_real_vocabularies_equal_brute_force(directory, tmp_path):
     found = engine_rows(tmp_path, "two", beam_width=2, slots=2, **LIMITS)
     for trace, tree in reference_search(pool, problems[:2], beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
-
-
-def test_running_again_changes_nothing(directory):
-    directory, _, _ = directory
-    settings = dict(
-        pool=directory / "pool.toml",
-        problems=directory / "problems.jsonl",
-        beam_width=2,
-        slots=8,
-        mesh="data:1,model:1",
-        output_dir=directory / "twenty",
-        **LIMITS,
-    )
-    before = {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")}
-    synthesize(SynthesisConfig(**settings))
-    assert {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")} == before

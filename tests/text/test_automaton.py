@@ -12,6 +12,7 @@ from cord_jax import segmentation as steps
 from cord_jax.automaton import compile_boundaries
 from cord_jax.errors import UserError
 from tests.reference import text as reference
+
 from .test_segmentation import BAD_BYTES, PIECES
 
 SURROGATE = re.compile(rb"\xed(?=[\xa0-\xbf])")

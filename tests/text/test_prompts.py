@@ -8,6 +8,7 @@ from cord_jax.errors import UserError
 from cord_jax.prompts import render_prompt
 from cord_jax.vocabulary import Vocabulary
 from tests.reference import text as reference
+
 from . import small
 
 # What each template writes before the assistant's turn, and after the user's, by the published templates.
