@@ -66,14 +66,14 @@ class Outcome:
 
 
 class EngineSearch:
-    """The engine, kept between searches so that it compiles once."""
+    """The engine on all devices, kept between searches so that it compiles once."""
 
     def __init__(self, spec, problems, settings):
         from cord_jax.engine import Engine
         from cord_jax.mesh import parse_mesh
         from cord_jax.teachers import load_teachers
 
-        mesh = parse_mesh("data:1,model:1")
+        mesh = parse_mesh("data:-1,model:1")
         self.problems, self.teachers = problems, load_teachers(spec, mesh)
         self.engine = Engine(self.teachers, problems, settings, mesh)
 
@@ -144,6 +144,9 @@ def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes the numbers as JSON if asked."""
     import jax
 
+    from cord_jax.mesh import split_cpu
+
+    split_cpu(f"data:{os.cpu_count()}")
     jax.config.update("jax_enable_compilation_cache", False)  # or no compile time could be told
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(values, Path(scratch))

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import packing, readers, search
-from cord_jax.control import when
 from cord_jax.engine import free_rows
 from cord_jax.insertion import Insertion, insert, prompt_task
 from cord_jax.planning import granularity, pool_blocks
@@ -169,13 +168,15 @@ def _write(plan: SearchPlan, constants, state: SearchState):
         return (quanta < 16) & busy.any() & ~_all_ended(state).any()
 
     def of_shard(constants, state):
-        slot_r = choose((state.phase_n == READING).astype(jnp.int32), plan.shards.rows)
-        batch = SubBatch(slot_r, state.phase_n[slot_r] == READING)
+        def reads(state):
+            return plan.shards.agreed((state.phase_n == READING).any())
 
         def read(state):
+            slot_r = choose((state.phase_n == READING).astype(jnp.int32), plan.shards.rows)
+            batch = SubBatch(slot_r, state.phase_n[slot_r] == READING)
             return perform(plan, constants, state, batch, prompt_task(plan, state, batch))
 
-        state = when(plan.shards.agreed(batch.valid_r.any()), read, state)
+        state = lax.while_loop(reads, read, state)
         return search.write(plan, constants, state, plan.quantum)
 
     def body(carry):

@@ -172,7 +172,7 @@ def plan_search(
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         chunk=grain.chunk,
-        quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 8)),
+        quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 5)),
         score_group=group,
         seed=settings.seed,
     )

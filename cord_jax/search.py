@@ -28,9 +28,9 @@ from cord_jax.state import ANSWERING, DONE, FREE, READING, SEARCHING, History, S
 from cord_jax.tasks import join, perform
 
 # Rounds that a problem waits for others before it is exchanged alone.
-PATIENCE = 2
+PATIENCE = 3
 # A shard that has nothing to settle while another has writes for so many quanta.
-LONGER = 3
+LONGER = 2
 
 
 def stalled(plan: SearchPlan, state: SearchState):

@@ -82,7 +82,8 @@ def define_devices(flag_values: flags.FlagValues) -> None:
         "mesh",
         "data:1,model:-1",
         "devices along each axis, -1 for those that are left: data "
-        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training)",
+        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training); a CPU becomes as "
+        "many devices as are asked for: data:2 keeps two cores busy",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -92,6 +93,15 @@ def define_devices(flag_values: flags.FlagValues) -> None:
         "Slurm or Open MPI says), or HOST:PORT,COUNT,INDEX (process 0's address, how many, which)",
         flag_values=flag_values,
     )
+
+
+def start_devices(values: flags.FlagValues) -> None:
+    """What `--mesh` and `--distributed` ask of this process, before it computes anything."""
+    from cord_jax.mesh import join_processes, split_cpu
+
+    if values.distributed == "none":
+        split_cpu(values.mesh)
+    join_processes(values.distributed)
 
 
 def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -70,9 +70,8 @@ common.define_devices(FLAGS)
 def main(values: flags.FlagValues) -> None:
     """Runs the evaluation and prints its summary without the counts of each problem."""
     from cord_jax.evaluation import EvaluationConfig, evaluate
-    from cord_jax.mesh import join_processes
 
-    join_processes(values.distributed)
+    common.start_devices(values)
     summary = evaluate(
         EvaluationConfig(**{name: values[name].value for name in values if name != "distributed"})
     )

@@ -6,12 +6,15 @@ Takes a few minutes on two CPU cores. Run again on the same output directory it 
 """
 
 import functools
+import os
 
 from absl import flags
 
 from launch import common
 
 FLAGS = flags.FlagValues()
+# Of the 16 problems that are searched at a time, a device should have two at least.
+_CPU_DEVICES = 8
 common.define_required("output_dir", "directory of everything that is written", FLAGS)
 flags.DEFINE_integer(
     "train_problems", 120, "puzzles that traces are written for, 300 at most", 1, 300, flag_values=FLAGS
@@ -27,8 +30,10 @@ flags.DEFINE_integer("seed", 0, "random seed", flag_values=FLAGS)
 
 def main(values: flags.FlagValues) -> None:
     """Runs the quickstart, whose report goes to stdout."""
+    from cord_jax.mesh import split_cpu
     from cord_jax.miniature.quickstart import QuickstartConfig, quickstart
 
+    split_cpu(f"data:{min(os.cpu_count() or 1, _CPU_DEVICES)}")
     quickstart(
         QuickstartConfig(**{name: values[name].value for name in values}),
         functools.partial(print, flush=True),

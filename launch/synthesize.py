@@ -132,10 +132,9 @@ def config_values(values: flags.FlagValues) -> dict:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the synthesis and prints its summary."""
-    from cord_jax.mesh import join_processes
     from cord_jax.synthesis import SynthesisConfig, synthesize
 
-    join_processes(values.distributed)
+    common.start_devices(values)
     summary = synthesize(SynthesisConfig(**config_values(values)))
     if summary:  # only process 0 has one
         print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -166,10 +166,9 @@ FLAGS.set_default("mesh", "fsdp:-1")
 
 def main(values: flags.FlagValues) -> None:
     """Trains, with a line for each logged step, and prints where the student is."""
-    from cord_jax.mesh import join_processes
     from cord_jax.student import StudentConfig, train
 
-    join_processes(values.distributed)
+    common.start_devices(values)
     settings = {name: values[name].value for name in values if name != "distributed"}
     settings["row_filter"] = settings.pop("filter")
     print(train(StudentConfig(**settings), progress=_print_row))

@@ -27,6 +27,7 @@ from cord_jax.synthesis import SynthesisConfig, synthesize
 METHODS = ("curation", "cord")
 # The longest solution of twelve steps has about 230 tokens in the longest vocabulary.
 _MAX_REASONING, _MAX_RESPONSE, _MAX_STEP = 320, 48, 40
+_ALL_DEVICES = "data:-1,model:1"
 _LENGTHS = ((2, 4), (5, 7), (8, 10), (11, 12))
 
 
@@ -139,6 +140,7 @@ def _evaluate(config: QuickstartConfig, name: str, model: Path, problems: Path, 
             max_tokens=_MAX_REASONING + _MAX_RESPONSE,
             seed=config.seed,
             slots=64,
+            mesh=_ALL_DEVICES,
             grader="exact",
             limit=config.held_out_problems if held_out else config.train_problems,
         )
@@ -165,6 +167,7 @@ def _synthesize(
             max_answer_tokens=_MAX_RESPONSE,
             seed=config.seed,
             slots=16,
+            mesh=_ALL_DEVICES,
             grader="exact",
             limit=config.train_problems,
         ),
@@ -188,6 +191,7 @@ def _train(config: QuickstartConfig, traces: Path, output_dir: Path, say: Callab
             batch_size=4,
             learning_rate=5e-4,
             seed=config.seed,
+            mesh="data:1",
             checkpoint_every=0,
             log_every=10,
             plot=False,
