@@ -127,7 +127,7 @@ def abstract_search(
         if layers is not None:
             config = cut(config, layers)
         stacked = layers is None and default_stacked(config, platform)
-        model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked)
+        model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked, key.weights)
         tables, fingerprint = _tables(
             key.checkpoint, config.vocab_size, settings.segmentation, room.max_steps
         )

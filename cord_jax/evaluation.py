@@ -25,7 +25,7 @@ from cord_jax.answers import Grader, predicted_answer
 from cord_jax.decoding import generate
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.prompts import render_prompt
+from cord_jax.prompts import encode_prompts
 from cord_jax.run_directory import check_run, fingerprint, open_run
 from cord_jax.vocabulary import Vocabulary
 
@@ -96,11 +96,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     if writes:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
-    model = models.load(config.model, mesh)
-    prompts = [
-        vocabulary.encode_prompt(render_prompt(vocabulary, None, problem.question, problem.context))
-        for problem in problems
-    ]
+    prompts = encode_prompts(vocabulary, None, problems)
+    model = models.load(config.model, mesh, max_length=config.max_tokens + max(map(len, prompts)))
     if not writes:
         for _ in _generate(
             config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh

@@ -9,8 +9,9 @@ from typing import Any
 from cord_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
-_PROPOSER_KEYS = ("name", "checkpoint", "temperature", "top_k", "top_p", "system_prompt", "dtype")
-_META_PROVER_KEYS = ("checkpoint", "system_prompt", "dtype")
+WEIGHTS = ("int8",)
+_PROPOSER_KEYS = ("name", "checkpoint", "temperature", "top_k", "top_p", "system_prompt", "dtype", "weights")
+_META_PROVER_KEYS = ("checkpoint", "system_prompt", "dtype", "weights")
 _POOL_KEYS = ("meta_prover", "proposer")
 
 
@@ -27,6 +28,7 @@ class ProposerSpec:
       top_p: 1 means off.
       system_prompt: None means what the chat template does by itself.
       dtype: of the weights, one of `DTYPES`; None means the checkpoint's own.
+      weights: "int8" keeps the layers' projections as int8 (`models.load`); None keeps all in `dtype`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ProposerSpec:
     top_p: float = 1.0
     system_prompt: str | None = None
     dtype: str | None = None
+    weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +48,14 @@ class MetaProverSpec:
     Attributes:
       checkpoint: absolute path of a Hugging Face directory.
       system_prompt: None means what the chat template does by itself.
-      dtype: of the weights; None means the checkpoint's own.
+      dtype, weights: as in `ProposerSpec`.
       name: the proposer that it is, or None if it has its own table.
     """
 
     checkpoint: Path
     system_prompt: str | None = None
     dtype: str | None = None
+    weights: str | None = None
     name: str | None = None
 
 
@@ -91,7 +95,7 @@ def read_pool(path: str | Path) -> PoolSpec:
             )
         proposers.append(proposer)
     pool = PoolSpec(tuple(proposers), _read_meta_prover(path, table.get("meta_prover"), proposers))
-    _check_dtypes(path, pool)
+    _check_shared(path, pool)
     return pool
 
 
@@ -119,7 +123,8 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
         top_k,
         top_p,
         _text(path, where, row, "system_prompt"),
-        _dtype(path, where, row),
+        _choice(path, where, row, "dtype", DTYPES),
+        _choice(path, where, row, "weights", WEIGHTS),
     )
 
 
@@ -128,7 +133,11 @@ def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> 
         for proposer in proposers:
             if proposer.name == value:
                 return MetaProverSpec(
-                    proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.name
+                    proposer.checkpoint,
+                    proposer.system_prompt,
+                    proposer.dtype,
+                    proposer.weights,
+                    proposer.name,
                 )
         names = ", ".join(proposer.name for proposer in proposers)
         raise UserError(
@@ -140,7 +149,8 @@ def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> 
         return MetaProverSpec(
             _checkpoint(path, "meta_prover", value),
             _text(path, "meta_prover", value, "system_prompt"),
-            _dtype(path, "meta_prover", value),
+            _choice(path, "meta_prover", value, "dtype", DTYPES),
+            _choice(path, "meta_prover", value, "weights", WEIGHTS),
         )
     raise UserError(
         f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint"
@@ -169,11 +179,11 @@ def _number(path: Path, where: str, table: dict[str, Any], key: str, default: fl
     return float(value)
 
 
-def _dtype(path: Path, where: str, table: dict[str, Any]) -> str | None:
-    dtype = _text(path, where, table, "dtype")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f'{path}, {where}: dtype "{dtype}" is not one of {", ".join(DTYPES)}')
-    return dtype
+def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:
+    value = _text(path, where, table, key)
+    if value is not None and value not in allowed:
+        raise UserError(f'{path}, {where}: {key} "{value}" is not one of {", ".join(allowed)}')
+    return value
 
 
 def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
@@ -187,15 +197,17 @@ def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
     return checkpoint
 
 
-def _check_dtypes(path: Path, pool: PoolSpec) -> None:
-    """A checkpoint is loaded once, so those that share it must agree on its dtype."""
+def _check_shared(path: Path, pool: PoolSpec) -> None:
+    """A checkpoint is loaded once, so those that share it must agree on how."""
     users = [(f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers]
     users.append(("meta_prover", pool.meta_prover))
-    first: dict[Path, tuple[str, str | None]] = {}
+    first: dict[Path, tuple[str, ProposerSpec | MetaProverSpec]] = {}
     for where, user in users:
-        owner, dtype = first.setdefault(user.checkpoint, (where, user.dtype))
-        if dtype != user.dtype:
-            raise UserError(
-                f"{path}, {where}: dtype {user.dtype or 'unset'}, but {owner} loads the same checkpoint with "
-                f"dtype {dtype or 'unset'}; write the same dtype for both"
-            )
+        owner, other = first.setdefault(user.checkpoint, (where, user))
+        for key in ("dtype", "weights"):
+            mine, theirs = getattr(user, key), getattr(other, key)
+            if mine != theirs:
+                raise UserError(
+                    f"{path}, {where}: {key} {mine or 'unset'}, but {owner} loads the same checkpoint with "
+                    f"{key} {theirs or 'unset'}; write the same {key} for both"
+                )

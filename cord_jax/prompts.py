@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from cord_jax.errors import UserError
+from cord_jax.problems import Problem
 from cord_jax.vocabulary import Vocabulary
 
 THINK_START = "<think>"
@@ -43,6 +44,16 @@ def render_prompt(
     messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages.append({"role": "user", "content": f"{context}\n\n{question}" if context else question})
     return open_thinking(render_messages(vocabulary, messages))
+
+
+def encode_prompts(
+    vocabulary: Vocabulary, system_prompt: str | None, problems: Sequence[Problem]
+) -> list[list[int]]:
+    """Each problem's prompt (`render_prompt`) as token ids."""
+    return [
+        vocabulary.encode_prompt(render_prompt(vocabulary, system_prompt, problem.question, problem.context))
+        for problem in problems
+    ]
 
 
 def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]]) -> str:

@@ -9,7 +9,7 @@ from cord_jax import packing
 from cord_jax.insertion import Insertion
 from cord_jax.planning import ProblemSizes
 from cord_jax.problems import Problem
-from cord_jax.prompts import render_prompt
+from cord_jax.prompts import encode_prompts
 from cord_jax.scoring import Closings
 from cord_jax.teachers import Teachers
 
@@ -28,13 +28,7 @@ class Requests:
         """
         self._digests = [problem_digest(problem.id) for problem in problems]
         self._prompts = [
-            [
-                reader.vocabulary.encode_prompt(
-                    render_prompt(reader.vocabulary, reader.system_prompt, p.question, p.context)
-                )
-                for p in problems
-            ]
-            for reader in teachers.readers
+            encode_prompts(reader.vocabulary, reader.system_prompt, problems) for reader in teachers.readers
         ]
         meta_prover = teachers.readers[teachers.meta].vocabulary
         self._closings = [

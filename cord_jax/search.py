@@ -47,7 +47,31 @@ def rows_running(state: SearchState):
 def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
-    """What is ready is settled, and every proposer writes up to a quantum of tokens."""
+    """What is due is settled, and every proposer writes up to a quantum of tokens."""
+    shards = plan.shards
+    state, slot_r, reads_r, ready_r = due(plan, state)
+    exchanged = SubBatch(shards.among_all(slot_r, plan.slots), ready_r)
+    candidates, longest = exchange_steps(plan, exchange, state, exchanged)
+    state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
+    valid_r = reads_r | (ready_r & (longest <= plan.step_width))
+    settles_y = valid_r.reshape(shards.count, -1).any(1)
+    quantum_y = plan.quantum * jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
+
+    def of_shard(constants, state, batch, candidates, quantum_y):
+        settled = functools.partial(settle, plan, constants, batch=batch, candidates=candidates)
+        state = when(shards.agreed(batch.valid_r.any()), settled, state)
+        return write(plan, constants, state, quantum_y[0])
+
+    return shards.each(of_shard, constants, state, SubBatch(slot_r, valid_r), candidates, quantum_y)
+
+
+def due(plan: SearchPlan, state: SearchState):
+    """Which slots are settled now, a sub-batch of each shard.
+
+    Returns:
+      `(state, slot_r, reads_r, ready_r)`: the state with new waiting times, slots numbered within their shards, rows
+      of which a piece of a prompt or an answer is read, and rows whose steps are exchanged.
+    """
     shards = plan.shards
     waits_n = ~rows_running(state)
     reads_n = (state.phase_n == READING) | (waits_n & (state.phase_n == ANSWERING))
@@ -59,42 +83,30 @@ def one_round(
     ready_n &= full | urgent
     slot_r = shards.choose(jnp.where(reads_n | ready_n, waited_n, 0))
     among_all_r = shards.among_all(slot_r, plan.slots)
-    candidates, longest = exchange_steps(plan, exchange, state, SubBatch(among_all_r, ready_n[among_all_r]))
-    fits = longest <= plan.step_width
-    valid_r = (reads_n | (ready_n & fits))[among_all_r]
-    settles_y = valid_r.reshape(shards.count, -1).any(1)
-    quantum_y = plan.quantum * jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
-    state = dataclasses.replace(state, waited_n=waited_n, longest=jnp.maximum(state.longest, longest))
-    of_shard = functools.partial(_round_of_shard, plan)
-    return shards.each(of_shard, constants, state, SubBatch(slot_r, valid_r), candidates, quantum_y)
+    state = dataclasses.replace(state, waited_n=waited_n)
+    return state, slot_r, reads_n[among_all_r], ready_n[among_all_r]
 
 
-def _round_of_shard(
+def settle(
     plan: SearchPlan,
     constants: tuple[ReaderConstants, ...],
     state: SearchState,
     batch: SubBatch,
     candidates: Candidates,
-    quantum_y,
 ) -> SearchState:
-    """The part of a round that a data shard does on its own."""
-
-    def settle(state: SearchState) -> SearchState:
-        phase_r = batch.take(state.phase_n)
-        ready = batch.among(phase_r == SEARCHING)
-        score_rj, passage = score(plan, constants[plan.meta], state, ready, candidates)
-        steps, choice_rb = step_task(plan, state, ready, candidates, score_rj)
-        kinds = [
-            (phase_r == SEARCHING, steps),
-            (phase_r == READING, prompt_task(plan, state, batch)),
-            (phase_r == ANSWERING, answer_task(plan, state, batch)),
-        ]
-        scored_r = (phase_r == SEARCHING) & ~candidates.replayed_r
-        task = join(state, batch, kinds)
-        return perform(plan, constants, state, batch, task, passage, scored_r, choice_rb)
-
-    state = when(plan.shards.agreed(batch.valid_r.any()), settle, state)
-    return write(plan, constants, state, quantum_y[0])
+    """Settles the slots of a sub-batch, each in its own way, on one shard."""
+    phase_r = batch.take(state.phase_n)
+    ready = batch.among(phase_r == SEARCHING)
+    score_rj, passage = score(plan, constants[plan.meta], state, ready, candidates)
+    steps, choice_rb = step_task(plan, state, ready, candidates, score_rj)
+    kinds = [
+        (phase_r == SEARCHING, steps),
+        (phase_r == READING, prompt_task(plan, state, batch)),
+        (phase_r == ANSWERING, answer_task(plan, state, batch)),
+    ]
+    scored_r = (phase_r == SEARCHING) & ~candidates.replayed_r
+    task = join(state, batch, kinds)
+    return perform(plan, constants, state, batch, task, passage, scored_r, choice_rb)
 
 
 def write(

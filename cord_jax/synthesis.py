@@ -95,7 +95,8 @@ def synthesize(
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    teachers = load_teachers(spec, mesh)
+    new_tokens = config.max_thinking_tokens + config.max_answer_tokens
+    teachers = load_teachers(spec, mesh, problems, new_tokens)
     engine = Engine(teachers, problems, _search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
         pending, recorded = _agree(problems, None, None)

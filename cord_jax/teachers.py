@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import models
 from cord_jax import segmentation
 from cord_jax.automaton import compile_boundaries
 from cord_jax.pool import PoolSpec
+from cord_jax.problems import Problem
+from cord_jax.prompts import encode_prompts
 from cord_jax.readers import ReaderConstants, ReaderPlan, heads_or_columns
 from cord_jax.sampling import SamplingSettings
 from cord_jax.vocabulary import Vocabulary
@@ -71,45 +74,56 @@ class ReaderKey(NamedTuple):
     checkpoint: Path
     system_prompt: str | None
     dtype: str | None
+    weights: str | None
 
 
 def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], int]:
     """The readers of a pool, each with its proposers, in the order of first use; the meta-prover's index."""
     used: dict[ReaderKey, tuple[int, ...]] = {}
     for index, proposer in enumerate(spec.proposers):
-        key = ReaderKey(proposer.checkpoint, proposer.system_prompt, proposer.dtype)
+        key = ReaderKey(proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights)
         used[key] = (*used.get(key, ()), index)
     judge = spec.meta_prover
-    meta = ReaderKey(judge.checkpoint, judge.system_prompt, judge.dtype)
+    meta = ReaderKey(judge.checkpoint, judge.system_prompt, judge.dtype, judge.weights)
     used.setdefault(meta, ())
     return used, list(used).index(meta)
 
 
-def load_teachers(spec: PoolSpec, mesh: Mesh) -> Teachers:
+def load_teachers(
+    spec: PoolSpec, mesh: Mesh, problems: Sequence[Problem] = (), new_tokens: int = 0
+) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
+
+    Args:
+      problems, new_tokens: what is read and, at most, written in this run: dynamic and longrope frequencies are those
+        of the longest sequence.
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
     used, meta = distinct_readers(spec)
-    vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(path for path, _, _ in used)}
+    vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(key.checkpoint for key in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
-    model_of = {
-        key: models.load(key[0], mesh, dtype=key[1])
-        for key in dict.fromkeys((path, dtype) for path, _, dtype in used)
-    }
-    readers = []
-    for (path, system_prompt, dtype), proposers in used.items():
-        vocabulary = vocabulary_of[path]
-        readers.append(
-            Reader(
-                path,
-                system_prompt,
-                model_of[path, dtype],
-                vocabulary,
-                fingerprints.index(vocabulary.fingerprint),
-                proposers,
-            )
+    model_of: dict[Path, models.Decoder] = {}
+    for key in used:
+        path = key.checkpoint
+        if path in model_of:
+            continue
+        length = None
+        if new_tokens and models.read_config(path).rope.depends_on_length:
+            prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
+            length = new_tokens + max(map(len, prompts), default=0)
+        model_of[path] = models.load(path, mesh, key.dtype, max_length=length, weights=key.weights)
+    readers = [
+        Reader(
+            checkpoint=key.checkpoint,
+            system_prompt=key.system_prompt,
+            model=model_of[key.checkpoint],
+            vocabulary=vocabulary_of[key.checkpoint],
+            vocabulary_index=fingerprints.index(vocabulary_of[key.checkpoint].fingerprint),
+            proposers=proposers,
         )
+        for key, proposers in used.items()
+    ]
     distinct = [next(v for v in vocabulary_of.values() if v.fingerprint == print_) for print_ in fingerprints]
     return Teachers(spec, tuple(readers), meta, tuple(distinct))
 

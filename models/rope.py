@@ -57,6 +57,11 @@ class RopeConfig:
     long_factor: tuple[float, ...] = ()
     length: int | None = None
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether `length` matters."""
+        return self.kind in ("dynamic", "longrope")
+
 
 def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) -> RopeConfig:
     """Reads the rope fields of a `config.json`.

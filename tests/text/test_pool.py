@@ -18,6 +18,7 @@ top_k = 20
 top_p = 0.95
 system_prompt = "Think."
 dtype = "bfloat16"
+weights = "int8"
 """
 
 
@@ -40,22 +41,22 @@ def test_fields(write):
     models = (path.parent / "models").resolve()
     pool = read_pool(path)
     assert pool.proposers == (
-        ProposerSpec("large", models / "large", 0.6, 0, 1.0, None, None),
-        ProposerSpec("small, hot", models / "small", 1.0, 20, 0.95, "Think.", "bfloat16"),
+        ProposerSpec("large", models / "large", 0.6, 0, 1.0, None, None, None),
+        ProposerSpec("small, hot", models / "small", 1.0, 20, 0.95, "Think.", "bfloat16", "int8"),
     )
-    assert pool.meta_prover == MetaProverSpec(models / "large", None, None, "large")
+    assert pool.meta_prover == MetaProverSpec(models / "large", None, None, None, "large")
 
 
 def test_the_meta_prover_takes_over_its_proposer_or_has_its_own_table(write):
     path = write(TWO.replace('"large"', '"small, hot"', 1))
     small = (path.parent / "models" / "small").resolve()
-    assert read_pool(path).meta_prover == MetaProverSpec(small, "Think.", "bfloat16", "small, hot")
+    assert read_pool(path).meta_prover == MetaProverSpec(small, "Think.", "bfloat16", "int8", "small, hot")
     path = write(
         TWO.replace('meta_prover = "large"', "")
         + '[meta_prover]\ncheckpoint = "models/judge"\ndtype = "float32"\n'
     )
     judge = (path.parent / "models" / "judge").resolve()
-    assert read_pool(path).meta_prover == MetaProverSpec(judge, None, "float32", None)
+    assert read_pool(path).meta_prover == MetaProverSpec(judge, None, "float32", None, None)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_the_meta_prover_takes_over_its_proposer_or_has_its_own_table(write):
         ("temperature = 1", "temperature = true", "temperature is True"),
         ('"bfloat16"', '"int8"', 'dtype "int8" is not one of float32, bfloat16, float16'),
         ('"bfloat16"', "16", "dtype must be a text"),
+        ('weights = "int8"', 'weights = "int4"', 'weights "int4" is not one of int8'),
         ('name = "small, hot"', 'name = "large"', 'the name "large" is taken'),
         ('name = "small, hot"', 'name = " "', "proposer 2: name must be a text"),
         ('name = "small, hot"', "", "proposer 2: name must be a text"),
