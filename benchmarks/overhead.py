@@ -1,0 +1,240 @@
+"""Where the time of a search goes: CoRD beside curation with as many proposals, and beside a greedy search.
+
+    python -m benchmarks.overhead                         # the miniature
+    python -m benchmarks.overhead --lengths=realistic     # random networks, steps of 100 to 1,000 tokens
+
+Wall-clock times are those of the engine, warm, in turns. The split comes from a further run in which the parts of a
+round are programs of their own and each is waited for; the score, which a settled step contains, is computed once
+more to be told apart. Tokens are those that were sampled, scored, and committed by the readers that did not score them.
+
+With `--lengths=realistic` the networks of `benchmarks.synthetic` write steps whose lengths scatter with a heavy tail.
+`--shrink` divides all lengths, for machines that cannot wait: 4 means steps of 25 to 250 tokens.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from cord_jax import search, settling
+from cord_jax.engine import Engine, Finished
+from cord_jax.mesh import parse_mesh
+from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
+from cord_jax.planning import SearchSettings
+from cord_jax.pool import read_pool
+from cord_jax.problems import read_problems
+from cord_jax.slots import SubBatch
+from cord_jax.state import DONE, FREE, SEARCHING, SearchPlan
+from cord_jax.steps import DROPPED
+from cord_jax.teachers import load_teachers
+from launch import common
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum("lengths", "miniature", ["miniature", "realistic"], "what writes", flag_values=FLAGS)
+flags.DEFINE_string(
+    "model_shape", "small", "of a random network: see benchmarks.synthetic", flag_values=FLAGS
+)
+flags.DEFINE_integer("shrink", 4, "divides all lengths of the random networks", flag_values=FLAGS)
+flags.DEFINE_integer("limit", 32, "problems", flag_values=FLAGS)
+flags.DEFINE_integer("slots", 8, "problems searched at a time", flag_values=FLAGS)
+flags.DEFINE_integer("beam_width", 4, "hypotheses kept; traces a proposer in curation", flag_values=FLAGS)
+flags.DEFINE_integer("max_steps", 14, "steps of a trace", flag_values=FLAGS)
+flags.DEFINE_integer("repetitions", 2, "turns of each method", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "JSON file for the results", flag_values=FLAGS)
+
+PARTS = ("decode", "exchange", "score", "select and commit", "host")
+LIMITS = {
+    "miniature": dict(max_step_tokens=40, max_thinking_tokens=320, max_answer_tokens=48),
+    "realistic": dict(max_step_tokens=1024, max_thinking_tokens=8192, max_answer_tokens=128),
+}
+REALISTIC = dict(step_lengths=(150, 350, 900), topic_shares=(0.4, 0.4, 0.2), last_step=0.12, response=40)
+
+
+class StagedEngine(Engine):
+    """An engine of one data shard that runs the parts of a round one after another and notes the seconds of each.
+
+    Attributes:
+      seconds: by part.
+    """
+
+    def _make_programs(self, plan: SearchPlan) -> None:
+        super()._make_programs(plan)
+        self.seconds = Counter()
+        changes = functools.partial(jax.jit, donate_argnums=1)
+        self._due = jax.jit(functools.partial(search.due, plan))
+        self._exchanged = jax.jit(functools.partial(settling.exchange_steps, plan, self.exchange))
+        self._scored = jax.jit(functools.partial(settling.score, plan))
+        self._settled = changes(functools.partial(search.settle, plan))
+        self._written = changes(functools.partial(search.write, plan))
+        self._advance = self._advance_in_parts
+
+    def _timed(self, part: str, program, *arguments):
+        start = time.perf_counter()
+        result = jax.block_until_ready(program(*arguments))
+        self.seconds[part] += time.perf_counter() - start
+        return result
+
+    def _advance_in_parts(self, constants, state, max_rounds):
+        plan = self.plan
+        for _ in range(max_rounds):
+            phase_n = np.asarray(state.phase_n)
+            if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(search.stalled(plan, state)):
+                break
+            state, slot_r, reads_r, ready_r = self._due(state)
+            batch = SubBatch(slot_r, ready_r)
+            candidates, longest = self._timed("exchange", self._exchanged, state, batch)
+            state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
+            batch = SubBatch(slot_r, reads_r | (ready_r & (longest <= plan.step_width)))
+            if batch.valid_r.any():
+                ready = batch.among(batch.take(state.phase_n) == SEARCHING)
+                self._timed("score", self._scored, constants[plan.meta], state, ready, candidates)
+                state = self._timed("select and commit", self._settled, constants, state, batch, candidates)
+            state = self._timed("decode", self._written, constants, state, jnp.int32(plan.quantum))
+        return state, vars(state)
+
+    def split(self, seconds: float) -> dict[str, float]:
+        """The seconds of each part, of a run that took so many."""
+        parts = dict(self.seconds)
+        seconds -= parts["score"]  # which was computed twice
+        parts["select and commit"] -= parts["score"]
+        parts["host"] = seconds - sum(parts.values())
+        return {part: parts[part] for part in PARTS}
+
+
+def tokens_of(finished: Finished, plan: SearchPlan) -> dict[str, int]:
+    """Tokens that the search of a problem sampled, read to score, and read to commit."""
+    history = finished.history
+    valid_mj = history.dropped_nmj == DROPPED.index(None)
+    kept_mj = history.rank_nmj >= 0
+    others = len(plan.readers) - 1
+    return {
+        "sampled": int(history.sampled_nmj.sum()) + len(finished.answer),
+        "scored": int((valid_mj * (history.tokens_nmj + finished.closing_tokens)).sum()),
+        "committed": others * int((kept_mj * history.tokens_nmj).sum()),
+    }
+
+
+def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
+    """The settings of each method."""
+    shrink = 1 if values.lengths == "miniature" else values.shrink
+    limits = {name: size // shrink for name, size in LIMITS[values.lengths].items()}
+    limits |= {"slots": values.slots, "max_steps": values.max_steps}
+    return {
+        "cord": SearchSettings(beam_width=values.beam_width, **limits),
+        "curation": SearchSettings(segmentation="whole", beam_width=values.beam_width, **limits),
+        "greedy": SearchSettings(beam_width=1, **limits),
+    }
+
+
+def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
+    """The pool file and the problem file."""
+    if values.lengths == "miniature":
+        return POOL, HELD_OUT_PROBLEMS
+    from benchmarks import synthetic
+
+    lengths = tuple(length / values.shrink for length in REALISTIC["step_lengths"])
+    response = REALISTIC["response"] / values.shrink
+    habits = synthetic.Habits(**REALISTIC | {"step_lengths": lengths, "response": response})
+    pool = synthetic.write_pool(scratch, values.model_shape, habits)
+    return pool, synthetic.write_problems(scratch / "problems.jsonl", values.limit)
+
+
+def measure(values: flags.FlagValues, scratch: Path) -> dict:
+    """Runs all methods in turns; the numbers of the table."""
+    pool, problems = inputs(values, scratch)
+    problems = read_problems(problems)[: values.limit]
+    mesh = parse_mesh("data:1,model:1")
+    teachers = load_teachers(read_pool(pool), mesh)
+
+    def search_all(engine: Engine) -> tuple[float, list[Finished]]:
+        start = time.perf_counter()
+        found = list(engine.run(range(len(problems))))
+        return time.perf_counter() - start, found
+
+    engines, result = {}, {}
+    for name, settings in methods(values).items():
+        engine = engines[name] = Engine(teachers, problems, settings, mesh)
+        first, found = search_all(engine)
+        tokens = Counter()
+        for finished in found:
+            tokens.update(tokens_of(finished, engine.plan))
+        sampled = np.concatenate([f.history.sampled_nmj[f.history.sampled_nmj > 0] for f in found])
+        result[name] = {
+            "first_seconds": first,
+            "tokens": {kind: count / len(problems) for kind, count in tokens.items()},
+            "steps": float(np.mean([finished.steps for finished in found])),
+            "proposal_tokens": np.quantile(sampled, (0.05, 0.5, 0.95)).tolist(),
+            "seconds": [],
+        }
+    for _ in range(values.repetitions):
+        for name, engine in engines.items():
+            result[name]["seconds"].append(search_all(engine)[0] / len(problems))
+            result[name]["idle_row_share"] = engine.idle_row_share
+    for name, settings in methods(values).items():
+        staged = StagedEngine(teachers, problems, settings, mesh)
+        search_all(staged)
+        staged.seconds.clear()
+        seconds = search_all(staged)[0]
+        result[name]["split"] = {part: s / len(problems) for part, s in staged.split(seconds).items()}
+    best = {name: min(row["seconds"]) for name, row in result.items()}
+    tokens = {name: sum(row["tokens"].values()) for name, row in result.items()}
+    sampled = {name: row["tokens"]["sampled"] for name, row in result.items()}
+    ratio = best["cord"] / best["curation"]
+    return {
+        "flags": {name: values[name].value for name in values},
+        "cores": os.cpu_count(),
+        "methods": result,
+        "cord_over_curation": {
+            "seconds": ratio,
+            "tokens": tokens["cord"] / tokens["curation"],
+            "seconds_by_sampled_token": ratio / (sampled["cord"] / sampled["curation"]),
+        },
+    }
+
+
+def table(result: dict) -> str:
+    """The report."""
+    lines = [
+        f"{'a problem':10} seconds   sampled    scored committed tokens   steps   idle rows"
+        "   proposal's tokens (5, 50, 95 %)"
+    ]
+    for name, row in result["methods"].items():
+        tokens = row["tokens"]
+        low, middle, high = row["proposal_tokens"]
+        lines.append(
+            f"{name:10} {min(row['seconds']):7.3f} {tokens['sampled']:9.0f} {tokens['scored']:9.0f} "
+            f"{tokens['committed']:16.0f} {row['steps']:7.1f} {100 * row['idle_row_share']:9.0f} %"
+            f"   {low:.0f}, {middle:.0f}, {high:.0f}"
+        )
+    lines.append(f"{'share of':10} " + "".join(f"{part:>18}" for part in PARTS))
+    for name, row in result["methods"].items():
+        total = sum(row["split"].values())
+        lines.append(f"{name:10} " + "".join(f"{100 * row['split'][part] / total:16.0f} %" for part in PARTS))
+    ratio = result["cord_over_curation"]
+    lines.append(
+        f"cord / curation: {ratio['seconds']:.2f} in seconds, {ratio['tokens']:.2f} in tokens processed, "
+        f"{ratio['seconds_by_sampled_token']:.2f} in seconds by sampled token"
+    )
+    return "\n".join(lines)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table, and writes the numbers as JSON if asked."""
+    with tempfile.TemporaryDirectory() as scratch:
+        result = measure(values, Path(scratch))
+    print(table(result))
+    if values.output:
+        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS, __doc__)
