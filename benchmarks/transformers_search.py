@@ -275,11 +275,13 @@ class TransformersSearch:
         self.settings = settings
         used, self.meta = distinct_readers(spec)
         loaded = {}
-        for path, _, _ in used:
-            if path not in loaded:
-                model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-                loaded[path] = model.to(device).eval()
-        self.readers = [Reader(path, system, loaded[path], Vocabulary.load(path)) for path, system, _ in used]
+        for path in dict.fromkeys(key.checkpoint for key in used):
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+            loaded[path] = model.to(device).eval()
+        self.readers = [
+            Reader(key.checkpoint, key.system_prompt, loaded[key.checkpoint], Vocabulary.load(key.checkpoint))
+            for key in used
+        ]
         self.proposers = list(used.values())  # of each reader
         self.writer = {proposer: index for index, mine in enumerate(self.proposers) for proposer in mine}
         self.num_proposers = len(spec.proposers)
