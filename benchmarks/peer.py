@@ -66,14 +66,16 @@ class Outcome:
 
 
 class EngineSearch:
-    """The engine on all devices, kept between searches so that it compiles once."""
+    """The engine on a device a core, if there are so many, kept between searches so that it compiles once."""
 
     def __init__(self, spec, problems, settings):
+        import jax
+
         from cord_jax.engine import Engine
         from cord_jax.mesh import parse_mesh
         from cord_jax.teachers import load_teachers
 
-        mesh = parse_mesh("data:-1,model:1")
+        mesh = parse_mesh(f"data:{min(jax.device_count(), os.cpu_count())},model:1")
         self.problems, self.teachers = problems, load_teachers(spec, mesh)
         self.engine = Engine(self.teachers, problems, settings, mesh)
 

@@ -16,6 +16,7 @@ def flags():
         benchmark.FLAGS[name].value = value
 
 
+@pytest.mark.slow
 def test_round_takes_longer_than_its_parts(flags, tmp_path):
     flags(model_shape="tiny", layers=1, beam_width=2, slots=2, max_length=64)
     result = benchmark.measure(benchmark.FLAGS, tmp_path)
