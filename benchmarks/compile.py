@@ -12,13 +12,13 @@ a list for a CPU and a stack for a TPU, as they are where the programs run.
 
 import functools
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks import report
 from launch import common
 
 FLAGS = flags.FlagValues()
@@ -47,11 +47,7 @@ def main(values: flags.FlagValues) -> None:
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # or no compile time could be told
-    with tempfile.TemporaryDirectory() as scratch:
-        result = measure(values, Path(scratch))
-    print(table(result))
-    if values.output:
-        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report.run(measure, table, values)
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:

@@ -20,9 +20,7 @@ steps are very short or as long as they may be. In bfloat16 even greedy traces p
 
 import dataclasses
 import functools
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks import report
 from benchmarks.peer import EngineSearch, Outcome, PeerSearch, timed
 from cord_jax.errors import UserError
 from launch import common
@@ -89,28 +88,11 @@ class Turn:
     outcomes: list[Outcome]
 
 
-class DeviceSearch(EngineSearch):
-    """The engine on one device, however many there are: transformers has one, too."""
-
-    def __init__(self, spec, problems, settings):
-        from cord_jax.engine import Engine
-        from cord_jax.mesh import parse_mesh
-        from cord_jax.teachers import load_teachers
-
-        mesh = parse_mesh("data:1,model:1")
-        self.problems, self.teachers = problems, load_teachers(spec, mesh)
-        self.engine = Engine(self.teachers, problems, settings, mesh)
-
-
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes the numbers as JSON if asked."""
     # Before jax meets the device: both programs live on it, so neither may take all of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    with tempfile.TemporaryDirectory() as scratch:
-        result = measure(values, Path(scratch))
-    print(table(result))
-    if values.output:
-        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report.run(measure, table, values)
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:
@@ -134,7 +116,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
         return result
     habits = shrunk_habits(values.shrink)
     spec, problems, settings = inputs(values, habits, scale, scratch)
-    search = DeviceSearch(spec, problems, settings)
+    search = EngineSearch(spec, problems, settings)
     running = search.engine.run(range(len(problems)))
     finished = [next(running)]  # all has been compiled now, and the other searches are under way
     if "decode" in values.parts:
@@ -366,7 +348,7 @@ def random_candidates(plan, vocabularies: int, habits):
     )
 
 
-def measure_search(values: flags.FlagValues, search: DeviceSearch, spec, settings, dtype: str) -> dict:
+def measure_search(values: flags.FlagValues, search: EngineSearch, spec, settings, dtype: str) -> dict:
     """Whole searches by both programs; the engine has searched all problems before and compiles no more."""
     import torch
 

@@ -12,13 +12,12 @@ several runs counts, and what is compiled during them is counted: it should be n
 
 import contextlib
 import dataclasses
-import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks import report
 from cord_jax.errors import UserError
 from launch import common
 
@@ -56,11 +55,7 @@ class Size:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes the numbers as JSON if asked."""
-    with tempfile.TemporaryDirectory() as scratch:
-        result = measure(values, Path(scratch))
-    print(table(result))
-    if values.output:
-        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report.run(measure, table, values)
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:

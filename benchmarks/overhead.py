@@ -13,9 +13,7 @@ With `--lengths=realistic` the networks of `benchmarks.synthetic` write steps wh
 
 import dataclasses
 import functools
-import json
 import os
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks import report
 from cord_jax import search, settling
 from cord_jax.engine import Engine, Finished
 from cord_jax.mesh import parse_mesh
@@ -229,11 +228,7 @@ def table(result: dict) -> str:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes the numbers as JSON if asked."""
-    with tempfile.TemporaryDirectory() as scratch:
-        result = measure(values, Path(scratch))
-    print(table(result))
-    if values.output:
-        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report.run(measure, table, values)
 
 
 if __name__ == "__main__":

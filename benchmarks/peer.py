@@ -10,16 +10,15 @@ search has to read, at the measured rate of a large matrix product.
 """
 
 import dataclasses
-import json
 import operator
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
+from benchmarks import report
 from cord_jax.errors import UserError
 from launch import common
 
@@ -66,16 +65,14 @@ class Outcome:
 
 
 class EngineSearch:
-    """The engine on a device a core, if there are so many, kept between searches so that it compiles once."""
+    """The engine, kept between searches so that it compiles once."""
 
-    def __init__(self, spec, problems, settings):
-        import jax
-
+    def __init__(self, spec, problems, settings, devices: int = 1):
         from cord_jax.engine import Engine
         from cord_jax.mesh import parse_mesh
         from cord_jax.teachers import load_teachers
 
-        mesh = parse_mesh(f"data:{min(jax.device_count(), os.cpu_count())},model:1")
+        mesh = parse_mesh(f"data:{devices},model:1")
         self.problems, self.teachers = problems, load_teachers(spec, mesh)
         self.engine = Engine(self.teachers, problems, settings, mesh)
 
@@ -150,15 +147,12 @@ def main(values: flags.FlagValues) -> None:
 
     split_cpu(f"data:{os.cpu_count()}")
     jax.config.update("jax_enable_compilation_cache", False)  # or no compile time could be told
-    with tempfile.TemporaryDirectory() as scratch:
-        result = measure(values, Path(scratch))
-    print(table(result))
-    if values.output:
-        Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    report.run(measure, table, values)
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:
     """Runs the programs in turns; the numbers of the table."""
+    import jax
     import torch
 
     from cord_jax.planning import SearchSettings
@@ -172,7 +166,8 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     greedy = tuple(dataclasses.replace(proposer, temperature=0.0) for proposer in spec.proposers)
     spec = dataclasses.replace(spec, proposers=greedy)
     settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
-    engine, peer = EngineSearch(spec, problems, settings), PeerSearch(spec, problems, settings)
+    engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), os.cpu_count()))
+    peer = PeerSearch(spec, problems, settings)
     lock_step = f"transformers, {values.batch} in lock-step"
     programs = {
         "cord_jax": engine.search,
