@@ -11,13 +11,7 @@ from benchmarks.transformers_search import Reader
 from cord_jax.errors import UserError
 from cord_jax.vocabulary import Vocabulary
 
-
-@pytest.fixture
-def flags():
-    saved = gpu.FLAGS.flag_values_dict()
-    yield lambda **values: gpu.FLAGS(["gpu", *(f"--{name}={value}" for name, value in values.items())])
-    for name, value in saved.items():
-        gpu.FLAGS[name].value = value
+FLAGS = gpu.FLAGS
 
 
 def test_all_parts_are_measured(flags, tmp_path, capsys):

@@ -11,6 +11,7 @@ from cord_jax.teachers import load_teachers
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 
+FLAGS = overhead.FLAGS
 pytestmark = pytest.mark.slow
 
 
@@ -27,17 +28,9 @@ def test_parts_of_rounds_find_what_the_engine_finds(tmp_path):
     assert sum(split.values()) == pytest.approx(seconds - staged.seconds["score"])
 
 
-def test_the_table(tmp_path):
-    saved = overhead.FLAGS.flag_values_dict()
-    asked = dict(
-        lengths="realistic", model_shape="tiny", shrink=32, limit=2, slots=2, beam_width=2, max_steps=3
-    )
-    try:
-        overhead.FLAGS(["overhead", *(f"--{name}={value}" for name, value in asked.items())])
-        result = overhead.measure(overhead.FLAGS, tmp_path)
-    finally:
-        for name, value in saved.items():
-            overhead.FLAGS[name].value = value
+def test_the_table(flags, tmp_path):
+    flags(lengths="realistic", model_shape="tiny", shrink=32, limit=2, slots=2, beam_width=2, max_steps=3)
+    result = overhead.measure(overhead.FLAGS, tmp_path)
     methods = result["methods"]
     assert methods["cord"]["tokens"]["sampled"] > methods["greedy"]["tokens"]["sampled"]
     assert methods["curation"]["steps"] == 1

@@ -1,16 +1,8 @@
 """The peer finds the same traces as the engine."""
 
-import pytest
-
 from benchmarks import peer
 
-
-@pytest.fixture
-def flags():
-    saved = peer.FLAGS.flag_values_dict()
-    yield lambda **values: peer.FLAGS(["peer", *(f"--{name}={value}" for name, value in values.items())])
-    for name, value in saved.items():
-        peer.FLAGS[name].value = value
+FLAGS = peer.FLAGS
 
 
 def test_peer_finds_the_same_traces(flags, tmp_path):
