@@ -41,7 +41,8 @@ def answer_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
     )
     zeros_rb = jnp.zeros((rows, plan.num_beams), jnp.int32)
     first_b = jnp.arange(plan.num_beams) == 0
-    token_rt = jnp.pad(piece_rt, ((0, 0), (0, plan.read_width - ring)))
+    most = min(ring, plan.max_answer_tokens)
+    token_rt = jnp.pad(piece_rt[:, :most], ((0, 0), (0, plan.read_width - most)))
     chosen = []
     for reader in plan.readers:
         mine_r = ~done_r & jnp.isin(writer_r, np.asarray(reader.proposers, np.int32))

@@ -122,7 +122,6 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         max_thinking_tokens=max_tokens,
         max_answer_tokens=1,
         step_width=1,
-        read_width=2 * grain.chunk,
         num_forms=1,
         shards=Shards(mesh, max(1, min(4, slots // data))),
         chunk=grain.chunk,

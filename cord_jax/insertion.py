@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from cord_jax import packing
 from cord_jax.commits import Chosen
 from cord_jax.pytrees import pytree
 from cord_jax.sampling import problem_key
@@ -69,7 +70,7 @@ def _insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Searc
         phase_n=zeros_r + READING,
         problem_n=insertion.problem_r,
         key_n2=key_r2,
-        pieces_n=zeros_r,
+        read_n=zeros_r,
         replayed_n=insertion.replayed_r,
         step_n=zeros_r + 1,
         waited_n=zeros_r,
@@ -93,16 +94,16 @@ def prompt_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
     A prompt is no longer a task than a step is, so that it does not hold up the problems beside it for long.
     """
     piece, beams = plan.read_width, plan.num_beams
-    pieces_r = batch.take(state.pieces_n)
+    read_r = batch.take(state.read_n)
     first_b = jnp.arange(beams) == 0
     longest_r = jnp.max(jnp.stack([batch.take(s.prompt_length_n) for s in state.readers]), axis=0)
-    last_r = (pieces_r + 1) * piece >= longest_r
-    zeros_r, zeros_rb = jnp.zeros_like(pieces_r), jnp.zeros_like(batch.take(state.origin_nb))
+    last_r = read_r + piece >= longest_r
+    zeros_r, zeros_rb = jnp.zeros_like(read_r), jnp.zeros_like(batch.take(state.origin_nb))
     chosen = []
     for reader, s in zip(plan.readers, state.readers):
-        place_rt = pieces_r[:, None] * piece + jnp.arange(piece)
-        token_rt = jnp.take_along_axis(batch.take(s.prompt_nt), place_rt, axis=1)
-        length_r = jnp.clip(batch.take(s.prompt_length_n) - pieces_r * piece, 0, piece)
+        place_rt = read_r[:, None] + jnp.arange(piece)
+        token_rt = packing.pick(batch.take(s.prompt_nt), jnp.minimum(place_rt, s.prompt_nt.shape[1] - 1))
+        length_r = jnp.clip(batch.take(s.prompt_length_n) - read_r, 0, piece)
         follows_r = last_r & bool(reader.proposers)
         chosen.append(
             Chosen(
@@ -122,5 +123,5 @@ def prompt_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
         answering_r=jnp.zeros_like(last_r),
         writer_r=zeros_r,
     )
-    updates = dict(phase_n=jnp.where(last_r, SEARCHING, READING), pieces_n=pieces_r + 1, waited_n=zeros_r)
+    updates = dict(phase_n=jnp.where(last_r, SEARCHING, READING), read_n=read_r + piece, waited_n=zeros_r)
     return Task(tuple(chosen), start, updates)

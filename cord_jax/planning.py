@@ -168,7 +168,6 @@ def plan_search(
         max_thinking_tokens=settings.max_thinking_tokens,
         max_answer_tokens=settings.max_answer_tokens,
         step_width=sizes.step_width,
-        read_width=max(sizes.step_width, 2 * grain.chunk),
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         chunk=grain.chunk,

@@ -14,7 +14,7 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from cord_jax import packing, readers
+from cord_jax import readers
 from cord_jax.answering import answer_task
 from cord_jax.control import when
 from cord_jax.exchange import Exchange
@@ -174,7 +174,7 @@ def empty_state(
                 shards=shards,
                 beams=b,
                 ring=plan.max_step_tokens,
-                prompt_width=packing.round_up(prompt_width, plan.read_width),
+                prompt_width=prompt_width,
                 dtype=model.dtype,
             )
         )
@@ -183,7 +183,7 @@ def empty_state(
         phase_n=integers((n,)) + FREE,
         problem_n=integers((n,)),
         key_n2=jnp.zeros((n, 2), jnp.uint32),
-        pieces_n=integers((n,)),
+        read_n=integers((n,)),
         replayed_n=integers((n,)),
         step_n=integers((n,)),
         waited_n=integers((n,)),

@@ -30,7 +30,6 @@ class SearchPlan:
       max_thinking_tokens: budget in the meta-prover's tokens.
       max_answer_tokens: cap of the answer after `</think>`.
       step_width: capacity of a canonical step in any vocabulary's tokens.
-      read_width: tokens of a text that a beam commits at a time, at most: a step, or a piece of a prompt or an answer.
       num_forms: most accepted forms of an answer.
       shards: how slots lie on the mesh, and how many of each shard are settled at once.
       chunk: tokens of a packed text that a prefill or scoring pass runs at a time.
@@ -50,7 +49,6 @@ class SearchPlan:
     max_thinking_tokens: int
     max_answer_tokens: int
     step_width: int
-    read_width: int
     num_forms: int
     shards: Shards
     chunk: int
@@ -62,6 +60,11 @@ class SearchPlan:
     def candidates(self) -> int:
         """Candidates of a problem in a round, J = B K."""
         return self.num_beams * self.num_proposers
+
+    @property
+    def read_width(self) -> int:
+        """Most tokens of a text that a beam commits at a time: a step, or a piece of a prompt or an answer."""
+        return max(self.step_width, min(self.max_step_tokens, self.max_answer_tokens), 2 * self.chunk)
 
     @property
     def first_beams(self) -> int:
@@ -104,7 +107,7 @@ class SearchState:
       phase_n: int32, FREE, READING (the prompt), SEARCHING, ANSWERING or DONE.
       problem_n: int32, the host's number of the problem.
       key_n2: uint32, raw random key of the problem.
-      pieces_n: int32, pieces of the prompts that have been read.
+      read_n: int32, tokens of the prompts that have been read.
       replayed_n: int32, steps that were settled by an earlier run; the exchange knows them.
       step_n: int32, the step being written, from 1.
       waited_n: int32, rounds for which a slot has had something to be settled.
@@ -125,7 +128,7 @@ class SearchState:
     phase_n: jax.Array
     problem_n: jax.Array
     key_n2: jax.Array
-    pieces_n: jax.Array
+    read_n: jax.Array
     replayed_n: jax.Array
     step_n: jax.Array
     waited_n: jax.Array

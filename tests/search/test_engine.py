@@ -45,9 +45,10 @@ def test_forced_compaction_changes_nothing(directory, expected):
 def test_capacities_grow_when_they_are_too_small(directory, expected):
     engine = make_engine(directory, slots=2)
     small = tuple(dataclasses.replace(reader, blocks=(128,)) for reader in engine.plan.readers)
-    engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8))
+    engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8, chunk=8))
+    before = engine.plan
     assert outcomes(engine) == expected
-    assert engine.plan.step_width > 8
+    assert engine.plan.step_width > before.step_width and engine.plan.read_width > before.read_width
 
 
 def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
