@@ -101,7 +101,8 @@ def compact(
 ) -> ReaderState:
     """Squeezes the columns on no path of a new beam out of the pools of the rows that count."""
     live_rs = take_paths(state, batch, chosen).any(1)
-    order_rs = jnp.argsort(~live_rs, axis=1, stable=True)
+    # Where shards agree to compact a row, those whose row does not count leave its columns where they are.
+    order_rs = jnp.argsort(batch.valid_r[:, None] & ~live_rs, axis=1, stable=True)
 
     def squeeze_row(row, pool):
         """The pool with the columns of a row's slot in their new order."""

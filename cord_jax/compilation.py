@@ -117,9 +117,10 @@ def abstract_search(
     Raises: `models.CheckpointError` or `UserError` if a checkpoint's files cannot be read.
     """
     platform = mesh.devices.flat[0].platform
-    grain = granularity(platform)
-    room = capacities(settings, problems, grain)
     used, meta = distinct_readers(spec)
+    widest = max(models.read_config(key.checkpoint).hidden_size for key in used)
+    grain = granularity(widest, platform)
+    room = capacities(settings, problems, grain)
     configs, plans, constants, names = [], [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
     for key, proposers in used.items():

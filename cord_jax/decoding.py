@@ -104,7 +104,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
     reader = Reader(path, None, model, vocabulary, 0, (0,))
-    grain = granularity()
+    grain = granularity(model.config.hidden_size)
     blocks = pool_blocks(max(map(len, prompts)) + 1, grain)
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, blocks, mesh)
     reader_plan = dataclasses.replace(

@@ -83,7 +83,8 @@ class Engine:
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        grain = granularity()
+        widest = max(reader.model.config.hidden_size for reader in teachers.readers)
+        grain = granularity(widest)
         self._requests = Requests(teachers, problems, settings.closing, grain.chunk)
         room = capacities(settings, self._requests.sizes, grain)
         compiled = [

@@ -37,10 +37,17 @@ class Granularity:
     blocks: int
 
 
-def granularity(platform: str | None = None) -> Granularity:
-    """What suits a platform ("cpu", "gpu", "tpu"; None for jax's default): little where arithmetic is what costs."""
+def granularity(width: int, platform: str | None = None) -> Granularity:
+    """What suits networks of so many features (`hidden_size`) on a platform.
+
+    On a CPU arithmetic is what costs, so little is computed at a time; where matrices are large, products of more rows
+    make up for what is computed in vain.
+
+    Args:
+      platform: "cpu", "gpu", "tpu"; None for jax's default.
+    """
     if (platform or jax.default_backend()) == "cpu":
-        return Granularity(chunk=64, block=384, blocks=2)
+        return Granularity(chunk=32 if width < 512 else 128, block=288, blocks=3)
     return Granularity(chunk=512, block=1024, blocks=8)
 
 
@@ -171,7 +178,7 @@ def plan_search(
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         chunk=grain.chunk,
-        quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 5)),
+        quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 2)),
         score_group=group,
         seed=settings.seed,
     )

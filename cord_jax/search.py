@@ -49,13 +49,15 @@ def one_round(
 ) -> SearchState:
     """What is due is settled, and every proposer writes up to a quantum of tokens."""
     shards = plan.shards
-    state, slot_r, reads_r, ready_r = due(plan, state)
+    state, slot_r, reads_r, ready_r, left_y = due(plan, state)
     exchanged = SubBatch(shards.among_all(slot_r, plan.slots), ready_r)
     candidates, longest = exchange_steps(plan, exchange, state, exchanged)
     state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
     valid_r = reads_r | (ready_r & (longest <= plan.step_width))
     settles_y = valid_r.reshape(shards.count, -1).any(1)
-    quantum_y = plan.quantum * jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
+    longer_y = jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
+    # What is due and did not fit comes first.
+    quantum_y = jnp.where(left_y, 0, plan.quantum * longer_y)
 
     def of_shard(constants, state, batch, candidates, quantum_y):
         settled = functools.partial(settle, plan, constants, batch=batch, candidates=candidates)
@@ -69,8 +71,9 @@ def due(plan: SearchPlan, state: SearchState):
     """Which slots are settled now, a sub-batch of each shard.
 
     Returns:
-      `(state, slot_r, reads_r, ready_r)`: the state with new waiting times, slots numbered within their shards, rows
-      of which a piece of a prompt or an answer is read, and rows whose steps are exchanged.
+      `(state, slot_r, reads_r, ready_r, left_y)`: the state with new waiting times, slots numbered within their
+      shards, rows of which a piece of a prompt or an answer is read, rows whose steps are exchanged, and shards that
+      have more to settle than a sub-batch holds.
     """
     shards = plan.shards
     waits_n = ~rows_running(state)
@@ -81,10 +84,13 @@ def due(plan: SearchPlan, state: SearchState):
     full = ready_n.sum() >= shards.count * shards.rows
     urgent = (waited_n > PATIENCE).any() | waits_n.all()
     ready_n &= full | urgent
-    slot_r = shards.choose(jnp.where(reads_n | ready_n, waited_n, 0))
+    due_n = reads_n | ready_n
+    slot_r = shards.choose(jnp.where(due_n, waited_n, 0))
     among_all_r = shards.among_all(slot_r, plan.slots)
-    state = dataclasses.replace(state, waited_n=waited_n)
-    return state, slot_r, reads_n[among_all_r], ready_n[among_all_r]
+    left_n = due_n & ~(jnp.arange(plan.slots)[:, None] == among_all_r).any(1)
+    state = dataclasses.replace(state, waited_n=jnp.where(left_n, PATIENCE + 1, waited_n))
+    left_y = left_n.reshape(shards.count, -1).any(1)
+    return state, slot_r, reads_n[among_all_r], ready_n[among_all_r], left_y
 
 
 def settle(
