@@ -31,7 +31,9 @@ _SWEEPS = {
 for _name, (_values, _value, _help) in _SWEEPS.items():
     flags.DEFINE_string(_name, _values, f"{_help}: what is tried; empty for nothing", flag_values=FLAGS)
     flags.DEFINE_integer(f"at_{_name}", _value, f"{_help}, while another is varied", 1, flag_values=FLAGS)
-flags.DEFINE_enum("model_shape", "tiny", ["tiny", "small"], "shape of the networks", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "model_shape", "proportioned", ["tiny", "small", "proportioned"], "of the networks", flag_values=FLAGS
+)
 flags.DEFINE_integer("limit", 16, "problems", 1, flag_values=FLAGS)
 flags.DEFINE_integer("step_tokens", 16, "tokens of a step", 4, flag_values=FLAGS)
 flags.DEFINE_integer("answer_tokens", 8, "tokens of a response", 1, flag_values=FLAGS)
