@@ -88,16 +88,16 @@ class StagedEngine(Engine):
             phase_n = np.asarray(state.phase_n)
             if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(search.stalled(plan, state)):
                 break
-            state, slot_r, reads_r, ready_r, left_y = self._due(state)
-            batch = SubBatch(slot_r, ready_r)
+            state, now = self._due(state)
+            batch = SubBatch(now.slot_r, now.ready_r)
             candidates, longest = self._timed("exchange", self._exchanged, state, batch)
             state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
-            batch = SubBatch(slot_r, reads_r | (ready_r & (longest <= plan.step_width)))
+            batch = SubBatch(now.slot_r, now.reads_r | (now.ready_r & (longest <= plan.step_width)))
             if batch.valid_r.any():
                 ready = batch.among(batch.take(state.phase_n) == SEARCHING)
                 self._timed("score", self._scored, constants[plan.meta], state, ready, candidates)
                 state = self._timed("select and commit", self._settled, constants, state, batch, candidates)
-            if not left_y.any():
+            if not now.left_y.any():
                 state = self._timed("decode", self._written, constants, state, jnp.int32(plan.quantum))
         return state, vars(state)
 

@@ -118,15 +118,14 @@ def abstract_search(
     """
     platform = mesh.devices.flat[0].platform
     used, meta = distinct_readers(spec)
-    widest = max(models.read_config(key.checkpoint).hidden_size for key in used)
-    grain = granularity(widest, platform)
+    configs = [models.read_config(key.checkpoint) for key in used]
+    if layers is not None:
+        configs = [cut(config, layers) for config in configs]
+    grain = granularity(max(config.hidden_size for config in configs), platform)
     room = capacities(settings, problems, grain)
-    configs, plans, constants, names = [], [], [], []
+    plans, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
-    for key, proposers in used.items():
-        config = models.read_config(key.checkpoint)
-        if layers is not None:
-            config = cut(config, layers)
+    for (key, proposers), config in zip(used.items(), configs):
         stacked = layers is None and default_stacked(config, platform)
         model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked, key.weights)
         tables, fingerprint = _tables(
@@ -135,7 +134,6 @@ def abstract_search(
         names.append(fingerprint or f"unknown: {key.checkpoint}")
         vocabulary = list(dict.fromkeys(names)).index(names[-1])
         plan, weights = plan_reader(model, vocabulary, proposers, spec, tables, room.blocks, mesh)
-        configs.append(config)
         plans.append(plan)
         constants.append(
             ReaderConstants(

@@ -11,6 +11,7 @@ answer, until the host harvests it.
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -20,6 +21,7 @@ from cord_jax.control import when
 from cord_jax.exchange import Exchange
 from cord_jax.insertion import prompt_task
 from cord_jax.proposals import propose
+from cord_jax.pytrees import pytree
 from cord_jax.readers import ReaderConstants
 from cord_jax.scoring import Closings
 from cord_jax.settling import Candidates, exchange_steps, score, step_task
@@ -31,6 +33,23 @@ from cord_jax.tasks import join, perform
 PATIENCE = 3
 # A shard that has nothing to settle while another has writes for so many quanta.
 LONGER = 2
+
+
+@pytree
+class Due:
+    """What is settled in a round, a sub-batch of each shard.
+
+    Attributes:
+      slot_r: int32, slots numbered within their shards.
+      reads_r: bool, rows of which a piece of a prompt or an answer is read.
+      ready_r: bool, rows whose steps are exchanged.
+      left_y: bool, shards that have more to settle than a sub-batch holds.
+    """
+
+    slot_r: jax.Array
+    reads_r: jax.Array
+    ready_r: jax.Array
+    left_y: jax.Array
 
 
 def stalled(plan: SearchPlan, state: SearchState):
@@ -49,32 +68,26 @@ def one_round(
 ) -> SearchState:
     """What is due is settled, and every proposer writes up to a quantum of tokens."""
     shards = plan.shards
-    state, slot_r, reads_r, ready_r, left_y = due(plan, state)
-    exchanged = SubBatch(shards.among_all(slot_r, plan.slots), ready_r)
+    state, now = due(plan, state)
+    exchanged = SubBatch(shards.among_all(now.slot_r, plan.slots), now.ready_r)
     candidates, longest = exchange_steps(plan, exchange, state, exchanged)
     state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
-    valid_r = reads_r | (ready_r & (longest <= plan.step_width))
+    valid_r = now.reads_r | (now.ready_r & (longest <= plan.step_width))
     settles_y = valid_r.reshape(shards.count, -1).any(1)
     longer_y = jnp.where(settles_y.any() & ~settles_y, LONGER, 1)
     # What is due and did not fit comes first.
-    quantum_y = jnp.where(left_y, 0, plan.quantum * longer_y)
+    quantum_y = jnp.where(now.left_y, 0, plan.quantum * longer_y)
 
     def of_shard(constants, state, batch, candidates, quantum_y):
         settled = functools.partial(settle, plan, constants, batch=batch, candidates=candidates)
         state = when(shards.agreed(batch.valid_r.any()), settled, state)
         return write(plan, constants, state, quantum_y[0])
 
-    return shards.each(of_shard, constants, state, SubBatch(slot_r, valid_r), candidates, quantum_y)
+    return shards.each(of_shard, constants, state, SubBatch(now.slot_r, valid_r), candidates, quantum_y)
 
 
-def due(plan: SearchPlan, state: SearchState):
-    """Which slots are settled now, a sub-batch of each shard.
-
-    Returns:
-      `(state, slot_r, reads_r, ready_r, left_y)`: the state with new waiting times, slots numbered within their
-      shards, rows of which a piece of a prompt or an answer is read, rows whose steps are exchanged, and shards that
-      have more to settle than a sub-batch holds.
-    """
+def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
+    """Which slots are settled now; the state has their new waiting times."""
     shards = plan.shards
     waits_n = ~rows_running(state)
     reads_n = (state.phase_n == READING) | (waits_n & (state.phase_n == ANSWERING))
@@ -90,7 +103,7 @@ def due(plan: SearchPlan, state: SearchState):
     left_n = due_n & ~(jnp.arange(plan.slots)[:, None] == among_all_r).any(1)
     state = dataclasses.replace(state, waited_n=jnp.where(left_n, PATIENCE + 1, waited_n))
     left_y = left_n.reshape(shards.count, -1).any(1)
-    return state, slot_r, reads_n[among_all_r], ready_n[among_all_r], left_y
+    return state, Due(slot_r, reads_n[among_all_r], ready_n[among_all_r], left_y)
 
 
 def settle(

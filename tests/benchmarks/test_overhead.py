@@ -12,7 +12,6 @@ from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 
 FLAGS = overhead.FLAGS
-pytestmark = pytest.mark.slow
 
 
 def test_parts_of_rounds_find_what_the_engine_finds(tmp_path):
@@ -28,6 +27,7 @@ def test_parts_of_rounds_find_what_the_engine_finds(tmp_path):
     assert sum(split.values()) == pytest.approx(seconds - staged.seconds["score"])
 
 
+@pytest.mark.slow
 def test_the_table(flags, tmp_path):
     flags(lengths="realistic", model_shape="tiny", shrink=32, limit=2, slots=2, beam_width=2, max_steps=3)
     result = overhead.measure(overhead.FLAGS, tmp_path)

@@ -5,14 +5,19 @@ looks like.
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
 
+from cord_jax.compilation import abstract_search
+from cord_jax.mesh import parse_mesh
+from cord_jax.planning import SearchSettings
+from cord_jax.pool import read_pool
 from cord_jax.search import due
 from cord_jax.state import SEARCHING
 from cord_jax.steps import SettledStep
 from tests.reference.tiny import PROBLEMS, write_pool
-from tests.search.inputs import make_engine, outcomes, write_inputs
+from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +40,20 @@ def test_slots_and_quantum_change_nothing(directory, expected):
 
 
 def test_what_is_due_and_does_not_fit_comes_next(directory):
-    engine = make_engine(directory, slots=6)
-    plan = engine.plan
-    assert plan.shards.rows == 4
-    state = dataclasses.replace(engine._state, phase_n=jnp.full(6, SEARCHING))
-    state, slot_r, _, ready_r, left_y = due(plan, state)
-    assert ready_r.all() and left_y.all()
-    settled_n1 = jnp.isin(jnp.arange(6), slot_r)[:, None]
+    settings = SearchSettings(**LIMITS | {"slots": 6})
+    shapes = abstract_search(read_pool(directory / "pool.toml"), settings, parse_mesh("data:1,model:1"))
+    assert shapes.plan.shards.rows == 4
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.state)
+    state = dataclasses.replace(state, phase_n=jnp.full(6, SEARCHING))
+    state, now = due(shapes.plan, state)
+    assert now.ready_r.all() and now.left_y.all()
+    settled_n1 = jnp.isin(jnp.arange(6), now.slot_r)[:, None]
     first, *others = state.readers
     writing = dataclasses.replace(first.rows, running_nq=first.rows.running_nq | settled_n1)
     state = dataclasses.replace(state, readers=(dataclasses.replace(first, rows=writing), *others))
-    _, next_r, _, ready_r, left_y = due(plan, state)
-    assert set(next_r[ready_r].tolist()) == set(range(6)) - set(slot_r.tolist())
-    assert not left_y.any()
+    _, then = due(shapes.plan, state)
+    assert set(then.slot_r[then.ready_r].tolist()) == set(range(6)) - set(now.slot_r.tolist())
+    assert not then.left_y.any()
 
 
 def test_forced_compaction_changes_nothing(directory, expected):
