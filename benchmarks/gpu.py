@@ -76,7 +76,7 @@ class Scale:
 
 
 CPU = Scale("float32", 1 << 20, 1024)
-ACCELERATOR = Scale("bfloat16", 1 << 29, 8192)
+ACCELERATOR = Scale("bfloat16", 1 << 31, 16384)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +121,10 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     finished = [next(running)]  # all has been compiled now, and the other searches are under way
     if "decode" in values.parts:
         result["decode"] = measure_decode(search.engine, result["rates"])
+        report.save(result, values)
     if "scoring" in values.parts:
         result["scoring"] = measure_scoring(search.engine, habits, result["rates"])
+        report.save(result, values)
     if "search" in values.parts:
         finished += running
         result["search"] = measure_search(values, search, spec, settings, scale.dtype)
@@ -198,10 +200,11 @@ def measure_rates(scale: Scale) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    # In place, or a CPU would spend its time on new pages.
-    copying, x = fastest_in_turn(
-        jax.jit(lambda x: x + 1, donate_argnums=0), jnp.ones(scale.copied, scale.dtype)
-    )
+    x = jnp.ones(scale.copied, scale.dtype)
+    if jax.default_backend() == "cpu":  # in place, or it would spend its time on new pages
+        copying, x = fastest_in_turn(jax.jit(lambda x: x + 1, donate_argnums=0), x)
+    else:
+        copying = fastest(jax.jit(jnp.copy), x)
     # Not ones: multiplying them takes less power than other numbers do, and with that less time.
     y = jax.random.normal(jax.random.key(0), (scale.side, scale.side), scale.dtype)
     return {
@@ -220,6 +223,7 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     import jax
     import jax.numpy as jnp
 
+    from cord_jax.mesh import compiler_options
     from cord_jax.proposals import propose
     from models.kv_cache import spans
 
@@ -234,7 +238,7 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
         state = dataclasses.replace(state, rows=restarted(reader, ring, state.tick_y[0], rows))
         return propose(reader, plan.shards, constants, state, quantum)[0].rows
 
-    program = jax.jit(write, donate_argnums=2)
+    program = jax.jit(write, donate_argnums=2, compiler_options=compiler_options(engine.mesh))
     unwritten, rows = dataclasses.replace(state, rows=None), jax.tree.map(jnp.copy, state.rows)
     spent, rows = fastest_in_turn(functools.partial(program, constants, unwritten), rows)
     ticks = int(rows.count_nq.min())
@@ -294,6 +298,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
 
     from benchmarks.transformers_search import Work
     from cord_jax import settling
+    from cord_jax.mesh import compiler_options
     from cord_jax.slots import SubBatch
 
     plan, state = engine.plan, engine._state
@@ -304,7 +309,8 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     def score(constants, state, batch, candidates):
         return settling.score(plan, constants, state, batch, candidates)[0]
 
-    spent = fastest(jax.jit(score), engine._constants[plan.meta], state, batch, candidates)
+    program = jax.jit(score, compiler_options=compiler_options(engine.mesh))
+    spent = fastest(program, engine._constants[plan.meta], state, batch, candidates)
 
     closing_r = np.asarray(state.closings.length_n)[:num_rows]
     scored_r = (np.asarray(state.closings.scored_form_nz)[:num_rows] > 0).sum(1)

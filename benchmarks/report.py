@@ -17,5 +17,10 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(values, Path(scratch))
     print(table(result))
+    save(result, values)
+
+
+def save(result: dict, values: flags.FlagValues) -> None:
+    """Writes `--output`, if asked; a benchmark of several parts does so after each."""
     if values.output:
         Path(values.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

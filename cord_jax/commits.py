@@ -183,6 +183,7 @@ def take_over(
         chunk=chunk,
         chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
         write=slots.select_columns if plan.split_columns else slots.write_columns,
+        columns_first=plan.flash,
     )
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
     written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
@@ -275,6 +276,7 @@ def append(
         packed,
         chunk=chunk,
         reach=forks.reach,
+        flash=plan.flash,
     )
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
     state, cue_rbs = take_over(

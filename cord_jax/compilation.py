@@ -24,9 +24,8 @@ from cord_jax.planning import ProblemSizes, SearchSettings, capacities, granular
 from cord_jax.pool import PoolSpec
 from cord_jax.readers import ReaderConstants
 from cord_jax.state import SearchPlan, SearchState, state_shardings
-from cord_jax.teachers import ReaderKey, Tables, distinct_readers, make_tables, plan_reader
+from cord_jax.teachers import ReaderKey, Tables, distinct_readers, make_tables, plan_reader, stacks_layers
 from cord_jax.vocabulary import Vocabulary
-from models.checkpoint import default_stacked
 from models.sharding import parameter_shardings
 
 # Problems as long as those of competitions: a prompt of 1,024 tokens, one form of the answer.
@@ -126,7 +125,7 @@ def abstract_search(
     plans, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
     for (key, proposers), config in zip(used.items(), configs):
-        stacked = layers is None and default_stacked(config, platform)
+        stacked = layers is None and stacks_layers(config, platform)
         model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked, key.weights)
         tables, fingerprint = _tables(
             key.checkpoint, config.vocab_size, settings.segmentation, room.max_steps

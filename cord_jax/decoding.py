@@ -20,6 +20,7 @@ import models
 from cord_jax import packing, readers, search
 from cord_jax.engine import free_rows
 from cord_jax.insertion import Insertion, insert, prompt_task
+from cord_jax.mesh import compiler_options
 from cord_jax.planning import granularity, pool_blocks
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.proposals import sampled_tokens
@@ -70,7 +71,12 @@ def generate(
     state = jax.jit(empty, out_shardings=sharding)(constants)
     put_in = jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    write = jax.jit(functools.partial(_write, plan), donate_argnums=1, out_shardings=(sharding, replicated))
+    write = jax.jit(
+        functools.partial(_write, plan),
+        donate_argnums=1,
+        out_shardings=(sharding, replicated),
+        compiler_options=compiler_options(mesh),
+    )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
     waiting, free = deque(range(len(prompts))), list(range(plan.slots))
     while waiting or len(free) < plan.slots:

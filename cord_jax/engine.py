@@ -24,6 +24,7 @@ from cord_jax import packing, search
 from cord_jax.errors import UserError
 from cord_jax.exchange import Exchange, ReaderText
 from cord_jax.insertion import insert
+from cord_jax.mesh import compiler_options
 from cord_jax.planning import CLOSING as CLOSING
 from cord_jax.planning import SearchSettings, capacities, granularity, plan_search
 from cord_jax.problems import Problem
@@ -292,6 +293,7 @@ def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState)
         functools.partial(_advance_and_peek, plan, exchange),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
+        compiler_options=compiler_options(replicated.mesh),
     )
 
 

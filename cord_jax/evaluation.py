@@ -27,6 +27,7 @@ from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.prompts import encode_prompts
 from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.teachers import stacks_layers
 from cord_jax.vocabulary import Vocabulary
 
 SAMPLES = "samples.jsonl"
@@ -97,7 +98,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, None, problems)
-    model = models.load(config.model, mesh, max_length=config.max_tokens + max(map(len, prompts)))
+    stacked = stacks_layers(models.read_config(config.model), mesh.devices.flat[0].platform)
+    length = config.max_tokens + max(map(len, prompts))
+    model = models.load(config.model, mesh, stacked=stacked, max_length=length)
     if not writes:
         for _ in _generate(
             config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh

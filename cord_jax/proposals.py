@@ -35,7 +35,8 @@ def propose(
     stacked = model.is_stacked
     branch_q = np.arange(num_rows) // len(plan.proposers)
     branch_nq = jnp.broadcast_to(branch_q, (num_slots, num_rows))
-    view = view_of(plan.blocks, state.view_nbs, branch_nq, state.depth_ns)
+    slot_n = jnp.arange(num_slots, dtype=jnp.int32) if plan.flash else None
+    view = view_of(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())

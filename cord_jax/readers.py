@@ -31,6 +31,7 @@ class ReaderPlan:
       sampling: their settings.
       blocks: columns of each block of its pool, prompts and dead branches included.
       split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
+      flash: whether its attention is `models.flash_attention`.
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
@@ -42,6 +43,7 @@ class ReaderPlan:
     sampling: SamplingSettings
     blocks: tuple[int, ...]
     split_columns: bool
+    flash: bool
     start: int
     free: int
 

@@ -282,6 +282,7 @@ def score(
         shards=plan.shards,
         chunk=plan.chunk,
         num_forms=plan.num_forms,
+        flash=reader.flash,
     )
     of_candidates = (
         candidates.token_urjt[reader.vocabulary],

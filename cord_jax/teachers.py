@@ -21,6 +21,8 @@ from cord_jax.prompts import encode_prompts
 from cord_jax.readers import ReaderConstants, ReaderPlan, heads_or_columns
 from cord_jax.sampling import SamplingSettings
 from cord_jax.vocabulary import Vocabulary
+from models import flash_attention
+from models.checkpoint import default_stacked
 
 ANSWER_CUE = "</think>\n\n"
 
@@ -89,6 +91,14 @@ def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], 
     return used, list(used).index(meta)
 
 
+def stacks_layers(config: models.ModelConfig, platform: str) -> bool:
+    """Whether the layers of a network that writes are one stack on a platform.
+
+    Not on a GPU: a loop over them copies every layer's weights, keys and values for every token.
+    """
+    return platform != "gpu" and default_stacked(config, platform)
+
+
 def load_teachers(
     spec: PoolSpec, mesh: Mesh, problems: Sequence[Problem] = (), new_tokens: int = 0
 ) -> Teachers:
@@ -112,7 +122,8 @@ def load_teachers(
         if new_tokens and models.read_config(path).rope.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
-        model_of[path] = models.load(path, mesh, key.dtype, max_length=length, weights=key.weights)
+        stacked = stacks_layers(models.read_config(path), mesh.devices.flat[0].platform)
+        model_of[path] = models.load(path, mesh, key.dtype, stacked, length, key.weights)
     readers = [
         Reader(
             checkpoint=key.checkpoint,
@@ -192,6 +203,7 @@ def plan_reader(
         proposers=proposers,
         blocks=blocks,
         split_columns=heads_or_columns(model.config.num_kv_heads, math.gcd(*blocks), mesh) == "columns",
+        flash=uses_flash_attention(model, mesh),
         start=tables.start,
         free=tables.free,
         sampling=SamplingSettings(
@@ -201,6 +213,14 @@ def plan_reader(
         ),
     )
     return plan, weights
+
+
+def uses_flash_attention(model: models.Decoder, mesh: Mesh) -> bool:
+    """Whether the kernel of `models.flash_attention` runs: on a GPU, where a device has all heads."""
+    on_gpu = mesh.devices.flat[0].platform == "gpu"
+    return (
+        on_gpu and mesh.shape["model"] == 1 and flash_attention.supported(model.dtype, model.config.head_dim)
+    )
 
 
 def compile_reader(

@@ -30,6 +30,8 @@ class KeyValue(NamedTuple):
 # The axis of columns, from the end and from the start of arrays without a layer axis.
 COLUMNS = KeyValue(-1, -2)
 COLUMN_AXES = KeyValue(3, 2)
+# The same in a ring buffer with one leading axis.
+RING_COLUMN_AXES = KeyValue(2, 2)
 
 
 def over_layers(stacked: bool, function, *caches):
@@ -103,6 +105,7 @@ def commit(
     chunk: int,
     chunks_r,
     write: Callable,
+    columns_first: bool = False,
 ):
     """Moves columns of a scratch cache into a pool, from each row's cursor on, a chunk at a time.
 
@@ -113,6 +116,7 @@ def commit(
       chunks_r: how many chunks of a row are moved, at least as many as it needs.
       write: `write(x, slot, start, count, new, axis) -> x` writes the first `count` columns of `new`, which leads with
         an axis of 1, from the column `start` of a block's keys or values on, as far as they lie in the block.
+      columns_first: the scratch's keys are those of ring buffers.
     """
 
     def move_row(row, pool):
@@ -122,9 +126,10 @@ def commit(
             source_c = lax.dynamic_slice(source_rw, (row, offset), (1, chunk))[0]
 
             def move(blocks, scratch_layer):
-                taken = jax.tree.map(
-                    lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, COLUMN_AXES
-                )
+                axes = RING_COLUMN_AXES if columns_first else COLUMN_AXES
+                taken = jax.tree.map(lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, axes)
+                if columns_first:
+                    taken = taken._replace(key=taken.key.swapaxes(2, 3))
                 starts = [start for start, _ in spans([block.key.shape[COLUMN_AXES.key] for block in blocks])]
                 return tuple(
                     jax.tree.map(

@@ -10,7 +10,8 @@ branches copies nothing; a column is read once for all branches that share it. T
 * `extend`: forks of many slots, packed one after another and run in chunks; a chunk has tokens of one slot only.
   Their keys go to a scratch cache; `kv_cache.commit` then moves the columns that are to stay into the pool.
 
-Blocks of a pool of which no query sees anything are not read.
+Blocks of a pool of which no query sees anything are not read. On a GPU both run as the kernel of
+`models.flash_attention`, which leaves out finer pieces than blocks.
 
 Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, k chunks, s pool
 columns, w places of a packed text, t columns of a row's ring buffer, g key-value heads, m query heads of one key-value
@@ -25,9 +26,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from models.kv_cache import COLUMN_AXES, KeyValue, block_columns, empty_cache, spans
-
-MASKED = -1e30  # finite, so that a row that sees nothing gives a number and not NaN
+from models import flash_attention
+from models.flash_attention import MASKED, Sight, Source
+from models.kv_cache import (
+    COLUMN_AXES,
+    RING_COLUMN_AXES,
+    KeyValue,
+    block_columns,
+    empty_cache,
+    empty_rings,
+    spans,
+)
 
 
 @functools.partial(
@@ -132,11 +141,13 @@ class View:
       needed: whether any query sees anything of the block, bool scalars.
       seen: bool [x, c, s].
       depth: depth of the token in each column, int32 [x, s].
+      sights: the same for `flash_attention`; None where it is not used.
     """
 
     needed: list[jax.Array]
     seen: list[jax.Array]
     depth: list[jax.Array]
+    sights: list[Sight] | None
 
     def within(self, window, position) -> list[jax.Array]:
         """`seen`, of that what lies in the window of queries at `position` [x, c]; all of it if that is None."""
@@ -144,19 +155,29 @@ class View:
             return self.seen
         return [mask & _within(window, position, depth) for mask, depth in zip(self.seen, self.depth)]
 
+    def sources(self, blocks, window, position) -> list[Source]:
+        """The blocks of a pool for `flash_attention`, with what `within` says."""
+        sights = self.sights
+        if window is not None:
+            sights = [sight.of(seen) for sight, seen in zip(sights, self.within(window, position))]
+        return [Source(*block, sight) for block, sight in zip(blocks, sights)]
 
-def view_of(blocks: Sequence[int], path_xbs, branch_xc, depth_xs) -> View:
+
+def view_of(blocks: Sequence[int], path_xbs, branch_xc, depth_xs, flash_row_x=None) -> View:
     """The view of queries that see the columns of their branches.
 
     Args:
       blocks: columns of each block.
       path_xbs: the columns of each branch; branch_xc: the branch of each query; depth_xs: as in `View`, whole.
+      flash_row_x: the pool's rows that the queries read, int32, for `flash_attention`; None for attention by XLA.
     """
     paths = [path_xbs[:, :, start:end] for start, end in spans(blocks)]
+    seen = [jnp.take_along_axis(path, branch_xc[..., None], axis=1) for path in paths]
     return View(
         needed=[path.any() for path in paths],
-        seen=[jnp.take_along_axis(path, branch_xc[..., None], axis=1) for path in paths],
+        seen=seen,
         depth=[depth_xs[:, start:end] for start, end in spans(blocks)],
+        sights=None if flash_row_x is None else [flash_attention.sight(mask, flash_row_x) for mask in seen],
     )
 
 
@@ -175,6 +196,12 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
       [n, q, g, t, e], and which returns the new ring buffers.
     """
 
+    num_slots, num_rows = position_nq.shape
+    # To a slot's queries its rings are one text, of which each sees the part that is its own.
+    own_qq1 = jnp.eye(num_rows, dtype=bool)[..., None]
+    if view.sights is not None:
+        rings = flash_attention.sight(written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
+
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
         blocks, local = cache
         local = KeyValue(
@@ -183,22 +210,29 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
                 for old, new in zip(local, (key_nqge, value_nqge))
             )
         )
-        query = _grouped(query_nqhe, key_nqge.shape[2])
         near_nqt = written_nqt
         if window is not None:
             near_nqt = written_nqt & (position_nq[..., None] - local_position_nqt < window)
+        if view.sights is not None:
+            near = rings if window is None else rings.of(near_nqt[:, None] & own_qq1)
+            flat = [x.reshape(num_slots * num_rows, *x.shape[2:]) for x in local]
+            sources = [Source(*flat, near, columns_first=True), *view.sources(blocks, window, position_nq)]
+            return flash_attention.attend(query_nqhe, sources), local
+        query = _grouped(query_nqhe, key_nqge.shape[2])
+        seen = view.within(window, position_nq)
         # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
         of_rows = query.swapaxes(1, 2)[:, :, :, None]
         ring = _gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
         parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
-        seen = view.within(window, position_nq)
         parts = _gather_blocks(parts, query, blocks, view, seen, read=lambda x: x)
         return _finished(parts, query_nqhe), local
 
     return attend
 
 
-def extend(model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int):
+def extend(
+    model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int, flash: bool = False
+):
     """Runs packed forks of prefix trees through the decoder, `chunk` tokens at a time.
 
     Cost follows the number of tokens and not the capacity w.
@@ -211,19 +245,23 @@ def extend(model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: in
       depth_rs: depth of the token in each column.
       packed: the tokens; w must be a multiple of `chunk`.
       reach: most places from a fork's first token to its last; attention reads only so much of the scratch.
+      flash: attention is to be `flash_attention`.
 
     Returns:
       The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
-      [w, d]. What lies beyond the ends of forks is undefined.
+      [w, d]. What lies beyond the ends of forks is undefined. With `flash` its keys are those of ring buffers.
     """
     width = packed.token_w.shape[0]
     if width % chunk:
         raise ValueError(f"the packed width {width} is not a multiple of the chunk of {chunk} tokens")
     columns = block_columns(model.is_stacked, pool)
     dtype = jax.tree.leaves(pool)[0].dtype
-    scratch = empty_cache(model.config, model.is_stacked, 1, width, dtype)
+    if flash:  # whose keys are written faster in this way
+        scratch = empty_rings(model.config, model.is_stacked, (1,), width, dtype)
+    else:
+        scratch = empty_cache(model.config, model.is_stacked, 1, width, dtype)
     hidden_wd = jnp.zeros((width, model.config.hidden_size), dtype)
-    span = min(width, chunk + reach)
+    span = width if flash else min(width, chunk + reach)
 
     def run_chunk(index, carry):
         scratch, hidden_wd = carry
@@ -238,8 +276,11 @@ def extend(model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: in
             & ((form_w == 0) | (form_w == form_c[:, None]))
         )
         row, position_1c = packed.row_k[index], cut(packed.position_w)[None]
-        view = view_of(columns, path_rbs[row][None], cut(packed.branch_w)[None], depth_rs[row][None])
-        own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None])
+        branch_1c = cut(packed.branch_w)[None]
+        slot_1 = slot_r[row][None] if flash else None
+        view = view_of(columns, path_rbs[row][None], branch_1c, depth_rs[row][None], slot_1)
+        sight = flash_attention.sight(own_cw[None], jnp.zeros(1, jnp.int32)) if flash else None
+        own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None], sight)
         attend = _fork_attention(view, slot_r[row], position_1c, own)
         cache = (pool, scratch) if model.is_stacked else tuple(zip(pool, scratch))
         x_1cd = model.embed_tokens(cut(packed.token_w)[None])
@@ -253,7 +294,7 @@ def extend(model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: in
 class _Scratch:
     """The scratch as a chunk meets it: written from `start` on, read from `near` on, `span` columns.
 
-    `seen_1cw` and `position_1w` are of the columns that are read.
+    `seen_1cw`, `position_1w` and `sight` are of the columns that are read.
     """
 
     start: jax.Array
@@ -261,6 +302,7 @@ class _Scratch:
     span: int
     seen_1cw: jax.Array
     position_1w: jax.Array
+    sight: Sight | None
 
 
 def _fork_attention(view: View, slot, position_1c, own: _Scratch):
@@ -268,24 +310,31 @@ def _fork_attention(view: View, slot, position_1c, own: _Scratch):
 
     def attend(query_1che, key_1cge, value_1cge, cache, window):
         blocks, scratch = cache
-        new = KeyValue(key_1cge.transpose(0, 2, 3, 1), value_1cge.swapaxes(1, 2))
+        flash = view.sights is not None
+        axes = RING_COLUMN_AXES if flash else COLUMN_AXES
+        new = KeyValue(
+            key_1cge.transpose(0, 2, 1, 3) if flash else key_1cge.transpose(0, 2, 3, 1),
+            value_1cge.swapaxes(1, 2),
+        )
         scratch = jax.tree.map(
             lambda old, new, axis: lax.dynamic_update_slice_in_dim(
                 old, new.astype(old.dtype), own.start, axis
             ),
             scratch,
             new,
-            COLUMN_AXES,
+            axes,
         )
-        near = (
-            lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, COLUMN_AXES)
-        )
-        query = _grouped(query_1che, key_1cge.shape[2])
+        near = (lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, axes))
         seen_1cw = own.seen_1cw
         if window is not None:
             seen_1cw = seen_1cw & _within(window, position_1c, own.position_1w)
-        parts = _gather(None, query, *near, seen_1cw[:, None, :, None])
+        if flash:
+            sight = own.sight if window is None else own.sight.of(seen_1cw)
+            sources = [Source(*near, sight, columns_first=True), *view.sources(blocks, window, position_1c)]
+            return flash_attention.attend(query_1che, sources), scratch
+        query = _grouped(query_1che, key_1cge.shape[2])
         seen = view.within(window, position_1c)
+        parts = _gather(None, query, *near, seen_1cw[:, None, :, None])
         read = functools.partial(lax.dynamic_slice_in_dim, start_index=slot, slice_size=1)
         parts = _gather_blocks(parts, query, blocks, view, seen, read)
         return _finished(parts, query_1che), scratch

@@ -1,5 +1,7 @@
 """Logits against transformers' torch classes, over random configurations of every family."""
 
+import functools
+import itertools
 import json
 
 import jax
@@ -38,8 +40,24 @@ def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed):
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
-@nnx.jit
-def logits_through_tree(model, tokens_nt):
+QUICK = [("qwen2", False), ("mistral", True)]
+
+
+@pytest.mark.parametrize(
+    "family, stacked",
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(FAMILIES, [False, True])
+    ],
+)
+def test_logits_with_the_attention_of_gpus(reference, family, stacked):
+    ref = reference(family, 0)
+    logits = logits_through_tree(load_reference(ref, stacked=stacked), ref.tokens, flash=True)
+    assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
+
+
+@functools.partial(nnx.jit, static_argnames="flash")
+def logits_through_tree(model, tokens_nt, flash=False):
     """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time."""
     n, prompt, chunk, width = len(tokens_nt), 9, 4, 12
     blocks = (8, 8)
@@ -58,7 +76,7 @@ def logits_through_tree(model, tokens_nt):
     nothing_rbs = jnp.zeros((n, 1, sum(blocks)), bool)
     depth_ns = jnp.broadcast_to(column_s, (n, sum(blocks)))
     scratch, hidden_wd = prefix_tree.extend(
-        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width
+        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width, flash=flash
     )
 
     def write(x_n, slot, start, count, new, axis):
@@ -84,11 +102,13 @@ def logits_through_tree(model, tokens_nt):
         chunk=chunk,
         chunks_r=jnp.full(n, width // chunk),
         write=write,
+        columns_first=flash,
     )
     steps = TOKENS - prompt
     local = kv_cache.empty_rings(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
     seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, sum(blocks)))
-    view = prefix_tree.view_of(blocks, seen_nbs, jnp.zeros((n, 1), jnp.int32), depth_ns)
+    branch_nq = jnp.zeros((n, 1), jnp.int32)
+    view = prefix_tree.view_of(blocks, seen_nbs, branch_nq, depth_ns, slots_n if flash else None)
     place_nqt = jnp.broadcast_to(prompt + jnp.arange(steps), (n, 1, steps))
 
     def decode(local, step):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cord_jax import teachers
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
@@ -88,6 +89,15 @@ def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots)
     )
     expected = reference_search(pool, PROBLEMS, segmentation=segmentation, beam_width=beam_width, **LIMITS)
     for trace, tree in expected:
+        assert_same(found[trace["id"]], (trace, tree))
+
+
+@pytest.mark.slow
+def test_the_attention_of_gpus_equals_brute_force(pools, monkeypatch):
+    monkeypatch.setattr(teachers, "uses_flash_attention", lambda model, mesh: True)
+    directory, pool = pools("prompt", 1)
+    found = engine_rows(directory, "flash", beam_width=2, slots=8, **LIMITS)
+    for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
 
 

@@ -1,0 +1,79 @@
+"""The kernel of GPUs, interpreted on a CPU, against torch's attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from models import flash_attention
+from models.flash_attention import TILE, Source, sight
+
+# Queries c, heads g and m, width e, columns of a pool, (columns, written) of a ring of each query.
+CASES = {
+    "one query": (1, 1, 1, 16, 10, None),
+    "rows that do not fill a block": (4, 2, 3, 32, 200, None),
+    "several blocks of rows": (50, 1, 6, 16, 130, None),
+    "rings": (3, 2, 2, 32, 3 * TILE, (40, 7)),
+    "rings of whole tiles": (2, 2, 7, 16, 2 * TILE, (2 * TILE, TILE + 1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_equals_that_of_torch(case):
+    queries, kv_heads, group, width, columns, ring = CASES[case]
+    rng = np.random.default_rng(0)
+    rows, x = 3, 2
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    query = normal(x, queries, kv_heads * group, width)
+    first_x = np.array([2, 0], np.int32)
+    key, value = normal(rows, kv_heads, width, columns), normal(rows, kv_heads, columns, width)
+    seen = rng.random((x, queries, columns)) < 0.3
+    seen[:, :, TILE : 2 * TILE] = False  # a tile that nobody sees
+    seen[:, :, 0] = True
+    sources = [Source(jnp.asarray(key), jnp.asarray(value), sight(jnp.asarray(seen), jnp.asarray(first_x)))]
+    keys, values, masks = [key.swapaxes(2, 3)[first_x]], [value[first_x]], [seen]
+    if ring:
+        length, written = ring
+        key, value = (normal(x * queries, kv_heads, length, width) for _ in range(2))
+        own = np.eye(queries, dtype=bool)[None, :, :, None] & (np.arange(length) < written)
+        own = np.broadcast_to(own, (x, queries, queries, length))
+        first_x = queries * jnp.arange(x)
+        sources.append(Source(jnp.asarray(key), jnp.asarray(value), sight(jnp.asarray(own), first_x), True))
+
+        def of_x(y):
+            return (
+                y.reshape(x, queries, kv_heads, length, width).swapaxes(1, 2).reshape(x, kv_heads, -1, width)
+            )
+
+        keys, values = [*keys, of_x(key)], [*values, of_x(value)]
+        masks.append(own.reshape(x, queries, -1))
+    found = jax.jit(lambda query: flash_attention.attend(query, sources))(jnp.asarray(query))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        torch.tensor(query.swapaxes(1, 2)),
+        torch.tensor(np.concatenate(keys, 2)),
+        torch.tensor(np.concatenate(values, 2)),
+        attn_mask=torch.tensor(np.concatenate(masks, 2))[:, None],
+        enable_gqa=True,
+    )
+    np.testing.assert_allclose(found, expected.numpy().swapaxes(1, 2), atol=2e-5)
+
+
+def test_tiles_that_are_seen_come_first():
+    seen = np.zeros((2, 3, 4 * TILE - 5), bool)
+    seen[0, 1, 2 * TILE] = seen[0, 2, 3 * TILE] = True
+    found = sight(jnp.asarray(seen), jnp.zeros(2, jnp.int32))
+    assert found.count_x.tolist() == [2, 0]
+    assert found.tile_xk[0, :2].tolist() == [2, 3]
+    assert found.seen_xcu.shape == (2, 3, 4 * TILE)
+
+
+@pytest.mark.parametrize(
+    "dtype, head_dim, expected",
+    [("bfloat16", 128, True), ("float16", 64, True), ("float32", 128, False), ("bfloat16", 96, False)],
+)
+def test_what_the_kernel_takes(dtype, head_dim, expected):
+    assert flash_attention.supported(jnp.dtype(dtype), head_dim) == expected
