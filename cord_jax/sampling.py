@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 EXCLUDED = -jnp.inf
 
@@ -42,22 +43,35 @@ def problem_key(seed, digest_2):
     return jax.random.key_data(key)
 
 
-def _keep_top_k(logits_qv, top_k_q):
+def keep_top_k(logits_qv, top_k_q):
     """Masks all but the k largest; `top_k_q` is 0 where all are kept. Ties at the k-th place are kept."""
     largest = int(top_k_q.max())
-    ranked = jax.lax.top_k(logits_qv, largest)[0]
+    ranked = lax.top_k(logits_qv, largest)[0]
     kth = jnp.take_along_axis(ranked, jnp.asarray(np.maximum(top_k_q, 1) - 1)[:, None], axis=-1)
     return jnp.where((jnp.asarray(top_k_q) == 0)[:, None] | (logits_qv >= kth), logits_qv, EXCLUDED)
 
 
-def _keep_top_p(logits_qv, top_p_q):
-    """Masks the tail whose more probable tokens already sum to p or more."""
-    ranked = -jnp.sort(-logits_qv, axis=-1)
-    probability = jax.nn.softmax(ranked, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    kept = before < jnp.asarray(top_p_q)[:, None]
-    threshold = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where((jnp.asarray(top_p_q) >= 1)[:, None] | (logits_qv >= threshold), logits_qv, EXCLUDED)
+def keep_top_p(logits_qv, top_p_q):
+    """Masks the tail whose more probable tokens already sum to p or more; ties with the last that is kept are kept.
+
+    The threshold is found two bits at a time, of numbers that are in the order of the logits: to sort a vocabulary
+    takes longer.
+    """
+    probability_q1v = jax.nn.softmax(logits_qv, axis=-1)[:, None]
+    bits_qv = lax.bitcast_convert_type(logits_qv, jnp.uint32)
+    sign = np.uint32(1 << 31)
+    order_q1v = jnp.where(bits_qv < sign, bits_qv | sign, ~bits_qv)[:, None]
+    least_q1 = jnp.asarray(top_p_q, jnp.float32)[:, None]
+
+    def refine(i, threshold_q):
+        shift = jnp.uint32(30) - 2 * i.astype(jnp.uint32)
+        trial_qx = threshold_q[:, None] | (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
+        kept_qx = jnp.where(order_q1v >= trial_qx[..., None], probability_q1v, 0).sum(-1)
+        return threshold_q | ((kept_qx >= least_q1).sum(-1).astype(jnp.uint32) << shift)
+
+    threshold_q = lax.fori_loop(0, 16, refine, jnp.zeros(len(logits_qv), jnp.uint32))
+    kept_qv = (order_q1v[:, 0] >= threshold_q[:, None]) | (np.asarray(top_p_q) >= 1)[:, None]
+    return jnp.where(kept_qv, logits_qv, EXCLUDED)
 
 
 def sample(logits_nqv, key_nq2, position_nq, settings: SamplingSettings):
@@ -85,9 +99,9 @@ def sample(logits_nqv, key_nq2, position_nq, settings: SamplingSettings):
     def draw_slot(logits_qv, key_q2, position_q):
         logits_qv = logits_qv / jnp.where(temperature_q > 0, temperature_q, 1.0)[:, None].astype(jnp.float32)
         if top_k_q.any():
-            logits_qv = _keep_top_k(logits_qv, top_k_q)
+            logits_qv = keep_top_k(logits_qv, top_k_q)
         if (top_p_q < 1).any():
-            logits_qv = _keep_top_p(logits_qv, top_p_q)
+            logits_qv = keep_top_p(logits_qv, top_p_q)
 
         def draw(logits_v, key_2, position):
             key = jax.random.fold_in(jax.random.wrap_key_data(key_2), position)

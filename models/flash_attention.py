@@ -17,7 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # deprecated since jax 0.11; without it attention is XLA's
+    triton = None
 
 MASKED = -1e30  # finite, so that a row that sees nothing gives a number and not NaN
 
@@ -60,8 +64,9 @@ class Source(NamedTuple):
 
 
 def supported(dtype, head_dim: int) -> bool:
-    """Whether the kernel takes keys and values of this kind."""
-    return jnp.dtype(dtype).itemsize == 2 and head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    """Whether there is a kernel for keys and values of this kind."""
+    half = triton is not None and jnp.dtype(dtype).itemsize == 2
+    return half and head_dim >= 16 and head_dim & (head_dim - 1) == 0
 
 
 def sight(seen, first_x) -> Sight:
