@@ -108,19 +108,22 @@ def compact(
         """The pool with the columns of a row's slot in their new order."""
         slot, order_s = batch.slot_r[row], order_rs[row]
 
-        def permute(blocks):
+        def permute(layer, blocks):
             def one(axis, *parts):
-                whole = jnp.concatenate([x[slot] for x in parts], axis=axis - 1)
+                whole = jnp.concatenate([slots.take_one(x, slot, layer) for x in parts], axis=axis)
                 ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
-                moved = jnp.split(jnp.take(whole, order_s, axis=axis - 1), ends[:-1], axis - 1)
-                return tuple(slots.put_one(x, slot, new) for x, new in zip(parts, moved))
+                moved = jnp.split(jnp.take(whole, order_s, axis=axis), ends[:-1], axis)
+                return tuple(slots.put_one(x, slot, new, layer) for x, new in zip(parts, moved))
 
-            moved = jax.tree.map(one, kv_cache.COLUMN_AXES, *blocks)
+            moved = jax.tree.map(one, kv_cache.COLUMNS, *blocks)
             return tuple(map(kv_cache.KeyValue, *moved))
 
-        return when(
-            shards.agreed(batch.valid_r[row]), lambda pool: kv_cache.over_layers(stacked, permute, pool), pool
-        )
+        def permute_all(pool):
+            if stacked:
+                return lax.fori_loop(0, len(pool[0].key), permute, pool)
+            return tuple(permute(None, blocks) for blocks in pool)
+
+        return when(shards.agreed(batch.valid_r[row]), permute_all, pool)
 
     def squeeze(state: ReaderState):
         def permuted(x_ns):

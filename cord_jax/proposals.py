@@ -32,7 +32,6 @@ def propose(
     ring = state.rows.token_nqt.shape[2]
     column_t = jnp.arange(ring)
     num_slots, num_rows = state.rows.count_nq.shape
-    stacked = model.is_stacked
     branch_q = np.arange(num_rows) // len(plan.proposers)
     branch_nq = jnp.broadcast_to(branch_q, (num_slots, num_rows))
     slot_n = jnp.arange(num_slots, dtype=jnp.int32) if plan.flash else None
@@ -52,8 +51,8 @@ def propose(
             age_nqt <= rows.count_nq[..., None],
             rows.position_nq[..., None] + age_nqt,
         )
-        cache = (state.pool, rows.local) if stacked else tuple(zip(state.pool, rows.local))
-        x_nqd, local = model.run_layers(model.embed_tokens(rows.feed_nq), position_nq, attend, cache)
+        x_nqd = model.embed_tokens(rows.feed_nq)
+        x_nqd, local = model.run_layers(x_nqd, position_nq, attend, state.pool, rows.local)
         logits_nqv = jnp.where(constants.defined_v, model.unembed(x_nqd), -jnp.inf)
         token_nq = sample(logits_nqv, rows.key_nq2, rows.drawn_nq + rows.count_nq, plan.sampling)
 

@@ -10,6 +10,9 @@ from jax import lax
 
 from cord_jax.pytrees import pytree
 
+# The axis of slots in a pool's keys and values, counted from the end.
+SLOTS = -4
+
 
 @pytree
 class SubBatch:
@@ -43,25 +46,32 @@ def choose(priority_n, rows: int):
     return jnp.argsort(-priority_n, stable=True)[:rows].astype(jnp.int32)
 
 
-def put_one(x_n, slot, new):
-    """`x_n` with one slot replaced in place."""
-    return lax.dynamic_update_slice_in_dim(x_n, new[None], slot, 0)
+def take_one(x_n, slot, layer=None):
+    """One slot of an array, or of one layer of a stack [l, n, ...]."""
+    return x_n[slot] if layer is None else lax.dynamic_index_in_dim(x_n, layer, keepdims=False)[slot]
+
+
+def put_one(x_n, slot, new, layer=None):
+    """The counterpart of `take_one`, in place."""
+    place = [slot] if layer is None else [layer, slot]
+    new = new.reshape([1] * len(place) + list(new.shape))
+    return lax.dynamic_update_slice(x_n, new, place + [0] * (x_n.ndim - len(place)))
 
 
 def write_columns(x_n, slot, start, count, new, axis: int):
-    """Writes the first `count` of new columns into a slot of a pool's block, keys or values.
+    """Writes the first `count` of new columns into a slot of a pool's block, keys or values, of one layer or a stack.
 
     The first goes to the column `start`; what comes to lie outside of the block is left out.
 
     Args:
-      new: with a leading axis of 1.
-      axis: that of columns, of the four of `x_n` and of `new`.
+      new: as `x_n`, with one slot.
+      axis: that of columns, -1 or -2.
     """
     chunk, columns = new.shape[axis], x_n.shape[axis]
     # A window of the block of the chunk's size, at or as near as may be to where it goes.
     first = jnp.clip(start, 0, columns - chunk)
-    place = [slot, 0, 0, 0]
-    place[axis] = first
+    place = [0] * x_n.ndim
+    place[SLOTS], place[axis] = slot, first
     old = lax.dynamic_slice(x_n, place, new.shape)
     offset_c = jnp.arange(chunk) + first - start
     moved = jnp.take(new, jnp.clip(offset_c, 0, chunk - 1), axis=axis)
@@ -76,12 +86,12 @@ def select_columns(x_n, slot, start, count, new, axis: int):
     whole block to every device.
     """
     offset_s = jnp.arange(x_n.shape[axis]) - start
-    old = lax.dynamic_slice_in_dim(x_n, slot, 1, 0)
+    old = lax.dynamic_slice_in_dim(x_n, slot, 1, SLOTS)
     moved = jnp.take(new, jnp.clip(offset_s, 0, new.shape[axis] - 1), axis=axis)
     is_new_s = (offset_s >= 0) & (offset_s < count)
-    return lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot, 0)
+    return lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot, SLOTS)
 
 
 def _along(mask, axis: int):
-    """A mask of columns, to be broadcast against keys or values, whose columns lie on `axis` of four."""
-    return mask.reshape([-1 if i == axis else 1 for i in range(4)])
+    """A mask of columns, to be broadcast against keys or values, whose columns lie on `axis`, counted from the end."""
+    return mask.reshape([-1] + [1] * (-1 - axis))

@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 
 from models.attention import NO_WINDOW, causal_mask, dense_attention
 from models.config import ModelConfig
+from models.kv_cache import LayerCache
 from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
 from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 
-# (q_bthe, k_btge, v_btge, cache of the layer, window of the layer) -> (out_bthe, new cache of the layer)
+# (q_bthe, k_btge, v_btge, `LayerCache` or None, window of the layer) -> (out_bthe, what is written now)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -163,7 +164,7 @@ class Decoder(nnx.Module):
             mask_bts = causal_mask(positions_bt, segment_ids_bt, window)
             return dense_attention(q_bthe, k_btge, v_btge, mask_bts), cache
 
-        return self.run_layers(self.embed_tokens(tokens_bt), positions_bt, attend, None, remat)[0]
+        return self.run_layers(self.embed_tokens(tokens_bt), positions_bt, attend, remat=remat)[0]
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """int [...] -> x [..., d]."""
@@ -174,38 +175,39 @@ class Decoder(nnx.Module):
         x_btd: jax.Array,
         positions_bt: jax.Array,
         attend: Attend,
-        cache: Any,
+        read: Any = None,
+        written: Any = None,
         remat: bool | Callable = False,
     ) -> tuple[jax.Array, Any]:
-        """Runs all layers and the final norm, with the caller's attention and cache.
+        """Runs all layers and the final norm, with the caller's attention and caches.
 
         Args:
           x_btd: embedded tokens.
           positions_bt: int32 position of each token, for the rotation.
-          attend: `attend(q_bthe, k_btge, v_btge, cache_l, window_l) -> (out_bthe, new_cache_l)`. Rotation is
-            already applied to q and k; scaling by e**-0.5 is not. `window_l` is None if no layer has a
-            sliding window, else the layer's window in positions, `NO_WINDOW` for a layer without (an int,
-            traced if the layers are stacked).
-          cache: a tuple with one pytree per layer, or one pytree with leading axis [l] if the layers are
-            stacked; or None.
+          attend: `attend(q_bthe, k_btge, v_btge, cache, window) -> (out_bthe, cache.written as it is now)`. Rotation is
+            already applied to q and k; scaling by e**-0.5 is not. `cache` is a `kv_cache.LayerCache`, or None
+            without `read` and `written`. `window` is None if no layer has a sliding window, else the layer's window
+            in positions, `NO_WINDOW` for a layer without (an int, traced if the layers are stacked).
+          read, written: what layers read, and what they write too: each a tuple with one pytree a layer, or one pytree
+            with leading axis [l] if the layers are stacked, or None.
           remat: recompute each layer in the backward pass instead of keeping what it computed; a policy of
             `jax.checkpoint_policies` says what is kept all the same.
 
         Returns:
-          x_btd after the final norm, and the new cache in the structure of the old one.
+          x_btd after the final norm, and `written` as it is then.
         """
         rotary = rotary_tables(self.config.rope, positions_bt)
         windows = self.config.sliding_windows
         if windows is not None:
             windows = tuple(NO_WINDOW if window is None else window for window in windows)
         if self.is_stacked:
-            x_btd, cache = self._scan_layers(x_btd, rotary, attend, cache, windows, remat)
+            x_btd, written = self._scan_layers(x_btd, rotary, attend, read, written, windows, remat)
         else:
-            x_btd, cache = self._unrolled_layers(x_btd, rotary, attend, cache, windows, remat)
-        return self.norm(x_btd), cache
+            x_btd, written = self._unrolled_layers(x_btd, rotary, attend, read, written, windows, remat)
+        return self.norm(x_btd), written
 
-    def _unrolled_layers(self, x_btd, rotary, attend, cache, windows, remat):
-        new_cache = []
+    def _unrolled_layers(self, x_btd, rotary, attend, read, written, windows, remat):
+        now_written = []
         for i, layer in enumerate(self.layers):
             graphdef, weights = nnx.split(layer)
 
@@ -214,20 +216,24 @@ class Decoder(nnx.Module):
                 return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window)
 
             run = _rematerialised(run, remat)
-            x_btd, cache_l = run(weights, x_btd, None if cache is None else cache[i])
-            new_cache.append(cache_l)
-        return x_btd, None if cache is None else tuple(new_cache)
+            mine = [None if entries is None else entries[i] for entries in (read, written)]
+            x_btd, written_l = run(weights, x_btd, _layer_cache(*mine, None))
+            now_written.append(written_l)
+        return x_btd, None if written is None else tuple(now_written)
 
-    def _scan_layers(self, x_btd, rotary, attend, cache, windows, remat):
+    def _scan_layers(self, x_btd, rotary, attend, read, written, windows, remat):
         graphdef, weights = nnx.split(self.layers)
         windows = None if windows is None else jnp.asarray(windows, jnp.int32)
 
-        def run(x_btd, per_layer):
-            weights_l, cache_l, window = per_layer
-            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache_l, window)
+        def run(carry, per_layer):
+            x_btd, written = carry
+            weights_l, read_l, window, layer = per_layer
+            cache = _layer_cache(read_l, written, layer)
+            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache, window), None
 
+        layers = jnp.arange(self.config.num_layers)
         run = _rematerialised(run, remat)
-        return jax.lax.scan(run, x_btd, (weights, cache, windows))
+        return jax.lax.scan(run, (x_btd, written), (weights, read, windows, layers))[0]
 
     def unembed(self, x: jax.Array) -> jax.Array:
         """x [..., d] after the final norm -> logits, float32 [..., v].
@@ -268,6 +274,10 @@ def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) ->
         return place_bt
     starts_bt = segment_ids_bt != jnp.pad(segment_ids_bt, ((0, 0), (1, 0)))[:, :-1]
     return place_bt - jax.lax.cummax(jnp.where(starts_bt, place_bt, 0), axis=1)
+
+
+def _layer_cache(read, written, layer) -> LayerCache | None:
+    return None if read is None and written is None else LayerCache(read, written, layer)
 
 
 def _rematerialised(run: Callable, remat: bool | Callable) -> Callable:

@@ -27,20 +27,44 @@ class KeyValue(NamedTuple):
     value: Any
 
 
-# The axis of columns, from the end and from the start of arrays without a layer axis.
+# The axis of columns, counted from the end: of caches, and of ring buffers.
 COLUMNS = KeyValue(-1, -2)
-COLUMN_AXES = KeyValue(3, 2)
-# The same in a ring buffer with one leading axis.
-RING_COLUMN_AXES = KeyValue(2, 2)
+RING_COLUMNS = KeyValue(-2, -2)
 
 
-def over_layers(stacked: bool, function, *caches):
-    """Applies `function` to the entries of one layer after another: a loop over tuples, or a scan over a
-    stack.
+class LayerCache(NamedTuple):
+    """What a layer reads, and what it writes too.
+
+    Attributes:
+      read: its entry of a cache or pool.
+      written: its entry of what is written, or, with `layer`, all layers' entries: a stack is changed in place.
+      layer: its number in the stack, else None.
     """
-    if stacked:
-        return lax.scan(lambda _, entries: (None, function(*entries)), None, caches)[1]
-    return tuple(function(*entries) for entries in zip(*caches))
+
+    read: Any
+    written: Any
+    layer: jax.Array | None
+
+
+def write_part(x, new, start, axis: int, layer=None):
+    """`new` in the place of what lies from `start` on along an axis that is counted from the end, in place; where x is a
+    stack of layers, in one of them.
+    """
+    place = [0] * x.ndim
+    place[axis] = start
+    if layer is not None:
+        place[0], new = layer, new[None]
+    return lax.dynamic_update_slice(x, new.astype(x.dtype), place)
+
+
+def read_part(x, start, size: int, axis: int, layer=None):
+    """The counterpart of `write_part`."""
+    place, sizes = [0] * x.ndim, list(x.shape)
+    place[axis], sizes[axis] = start, size
+    if layer is None:
+        return lax.dynamic_slice(x, place, sizes)
+    place[0], sizes[0] = layer, 1
+    return lax.dynamic_slice(x, place, sizes)[0]
 
 
 def empty_cache(config, stacked: bool, leading: int, columns: int, dtype):
@@ -114,8 +138,9 @@ def commit(
       slot_r: where each row's columns go.
       source_rw: the columns to be moved, in their new order; the first `length_r` of them count.
       chunks_r: how many chunks of a row are moved, at least as many as it needs.
-      write: `write(x, slot, start, count, new, axis) -> x` writes the first `count` columns of `new`, which leads with
-        an axis of 1, from the column `start` of a block's keys or values on, as far as they lie in the block.
+      write: `write(x, slot, start, count, new, axis) -> x` writes the first `count` columns of `new`, which has one slot,
+        from the column `start` of a block's keys or values on, as far as they lie in the block; of all layers of a stack
+        at once.
       columns_first: the scratch's keys are those of ring buffers.
     """
 
@@ -126,11 +151,11 @@ def commit(
             source_c = lax.dynamic_slice(source_rw, (row, offset), (1, chunk))[0]
 
             def move(blocks, scratch_layer):
-                axes = RING_COLUMN_AXES if columns_first else COLUMN_AXES
+                axes = RING_COLUMNS if columns_first else COLUMNS
                 taken = jax.tree.map(lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, axes)
                 if columns_first:
-                    taken = taken._replace(key=taken.key.swapaxes(2, 3))
-                starts = [start for start, _ in spans([block.key.shape[COLUMN_AXES.key] for block in blocks])]
+                    taken = taken._replace(key=taken.key.swapaxes(-1, -2))
+                starts = [start for start, _ in spans([block.key.shape[COLUMNS.key] for block in blocks])]
                 return tuple(
                     jax.tree.map(
                         lambda x, new, axis, start=start: write(
@@ -138,12 +163,14 @@ def commit(
                         ),
                         block,
                         taken,
-                        COLUMN_AXES,
+                        COLUMNS,
                     )
                     for block, start in zip(blocks, starts)
                 )
 
-            return over_layers(stacked, move, pool, scratch)
+            if stacked:
+                return move(pool, scratch)
+            return tuple(map(move, pool, scratch))
 
         return lax.fori_loop(0, chunks_r[row], move_chunk, pool)
 

@@ -29,13 +29,15 @@ from jax import lax
 from models import flash_attention
 from models.flash_attention import MASKED, Sight, Source
 from models.kv_cache import (
-    COLUMN_AXES,
-    RING_COLUMN_AXES,
+    COLUMNS,
+    RING_COLUMNS,
     KeyValue,
     block_columns,
     empty_cache,
     empty_rings,
+    read_part,
     spans,
+    write_part,
 )
 
 
@@ -192,32 +194,28 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
       local_position_nqt: depth of the token in each ring-buffer column.
 
     Returns:
-      A function for `Decoder.run_layers` whose cache entry of a layer is `(pool blocks, ring buffers)`, the latter
-      [n, q, g, t, e], and which returns the new ring buffers.
+      A function for `Decoder.run_layers` that reads a pool and writes ring buffers [n, q, g, t, e].
     """
 
     num_slots, num_rows = position_nq.shape
     # To a slot's queries its rings are one text, of which each sees the part that is its own.
     own_qq1 = jnp.eye(num_rows, dtype=bool)[..., None]
     if view.sights is not None:
-        rings = flash_attention.sight(written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
+        own_sight = flash_attention.sight(written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
 
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
-        blocks, local = cache
-        local = KeyValue(
-            *(
-                lax.dynamic_update_slice_in_dim(old, new[:, :, :, None].astype(old.dtype), column, 3)
-                for old, new in zip(local, (key_nqge, value_nqge))
-            )
-        )
+        blocks, rings, layer = cache
+        new = KeyValue(key_nqge[:, :, :, None], value_nqge[:, :, :, None])
+        rings = jax.tree.map(lambda x, new: write_part(x, new, column, -2, layer), rings, new)
+        local = jax.tree.map(lambda x: read_part(x, 0, x.shape[-2], -2, layer), rings)
         near_nqt = written_nqt
         if window is not None:
             near_nqt = written_nqt & (position_nq[..., None] - local_position_nqt < window)
         if view.sights is not None:
-            near = rings if window is None else rings.of(near_nqt[:, None] & own_qq1)
+            near = own_sight if window is None else own_sight.of(near_nqt[:, None] & own_qq1)
             flat = [x.reshape(num_slots * num_rows, *x.shape[2:]) for x in local]
             sources = [Source(*flat, near, columns_first=True), *view.sources(blocks, window, position_nq)]
-            return flash_attention.attend(query_nqhe, sources), local
+            return flash_attention.attend(query_nqhe, sources), rings
         query = _grouped(query_nqhe, key_nqge.shape[2])
         seen = view.within(window, position_nq)
         # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
@@ -225,7 +223,7 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
         ring = _gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
         parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
         parts = _gather_blocks(parts, query, blocks, view, seen, read=lambda x: x)
-        return _finished(parts, query_nqhe), local
+        return _finished(parts, query_nqhe), rings
 
     return attend
 
@@ -282,9 +280,8 @@ def extend(
         sight = flash_attention.sight(own_cw[None], jnp.zeros(1, jnp.int32)) if flash else None
         own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None], sight)
         attend = _fork_attention(view, slot_r[row], position_1c, own)
-        cache = (pool, scratch) if model.is_stacked else tuple(zip(pool, scratch))
         x_1cd = model.embed_tokens(cut(packed.token_w)[None])
-        x_1cd, scratch = model.run_layers(x_1cd, position_1c, attend, cache)
+        x_1cd, scratch = model.run_layers(x_1cd, position_1c, attend, pool, scratch)
         return scratch, lax.dynamic_update_slice_in_dim(hidden_wd, x_1cd[0].astype(dtype), start, 0)
 
     return lax.fori_loop(0, packed.chunks, run_chunk, (scratch, hidden_wd))
@@ -306,25 +303,20 @@ class _Scratch:
 
 
 def _fork_attention(view: View, slot, position_1c, own: _Scratch):
-    """The `attend` of one chunk of packed forks; a layer's cache entry is `(pool blocks, scratch)`."""
+    """The `attend` of one chunk of packed forks, which reads a pool and writes the scratch."""
 
     def attend(query_1che, key_1cge, value_1cge, cache, window):
-        blocks, scratch = cache
+        blocks, scratch, layer = cache
         flash = view.sights is not None
-        axes = RING_COLUMN_AXES if flash else COLUMN_AXES
+        axes = RING_COLUMNS if flash else COLUMNS
         new = KeyValue(
             key_1cge.transpose(0, 2, 1, 3) if flash else key_1cge.transpose(0, 2, 3, 1),
             value_1cge.swapaxes(1, 2),
         )
         scratch = jax.tree.map(
-            lambda old, new, axis: lax.dynamic_update_slice_in_dim(
-                old, new.astype(old.dtype), own.start, axis
-            ),
-            scratch,
-            new,
-            axes,
+            lambda x, new, axis: write_part(x, new, own.start, axis, layer), scratch, new, axes
         )
-        near = (lax.dynamic_slice_in_dim(x, own.near, own.span, axis) for x, axis in zip(scratch, axes))
+        near = jax.tree.map(lambda x, axis: read_part(x, own.near, own.span, axis, layer), scratch, axes)
         seen_1cw = own.seen_1cw
         if window is not None:
             seen_1cw = seen_1cw & _within(window, position_1c, own.position_1w)

@@ -249,7 +249,7 @@ class Step:
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         attend = self.attention(batch_bt.positions, batch_bt.segments)
         x_btd, _ = self.model(_cast(params, dtype), _cast(frozen, dtype)).run_layers(
-            x_btd, batch_bt.positions, attend, None, remat=_REMAT[config.remat]
+            x_btd, batch_bt.positions, attend, remat=_REMAT[config.remat]
         )
         x_btd = jax.lax.with_sharding_constraint(x_btd, rows)
         at_once = max(1, config.loss_positions * self._row_shards // x_btd.shape[0])

@@ -83,9 +83,9 @@ def logits_through_tree(model, tokens_nt, flash=False):
         """One column after another."""
         for i in range(chunk):
             column = jnp.clip(start + i, 0, x_n.shape[axis] - 1)
-            place = [slot, 0, 0, 0]
-            place[axis] = column
-            one = lax.index_in_dim(new, i, axis)
+            place = [0] * x_n.ndim
+            place[-4], place[axis] = slot, column
+            one = lax.slice_in_dim(new, i, i + 1, axis=axis)
             old = lax.dynamic_slice(x_n, place, one.shape)
             inside = (i < count) & (column == start + i)
             x_n = lax.dynamic_update_slice(x_n, jnp.where(inside, one, old), place)
@@ -115,8 +115,7 @@ def logits_through_tree(model, tokens_nt, flash=False):
         position_nq = jnp.full((n, 1), prompt + step)
         attend = prefix_tree.decode_attention(view, step, position_nq, place_nqt <= prompt + step, place_nqt)
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
-        both = (pool, local) if model.is_stacked else tuple(zip(pool, local))
-        x_nqd, local = model.run_layers(x_nqd, position_nq, attend, both)
+        x_nqd, local = model.run_layers(x_nqd, position_nq, attend, pool, local)
         return local, x_nqd[:, 0]
 
     decoded_tnd = lax.scan(decode, local, jnp.arange(steps))[1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cord_jax import teachers
 from cord_jax.compilation import abstract_search
 from cord_jax.mesh import parse_mesh
 from cord_jax.planning import SearchSettings
@@ -56,8 +57,11 @@ def test_what_is_due_and_does_not_fit_comes_next(directory):
     assert not then.left_y.any()
 
 
-def test_forced_compaction_changes_nothing(directory, expected):
+@pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
+def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeypatch):
+    monkeypatch.setattr(teachers, "stacks_layers", lambda config, platform: stacked)  # as on a TPU
     engine = make_engine(directory, slots=3)
+    assert all(reader.stacked == stacked for reader in engine.plan.readers)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
     chunk = engine.plan.chunk
     blocks = (chunk,) * -(-(prompt + 110) // chunk)

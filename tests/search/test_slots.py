@@ -10,7 +10,7 @@ from cord_jax.control import when
 from models import kv_cache
 
 
-@pytest.mark.parametrize("axis", kv_cache.COLUMN_AXES)
+@pytest.mark.parametrize("axis", kv_cache.COLUMNS)
 @pytest.mark.parametrize("start", [-3, 0, 5, 12, 14, 16, 40])
 def test_columns_are_written_as_far_as_they_lie_in_a_block(axis, start):
     rng = np.random.default_rng(0)
@@ -22,13 +22,18 @@ def test_columns_are_written_as_far_as_they_lie_in_a_block(axis, start):
     for slot, first, count, new in zip(slot_r, start_r, count_r, new_r):
         for i in range(count):
             if 0 <= first + i < 16:
-                np.moveaxis(expected[slot], axis - 1, 0)[first + i] = np.moveaxis(new, axis - 1, 0)[i]
+                np.moveaxis(expected[slot], axis, 0)[first + i] = np.moveaxis(new, axis, 0)[i]
     for write in (slots.write_columns, slots.select_columns):
         found = jnp.asarray(x_n)
         for row in range(2):
             new = jnp.asarray(new_r[row : row + 1])
             found = write(found, slot_r[row], start_r[row], count_r[row], new, axis)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+        stack = jnp.stack([x_n, 2 * x_n])
+        for row in range(2):
+            new = jnp.asarray(new_r[row : row + 1])
+            stack = write(stack, slot_r[row], start_r[row], count_r[row], jnp.stack([new, 2 * new]), axis)
+        np.testing.assert_allclose(stack, np.stack([expected, 2 * expected]), rtol=1e-6)
 
 
 def test_when_runs_once_or_not_at_all():
