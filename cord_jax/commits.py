@@ -110,9 +110,11 @@ def compact(
 
         def permute(layer, blocks):
             def one(axis, *parts):
-                whole = jnp.concatenate([slots.take_one(x, slot, layer) for x in parts], axis=axis)
+                taken = [kv_cache.as_stored(slots.take_one(x, slot, layer)) for x in parts]
+                whole = kv_cache.as_stored(jnp.concatenate(taken, axis=axis))
                 ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
                 moved = jnp.split(jnp.take(whole, order_s, axis=axis), ends[:-1], axis)
+                moved = map(kv_cache.as_stored, moved)
                 return tuple(slots.put_one(x, slot, new, layer) for x, new in zip(parts, moved))
 
             moved = jax.tree.map(one, kv_cache.COLUMNS, *blocks)

@@ -120,7 +120,7 @@ def abstract_search(
     configs = [models.read_config(key.checkpoint) for key in used]
     if layers is not None:
         configs = [cut(config, layers) for config in configs]
-    grain = granularity(max(config.hidden_size for config in configs), platform)
+    grain = granularity(max(config.hidden_size for config in configs), mesh)
     room = capacities(settings, problems, grain)
     plans, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -110,7 +110,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
     reader = Reader(path, None, model, vocabulary, 0, (0,))
-    grain = granularity(model.config.hidden_size)
+    grain = granularity(model.config.hidden_size, mesh)
     blocks = pool_blocks(max(map(len, prompts)) + 1, grain)
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, blocks, mesh)
     reader_plan = dataclasses.replace(
@@ -131,6 +131,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         num_forms=1,
         shards=Shards(mesh, max(1, min(4, slots // data))),
         chunk=grain.chunk,
+        unit=grain.unit,
         quantum=256,
         score_group=samples,
         seed=seed,

@@ -85,7 +85,7 @@ class Engine:
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
         widest = max(reader.model.config.hidden_size for reader in teachers.readers)
-        grain = granularity(widest)
+        grain = granularity(widest, mesh)
         self._requests = Requests(teachers, problems, settings.closing, grain.chunk)
         room = capacities(settings, self._requests.sizes, grain)
         compiled = [
@@ -247,7 +247,7 @@ class Engine:
         if longest > plan.step_width:
             plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
         added = [
-            packing.round_up(reader.columns // 2, plan.chunk) if is_short else 0
+            packing.round_up(reader.columns // 3, plan.unit) if is_short else 0
             for reader, is_short in zip(plan.readers, short)
         ]
         widen = functools.partial(with_columns, plan, added=added)

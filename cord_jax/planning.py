@@ -7,7 +7,6 @@ there (`cord_jax.compilation`).
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 from jax.sharding import Mesh
 
 from cord_jax import packing
@@ -30,28 +29,35 @@ class Granularity:
       chunk: tokens of a packed text that a prefill or scoring pass runs at a time; a problem takes whole chunks.
       block: columns of a block of a pool, at least; blocks of which nothing is in use are not read.
       blocks: of a pool, at most; where layers are not stacked, attention to each is compiled for every layer.
+      unit: the columns of a block are a multiple of it.
     """
 
     chunk: int
     block: int
     blocks: int
+    unit: int
 
 
-def granularity(width: int, platform: str | None = None) -> Granularity:
-    """What suits networks of so many features (`hidden_size`) on a platform.
+# Elements of the last axis that a TPU lays out together.
+TPU_LANES = 128
+
+
+def granularity(width: int, mesh: Mesh) -> Granularity:
+    """What suits networks of so many features (`hidden_size`) on the devices of a mesh.
 
     On a CPU arithmetic is what costs, so little is computed at a time; where matrices are large, products of more rows
     make up for what is computed in vain.
-
-    Args:
-      platform: "cpu", "gpu", "tpu"; None for jax's default.
     """
-    platform = platform or jax.default_backend()
+    platform = mesh.devices.flat[0].platform
     if platform == "cpu":
-        return Granularity(chunk=32 if width < 512 else 128, block=288, blocks=3)
+        chunk = 32 if width < 512 else 128
+        return Granularity(chunk, block=288, blocks=3, unit=chunk)
     if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
-        return Granularity(chunk=512, block=1024, blocks=1)
-    return Granularity(chunk=512, block=1024, blocks=8)
+        return Granularity(chunk=512, block=1024, blocks=1, unit=512)
+    # Where columns lie over `model`, a TPU turns keys around whose columns on a device do not fill its lanes, and with
+    # them whole pools, again and again.
+    unit = packing.round_up(512, TPU_LANES * mesh.shape.get("model", 1))
+    return Granularity(chunk=512, block=1024, blocks=8, unit=unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +146,9 @@ def capacities(settings: SearchSettings, problems: ProblemSizes, grain: Granular
 
 def pool_blocks(columns: int, grain: Granularity) -> tuple[int, ...]:
     """The blocks of a pool of at least so many columns; all but the last, which takes the rest, are alike."""
-    block = max(grain.block, packing.round_up(-(-columns // grain.blocks), grain.chunk))
+    block = packing.round_up(max(grain.block, -(-columns // grain.blocks)), grain.unit)
     number = -(-columns // block)
-    last = packing.round_up(columns - (number - 1) * block, grain.chunk)
+    last = packing.round_up(columns - (number - 1) * block, grain.unit)
     return (block,) * (number - 1) + (last,)
 
 
@@ -181,6 +187,7 @@ def plan_search(
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         chunk=grain.chunk,
+        unit=grain.unit,
         quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 2)),
         score_group=group,
         seed=settings.seed,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cord_jax.pytrees import pytree
+from models.kv_cache import as_stored
 
 # The axis of slots in a pool's keys and values, counted from the end.
 SLOTS = -4
@@ -74,7 +75,7 @@ def write_columns(x_n, slot, start, count, new, axis: int):
     place[SLOTS], place[axis] = slot, first
     old = lax.dynamic_slice(x_n, place, new.shape)
     offset_c = jnp.arange(chunk) + first - start
-    moved = jnp.take(new, jnp.clip(offset_c, 0, chunk - 1), axis=axis)
+    moved = as_stored(jnp.take(new, jnp.clip(offset_c, 0, chunk - 1), axis=axis))
     is_new_c = (offset_c >= 0) & (offset_c < count)
     return lax.dynamic_update_slice(x_n, jnp.where(_along(is_new_c, axis), moved, old), place)
 
@@ -87,7 +88,7 @@ def select_columns(x_n, slot, start, count, new, axis: int):
     """
     offset_s = jnp.arange(x_n.shape[axis]) - start
     old = lax.dynamic_slice_in_dim(x_n, slot, 1, SLOTS)
-    moved = jnp.take(new, jnp.clip(offset_s, 0, new.shape[axis] - 1), axis=axis)
+    moved = as_stored(jnp.take(new, jnp.clip(offset_s, 0, new.shape[axis] - 1), axis=axis))
     is_new_s = (offset_s >= 0) & (offset_s < count)
     return lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot, SLOTS)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 
 class KeyValue(NamedTuple):
@@ -44,6 +45,14 @@ class LayerCache(NamedTuple):
     read: Any
     written: Any
     layer: jax.Array | None
+
+
+def as_stored(x):
+    """An array in the memory order of its axes.
+
+    What is gathered prefers another, and a TPU's compiler would rather turn around the pool that it is written to.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def write_part(x, new, start, axis: int, layer=None):
@@ -155,6 +164,7 @@ def commit(
                 taken = jax.tree.map(lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, axes)
                 if columns_first:
                     taken = taken._replace(key=taken.key.swapaxes(-1, -2))
+                taken = jax.tree.map(as_stored, taken)
                 starts = [start for start, _ in spans([block.key.shape[COLUMNS.key] for block in blocks])]
                 return tuple(
                     jax.tree.map(
