@@ -187,7 +187,7 @@ def take_over(
         length_rx.sum(1),
         chunk=chunk,
         chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
-        write=slots.select_columns if plan.split_columns else slots.write_columns,
+        write=shards.write_split_columns if plan.split_columns else slots.write_columns,
         columns_first=plan.flash,
     )
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]

@@ -70,6 +70,27 @@ class Shards:
             check_vma=False,
         )(constants, state, *more)
 
+    def write_split_columns(self, x_n, slot, start, count, new, axis: int):
+        """`slots.write_columns` for a block whose columns lie over `model`: each device writes what falls on its own.
+
+        Left to the compiler, a slice that is written at an unknown place brings the whole block to every device.
+        """
+
+        def write(x_n, slot, start, count, new):
+            start = start - lax.axis_index("model") * x_n.shape[axis]
+            return slots.write_columns(x_n, slot, start, count, new, axis)
+
+        split, whole = [None] * x_n.ndim, PartitionSpec()
+        split[axis] = "model"
+        return jax.shard_map(
+            write,
+            mesh=self.mesh if self.count == 1 else None,  # inside of `each`, the mesh is known
+            in_specs=(PartitionSpec(*split), whole, whole, whole, whole),
+            out_specs=PartitionSpec(*split),
+            axis_names={"model"},
+            check_vma=False,
+        )(x_n, slot, start, count, new)
+
     def agreed(self, value):
         """On which number of turns, or on which condition, the shards agree: the greatest of theirs.
 

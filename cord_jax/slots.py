@@ -69,28 +69,16 @@ def write_columns(x_n, slot, start, count, new, axis: int):
       axis: that of columns, -1 or -2.
     """
     chunk, columns = new.shape[axis], x_n.shape[axis]
-    # A window of the block of the chunk's size, at or as near as may be to where it goes.
-    first = jnp.clip(start, 0, columns - chunk)
-    place = [0] * x_n.ndim
-    place[SLOTS], place[axis] = slot, first
-    old = lax.dynamic_slice(x_n, place, new.shape)
-    offset_c = jnp.arange(chunk) + first - start
+    window = min(chunk, columns)
+    # A window of the block, at or as near as may be to where the chunk goes.
+    first = jnp.clip(start, 0, columns - window)
+    place, shape = [0] * x_n.ndim, list(new.shape)
+    place[SLOTS], place[axis], shape[axis] = slot, first, window
+    old = lax.dynamic_slice(x_n, place, shape)
+    offset_c = jnp.arange(window) + first - start
     moved = as_stored(jnp.take(new, jnp.clip(offset_c, 0, chunk - 1), axis=axis))
     is_new_c = (offset_c >= 0) & (offset_c < count)
     return lax.dynamic_update_slice(x_n, jnp.where(_along(is_new_c, axis), moved, old), place)
-
-
-def select_columns(x_n, slot, start, count, new, axis: int):
-    """As `write_columns`, for blocks whose columns lie over several devices.
-
-    Every device picks what falls on its own columns. A slice written at a place that is not known would bring the
-    whole block to every device.
-    """
-    offset_s = jnp.arange(x_n.shape[axis]) - start
-    old = lax.dynamic_slice_in_dim(x_n, slot, 1, SLOTS)
-    moved = as_stored(jnp.take(new, jnp.clip(offset_s, 0, new.shape[axis] - 1), axis=axis))
-    is_new_s = (offset_s >= 0) & (offset_s < count)
-    return lax.dynamic_update_slice_in_dim(x_n, jnp.where(_along(is_new_s, axis), moved, old), slot, SLOTS)
 
 
 def _along(mask, axis: int):

@@ -18,7 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
+
+try:
+    from jax.experimental.layout import Layout, with_layout_constraint
+except ImportError:  # it is to leave `experimental`; without it a TPU needs more memory
+    Layout = with_layout_constraint = None
 
 
 class KeyValue(NamedTuple):
@@ -52,7 +56,7 @@ def as_stored(x):
 
     What is gathered prefers another, and a TPU's compiler would rather turn around the pool that it is written to.
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return x if Layout is None else with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def write_part(x, new, start, axis: int, layer=None):

@@ -103,7 +103,10 @@ def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
     ],
 )
 def test_devices_change_nothing(directory, expected, mesh):
-    assert outcomes(make_engine(directory, mesh, slots=4)) == expected
+    engine = make_engine(directory, mesh, slots=4)
+    if mesh == "data:2,model:2":
+        assert {reader.split_columns for reader in engine.plan.readers} == {False, True}
+    assert outcomes(engine) == expected
 
 
 def test_long_answers_are_written_in_pieces(directory):
