@@ -99,9 +99,8 @@ def test_search_is_compiled_from_config_files(pool, capsys):
 def test_a_round_copies_no_pool(tmp_path):
     """The compiler likes to turn pools around for what is gathered from them or written to them."""
     _, devices = topologies.describe("v5p:2x2x1")
-    spec = read_pool(
-        write_pool(tmp_path, hidden_size=512, num_hidden_layers=16)
-    )  # heads of 128, as large models have
+    # Heads of 128, as large models have.
+    spec = read_pool(write_pool(tmp_path, hidden_size=512, num_hidden_layers=16))
     search = abstract_search(spec, SearchSettings(slots=16), parse_mesh("data:2,model:2", devices))
     assert [reader.split_columns for reader in search.plan.readers] == [False, True]
     pools = bytes_per_device([reader.pool for reader in search.state.readers])

@@ -149,9 +149,8 @@ def _config(family: str, vocab_size: int, hidden_size: int, num_layers: int, eos
         intermediate_size=2 * hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
-        num_key_value_heads=1
-        if family == "llama"
-        else 2,  # on a mesh, columns are split where heads cannot be
+        # On a mesh, columns are split where heads cannot be: both must be met.
+        num_key_value_heads=1 if family == "llama" else 2,
         max_position_embeddings=4096,
         tie_word_embeddings=False,
         bos_token_id=None,
