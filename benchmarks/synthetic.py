@@ -123,7 +123,8 @@ def write_checkpoint(
         bos_token_id=None,
         eos_token_id=classes[EOS][0],
     )
-    with torch.device(device):
+    with torch.device(device), torch.random.fork_rng():
+        torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -2,11 +2,10 @@
 
 A text is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of the
 next step) lie behind the cursor, so that the next commit overwrites them. Columns that no branch needs any more are
-squeezed out when that frees a block of the pool. Everything here is of one shard.
+squeezed out when that frees a region of the pool. Everything here is of one shard.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -79,20 +78,20 @@ def take_paths(state: ReaderState, batch: SubBatch, chosen: Chosen):
     return jnp.take_along_axis(batch.take(state.path_nbs), chosen.parent_rb[..., None], axis=1)
 
 
-def room(state: ReaderState, batch: SubBatch, chosen: Chosen, need_r, blocks: Sequence[int]):
+def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, chosen: Chosen, need_r):
     """What the rows' pools must do to take `need_r` more columns.
 
-    Returns: `(compact_r, fits_r)`, bool: whether compaction saves a block of the pool, and whether there is room
+    Returns: `(compact_r, fits_r)`, bool: whether compaction frees a region of the pool, and whether there is room
       after it.
     """
     cursor_r = batch.take(state.cursor_n)
     live_r = take_paths(state, batch, chosen).any(1).sum(-1)
-    end_k = jnp.array([0, *(end for _, end in kv_cache.spans(blocks))])
+    end_k = jnp.array([0, *plan.region_ends])
 
-    def used_blocks(columns_r):
+    def regions(columns_r):
         return (columns_r[:, None] > end_k).sum(-1)
 
-    return used_blocks(live_r + need_r) < used_blocks(cursor_r + need_r), live_r + need_r <= sum(blocks)
+    return regions(live_r + need_r) < regions(cursor_r + need_r), live_r + need_r <= plan.columns
 
 
 @jax.named_scope("compact")
@@ -188,7 +187,7 @@ def take_over(
         chunk=chunk,
         chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
         write=shards.write_split_columns if plan.split_columns else slots.write_columns,
-        columns_first=plan.flash,
+        columns_first=plan.attention == "flash",
     )
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
     written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
@@ -281,7 +280,7 @@ def append(
         packed,
         chunk=chunk,
         reach=forks.reach,
-        flash=plan.flash,
+        attention=plan.attention,
     )
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
     state, cue_rbs = take_over(

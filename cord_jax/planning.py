@@ -51,7 +51,8 @@ def granularity(width: int, mesh: Mesh) -> Granularity:
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
         chunk = 32 if width < 512 else 128
-        return Granularity(chunk, block=288, blocks=3, unit=chunk)
+        # On its own a device reads pieces of a block (`models.piecewise_attention`).
+        return Granularity(chunk, block=288, blocks=1 if mesh.shape["model"] == 1 else 3, unit=chunk)
     if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
         return Granularity(chunk=512, block=1024, blocks=1, unit=512)
     # Where columns lie over `model`, a TPU turns keys around whose columns on a device do not fill its lanes, and with

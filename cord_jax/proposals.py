@@ -34,8 +34,9 @@ def propose(
     num_slots, num_rows = state.rows.count_nq.shape
     branch_q = np.arange(num_rows) // len(plan.proposers)
     branch_nq = jnp.broadcast_to(branch_q, (num_slots, num_rows))
-    slot_n = jnp.arange(num_slots, dtype=jnp.int32) if plan.flash else None
-    view = view_of(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n)
+    slot_n = jnp.arange(num_slots, dtype=jnp.int32)
+    busy_nq = state.rows.running_nq
+    view = view_of(plan.attention, plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
@@ -50,6 +51,7 @@ def propose(
             position_nq,
             age_nqt <= rows.count_nq[..., None],
             rows.position_nq[..., None] + age_nqt,
+            rows.running_nq.any(-1),
         )
         x_nqd = model.embed_tokens(rows.feed_nq)
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, state.pool, rows.local)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from cord_jax.pytrees import pytree
 from cord_jax.sampling import SamplingSettings
-from models import kv_cache
+from models import kv_cache, piecewise_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ReaderPlan:
       sampling: their settings.
       blocks: columns of each block of its pool, prompts and dead branches included.
       split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
-      flash: whether its attention is `models.flash_attention`.
+      attention: how it reads its pool, one of `prefix_tree.ATTENTION`.
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
@@ -43,7 +43,7 @@ class ReaderPlan:
     sampling: SamplingSettings
     blocks: tuple[int, ...]
     split_columns: bool
-    flash: bool
+    attention: str
     start: int
     free: int
 
@@ -51,6 +51,13 @@ class ReaderPlan:
     def columns(self) -> int:
         """Columns of the whole pool."""
         return sum(self.blocks)
+
+    @property
+    def region_ends(self) -> list[int]:
+        """Where regions end that are read or left out, and so are worth being freed: blocks or pieces."""
+        region = piecewise_attention.PIECE if self.attention == "pieces" else self.columns
+        ends = {end for _, end in kv_cache.spans(self.blocks)}
+        return sorted(ends | set(range(region, self.columns, region)))
 
 
 @pytree

@@ -95,7 +95,7 @@ def score_candidates(
     shards: Shards,
     chunk: int,
     num_forms: int,
-    flash: bool,
+    attention: str,
 ):
     """Scores a group of candidates of each row in one pass.
 
@@ -109,7 +109,7 @@ def score_candidates(
       valid_rj: candidates that were not dropped; others are not computed.
       chunk: tokens that are run at a time.
       num_forms: most forms of an answer.
-      flash: attention is to be `models.flash_attention`.
+      attention: one of `prefix_tree.ATTENTION`.
 
     Returns:
       `(score_rj float32, passage)`: the scores, and all that was read.
@@ -130,7 +130,7 @@ def score_candidates(
     )
     packed, start_rj = packing.pack(forks, shards, chunk)
     cache, hidden_wd = extend(
-        model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach, flash=flash
+        model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach, attention=attention
     )
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + step_length_rj, defined_v

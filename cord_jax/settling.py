@@ -282,7 +282,7 @@ def score(
         shards=plan.shards,
         chunk=plan.chunk,
         num_forms=plan.num_forms,
-        flash=reader.flash,
+        attention=reader.attention,
     )
     of_candidates = (
         candidates.token_urjt[reader.vocabulary],

@@ -98,11 +98,11 @@ def perform(
     shards = plan.shards
     rooms = [
         commits.room(
+            reader,
             s,
             batch,
             c,
             jnp.where(batch.valid_r, c.length_rb.sum(1) + commits.cue_lengths(k, c).sum(1), 0),
-            reader.blocks,
         )
         for reader, k, s, c in zip(plan.readers, constants, state.readers, task.chosen)
     ]

@@ -203,7 +203,7 @@ def plan_reader(
         proposers=proposers,
         blocks=blocks,
         split_columns=heads_or_columns(model.config.num_kv_heads, math.gcd(*blocks), mesh) == "columns",
-        flash=uses_flash_attention(model, mesh),
+        attention=attention_of(model, mesh),
         start=tables.start,
         free=tables.free,
         sampling=SamplingSettings(
@@ -215,12 +215,14 @@ def plan_reader(
     return plan, weights
 
 
-def uses_flash_attention(model: models.Decoder, mesh: Mesh) -> bool:
-    """Whether the kernel of `models.flash_attention` runs: on a GPU, where a device has all heads."""
-    on_gpu = mesh.devices.flat[0].platform == "gpu"
-    return (
-        on_gpu and mesh.shape["model"] == 1 and flash_attention.supported(model.dtype, model.config.head_dim)
-    )
+def attention_of(model: models.Decoder, mesh: Mesh) -> str:
+    """What of `prefix_tree.ATTENTION` suits a network on a mesh: "blocks" wherever pools lie over `model`."""
+    platform = mesh.devices.flat[0].platform
+    if mesh.shape["model"] > 1:
+        return "blocks"
+    if platform == "gpu" and flash_attention.supported(model.dtype, model.config.head_dim):
+        return "flash"
+    return "pieces" if platform == "cpu" else "blocks"
 
 
 def compile_reader(

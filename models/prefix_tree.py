@@ -10,8 +10,8 @@ branches copies nothing; a column is read once for all branches that share it. T
 * `extend`: forks of many slots, packed one after another and run in chunks; a chunk has tokens of one slot only.
   Their keys go to a scratch cache; `kv_cache.commit` then moves the columns that are to stay into the pool.
 
-Blocks of a pool of which no query sees anything are not read. On a GPU both run as the kernel of
-`models.flash_attention`, which leaves out finer pieces than blocks.
+Blocks of a pool of which no query sees anything are not read. On a CPU `models.piecewise_attention` leaves out finer
+pieces, and on a GPU the kernel of `models.flash_attention`.
 
 Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, k chunks, s pool
 columns, w places of a packed text, t columns of a row's ring buffer, g key-value heads, m query heads of one key-value
@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from models import flash_attention
-from models.flash_attention import MASKED, Sight, Source
+from models import flash_attention, piecewise_attention
+from models.flash_attention import Sight, Source
 from models.kv_cache import (
     COLUMNS,
     RING_COLUMNS,
@@ -39,6 +39,10 @@ from models.kv_cache import (
     spans,
     write_part,
 )
+from models.partial_attention import finished, gather, grouped
+
+# How queries read a pool: by XLA, block after block, or piece after piece in loops, or by the kernel for GPUs.
+ATTENTION = ("blocks", "pieces", "flash")
 
 
 @functools.partial(
@@ -69,67 +73,6 @@ class Packed:
     chunks: jax.Array
 
 
-def _gather(parts, query, key, value, seen, ring: bool = False):
-    """Softmax attention over one more part of the keys.
-
-    Args:
-      parts: `(greatest logit, sum of weights, weighted sum of values)` over the parts so far, float32
-        [*x, c, m, ...]; None before the first. The weights are relative to the greatest logit.
-      query: [*x, c, m, e].
-      key: [*x, e, s], or [*x, s, e] of ring buffers; value: [*x, s, e].
-      seen: bool, broadcast to [*x, c, m, s].
-    """
-    *lead, c, m, _ = query.shape
-    axes, batch = len(lead), (tuple(range(len(lead))),) * 2
-    product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
-    # Products of matrices in the order of their operands: others are several times slower on a CPU.
-    contracted = (axes + 1,), (axes + 1 if ring else axes,)
-    logits = product(query.reshape(*lead, c * m, -1), key, (contracted, batch))
-    logits = jnp.where(seen, logits.reshape(*lead, c, m, -1), MASKED)
-    top = logits.max(-1, keepdims=True)
-    if parts is not None:
-        top = jnp.maximum(top, parts[0])
-    weight = jnp.exp(logits - top)
-    total = weight.sum(-1, keepdims=True)
-    weight = weight.reshape(*lead, c * m, -1).astype(value.dtype)
-    out = product(weight, value, (((axes + 1,), (axes,)), batch)).reshape(query.shape)
-    if parts is not None:
-        fade = jnp.exp(parts[0] - top)
-        total, out = total + fade * parts[1], out + fade * parts[2]
-    return top, total, out
-
-
-def _gather_blocks(parts, query, blocks, view: "View", seen, read):
-    """`_gather` over the first block of a pool, and over those others of which some query sees something.
-
-    Args:
-      blocks: `(keys, values)` each.
-      seen: for each block the mask, bool [x, c, s].
-      read: `read(keys or values of a block)`, those that the queries meet, [x, g, s, e].
-    """
-
-    def gather(index, parts):
-        return _gather(parts, query, *map(read, blocks[index]), seen[index][:, None, :, None])
-
-    parts = gather(0, parts)
-    for index in range(1, len(blocks)):
-        parts = lax.cond(view.needed[index], functools.partial(gather, index), lambda parts: parts, parts)
-    return parts
-
-
-def _grouped(query, num_kv_heads):
-    """[x, c, h, e] -> [x, g, c, m, e], scaled by 1 / sqrt(e)."""
-    x, c, heads, width = query.shape
-    grouped = (query * (width**-0.5)).reshape(x, c, num_kv_heads, heads // num_kv_heads, width)
-    return grouped.swapaxes(1, 2)
-
-
-def _finished(parts, query):
-    """[x, g, c, m, ...] -> the output of attention in the shape and dtype of the query [x, c, h, e]."""
-    _, total, out = parts
-    return (out / total).swapaxes(1, 2).reshape(query.shape).astype(query.dtype)
-
-
 def _within(window, position, depth):
     """Whether keys at `depth` [x, s] lie inside the window of queries at `position` [x, c]."""
     return position[..., None] - depth[:, None] < window
@@ -140,16 +83,17 @@ class View:
     """What queries see of a pool; a list has an entry a block.
 
     Attributes:
-      needed: whether any query sees anything of the block, bool scalars.
+      attention: how the pool is read, one of `ATTENTION`.
       seen: bool [x, c, s].
       depth: depth of the token in each column, int32 [x, s].
-      sights: the same for `flash_attention`; None where it is not used.
+      guides: what tells which columns are read: of "blocks" whether any query sees anything, a bool scalar; of "pieces"
+        and "flash" `piecewise_attention.Pieces` and `flash_attention.Sight`.
     """
 
-    needed: list[jax.Array]
+    attention: str
     seen: list[jax.Array]
     depth: list[jax.Array]
-    sights: list[Sight] | None
+    guides: list
 
     def within(self, window, position) -> list[jax.Array]:
         """`seen`, of that what lies in the window of queries at `position` [x, c]; all of it if that is None."""
@@ -159,31 +103,63 @@ class View:
 
     def sources(self, blocks, window, position) -> list[Source]:
         """The blocks of a pool for `flash_attention`, with what `within` says."""
-        sights = self.sights
+        sights = self.guides
         if window is not None:
             sights = [sight.of(seen) for sight, seen in zip(sights, self.within(window, position))]
         return [Source(*block, sight) for block, sight in zip(blocks, sights)]
 
+    def gather(self, parts, query, blocks, window, position, slot=None):
+        """`partial_attention.gather` over the pool.
 
-def view_of(blocks: Sequence[int], path_xbs, branch_xc, depth_xs, flash_row_x=None) -> View:
+        Args:
+          blocks: `KeyValue`s of all slots.
+          slot: the one whose columns the queries, with a single x, read; None where each x reads its own.
+        """
+        seen = self.within(window, position)
+        if self.attention == "pieces":
+            for block, found, mask in zip(blocks, self.guides, seen):
+                mask = mask[:, None, :, None]
+                parts = piecewise_attention.gather_pieces(parts, query, block, slot, found.of(0), mask)
+            return parts
+
+        def read(block, mask, parts):
+            if slot is not None:
+                block = [lax.dynamic_slice_in_dim(x, slot, 1) for x in block]
+            return gather(parts, query, *block, mask[:, None, :, None])
+
+        parts = read(blocks[0], seen[0], parts)
+        for block, needed, mask in zip(blocks[1:], self.guides[1:], seen[1:]):
+            of_block = functools.partial(read, block, mask)
+            parts = lax.cond(needed, of_block, lambda parts: parts, parts)
+        return parts
+
+
+def view_of(
+    attention: str, blocks: Sequence[int], path_xbs, branch_xc, depth_xs, slot_x, busy_xc=None
+) -> View:
     """The view of queries that see the columns of their branches.
 
     Args:
+      attention: one of `ATTENTION`.
       blocks: columns of each block.
       path_xbs: the columns of each branch; branch_xc: the branch of each query; depth_xs: as in `View`, whole.
-      flash_row_x: the pool's rows that the queries read, int32, for `flash_attention`; None for attention by XLA.
+      slot_x: the slots whose columns the queries read, int32.
+      busy_xc: queries whose attention matters, bool; None for all.
     """
     paths = [path_xbs[:, :, start:end] for start, end in spans(blocks)]
     seen = [jnp.take_along_axis(path, branch_xc[..., None], axis=1) for path in paths]
-    return View(
-        needed=[path.any() for path in paths],
-        seen=seen,
-        depth=[depth_xs[:, start:end] for start, end in spans(blocks)],
-        sights=None if flash_row_x is None else [flash_attention.sight(mask, flash_row_x) for mask in seen],
-    )
+    match attention:
+        case "blocks":
+            guides = [path.any() for path in paths]
+        case "pieces":
+            busy = True if busy_xc is None else busy_xc[..., None]
+            guides = [piecewise_attention.pieces(mask & busy) for mask in seen]
+        case "flash":
+            guides = [flash_attention.sight(mask, slot_x) for mask in seen]
+    return View(attention, seen, [depth_xs[:, start:end] for start, end in spans(blocks)], guides)
 
 
-def decode_attention(view: View, column, position_nq, written_nqt, local_position_nqt):
+def decode_attention(view: View, column, position_nq, written_nqt, local_position_nqt, busy_n):
     """The `attend` of one decoded token for every query row.
 
     Args:
@@ -192,6 +168,7 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
       position_nq: depth of the new token.
       written_nqt: ring-buffer columns that a row sees, this token's included.
       local_position_nqt: depth of the token in each ring-buffer column.
+      busy_n: bool, slots whose rows' attention matters.
 
     Returns:
       A function for `Decoder.run_layers` that reads a pool and writes ring buffers [n, q, g, t, e].
@@ -200,36 +177,41 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
     num_slots, num_rows = position_nq.shape
     # To a slot's queries its rings are one text, of which each sees the part that is its own.
     own_qq1 = jnp.eye(num_rows, dtype=bool)[..., None]
-    if view.sights is not None:
+    if view.attention == "flash":
         own_sight = flash_attention.sight(written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
 
     def attend(query_nqhe, key_nqge, value_nqge, cache, window):
         blocks, rings, layer = cache
         new = KeyValue(key_nqge[:, :, :, None], value_nqge[:, :, :, None])
         rings = jax.tree.map(lambda x, new: write_part(x, new, column, -2, layer), rings, new)
-        local = jax.tree.map(lambda x: read_part(x, 0, x.shape[-2], -2, layer), rings)
         near_nqt = written_nqt
         if window is not None:
             near_nqt = written_nqt & (position_nq[..., None] - local_position_nqt < window)
-        if view.sights is not None:
+        if view.attention == "pieces":
+            seen = view.within(window, position_nq)
+            out_nqhe = piecewise_attention.decode_attention(
+                query_nqhe, rings, layer, near_nqt, blocks, view.guides, seen, busy_n
+            )
+            return out_nqhe, rings
+        local = jax.tree.map(lambda x: read_part(x, 0, x.shape[-2], -2, layer), rings)
+        if view.attention == "flash":
             near = own_sight if window is None else own_sight.of(near_nqt[:, None] & own_qq1)
             flat = [x.reshape(num_slots * num_rows, *x.shape[2:]) for x in local]
             sources = [Source(*flat, near, columns_first=True), *view.sources(blocks, window, position_nq)]
             return flash_attention.attend(query_nqhe, sources), rings
-        query = _grouped(query_nqhe, key_nqge.shape[2])
-        seen = view.within(window, position_nq)
+        query = grouped(query_nqhe, key_nqge.shape[2])
         # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
         of_rows = query.swapaxes(1, 2)[:, :, :, None]
-        ring = _gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
+        ring = gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
         parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
-        parts = _gather_blocks(parts, query, blocks, view, seen, read=lambda x: x)
-        return _finished(parts, query_nqhe), rings
+        parts = view.gather(parts, query, blocks, window, position_nq)
+        return finished(parts, query_nqhe), rings
 
     return attend
 
 
 def extend(
-    model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int, flash: bool = False
+    model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int, attention: str
 ):
     """Runs packed forks of prefix trees through the decoder, `chunk` tokens at a time.
 
@@ -243,17 +225,19 @@ def extend(
       depth_rs: depth of the token in each column.
       packed: the tokens; w must be a multiple of `chunk`.
       reach: most places from a fork's first token to its last; attention reads only so much of the scratch.
-      flash: attention is to be `flash_attention`.
+      attention: one of `ATTENTION`.
 
     Returns:
       The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
-      [w, d]. What lies beyond the ends of forks is undefined. With `flash` its keys are those of ring buffers.
+      [w, d]. What lies beyond the ends of forks is undefined. With "flash" its keys are those of
+      ring buffers.
     """
     width = packed.token_w.shape[0]
     if width % chunk:
         raise ValueError(f"the packed width {width} is not a multiple of the chunk of {chunk} tokens")
     columns = block_columns(model.is_stacked, pool)
     dtype = jax.tree.leaves(pool)[0].dtype
+    flash = attention == "flash"
     if flash:  # whose keys are written faster in this way
         scratch = empty_rings(model.config, model.is_stacked, (1,), width, dtype)
     else:
@@ -275,8 +259,8 @@ def extend(
         )
         row, position_1c = packed.row_k[index], cut(packed.position_w)[None]
         branch_1c = cut(packed.branch_w)[None]
-        slot_1 = slot_r[row][None] if flash else None
-        view = view_of(columns, path_rbs[row][None], branch_1c, depth_rs[row][None], slot_1)
+        slot_1 = slot_r[row][None]
+        view = view_of(attention, columns, path_rbs[row][None], branch_1c, depth_rs[row][None], slot_1)
         sight = flash_attention.sight(own_cw[None], jnp.zeros(1, jnp.int32)) if flash else None
         own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None], sight)
         attend = _fork_attention(view, slot_r[row], position_1c, own)
@@ -307,7 +291,7 @@ def _fork_attention(view: View, slot, position_1c, own: _Scratch):
 
     def attend(query_1che, key_1cge, value_1cge, cache, window):
         blocks, scratch, layer = cache
-        flash = view.sights is not None
+        flash = view.attention == "flash"
         axes = RING_COLUMNS if flash else COLUMNS
         new = KeyValue(
             key_1cge.transpose(0, 2, 1, 3) if flash else key_1cge.transpose(0, 2, 3, 1),
@@ -324,11 +308,9 @@ def _fork_attention(view: View, slot, position_1c, own: _Scratch):
             sight = own.sight if window is None else own.sight.of(seen_1cw)
             sources = [Source(*near, sight, columns_first=True), *view.sources(blocks, window, position_1c)]
             return flash_attention.attend(query_1che, sources), scratch
-        query = _grouped(query_1che, key_1cge.shape[2])
-        seen = view.within(window, position_1c)
-        parts = _gather(None, query, *near, seen_1cw[:, None, :, None])
-        read = functools.partial(lax.dynamic_slice_in_dim, start_index=slot, slice_size=1)
-        parts = _gather_blocks(parts, query, blocks, view, seen, read)
-        return _finished(parts, query_1che), scratch
+        query = grouped(query_1che, key_1cge.shape[2])
+        parts = gather(None, query, *near, seen_1cw[:, None, :, None])
+        parts = view.gather(parts, query, blocks, window, position_1c, slot)
+        return finished(parts, query_1che), scratch
 
     return attend

@@ -50,14 +50,15 @@ QUICK = [("qwen2", False), ("mistral", True)]
         for case in itertools.product(FAMILIES, [False, True])
     ],
 )
-def test_logits_with_the_attention_of_gpus(reference, family, stacked):
+@pytest.mark.parametrize("attention", ["blocks", "flash"])
+def test_logits_with_the_attention_of_accelerators(reference, family, stacked, attention):
     ref = reference(family, 0)
-    logits = logits_through_tree(load_reference(ref, stacked=stacked), ref.tokens, flash=True)
+    logits = logits_through_tree(load_reference(ref, stacked=stacked), ref.tokens, attention)
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
-@functools.partial(nnx.jit, static_argnames="flash")
-def logits_through_tree(model, tokens_nt, flash=False):
+@functools.partial(nnx.jit, static_argnames="attention")
+def logits_through_tree(model, tokens_nt, attention="pieces"):
     """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time."""
     n, prompt, chunk, width = len(tokens_nt), 9, 4, 12
     blocks = (8, 8)
@@ -76,7 +77,7 @@ def logits_through_tree(model, tokens_nt, flash=False):
     nothing_rbs = jnp.zeros((n, 1, sum(blocks)), bool)
     depth_ns = jnp.broadcast_to(column_s, (n, sum(blocks)))
     scratch, hidden_wd = prefix_tree.extend(
-        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width, flash=flash
+        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width, attention=attention
     )
 
     def write(x_n, slot, start, count, new, axis):
@@ -102,18 +103,20 @@ def logits_through_tree(model, tokens_nt, flash=False):
         chunk=chunk,
         chunks_r=jnp.full(n, width // chunk),
         write=write,
-        columns_first=flash,
+        columns_first=attention == "flash",
     )
     steps = TOKENS - prompt
     local = kv_cache.empty_rings(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
     seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, sum(blocks)))
     branch_nq = jnp.zeros((n, 1), jnp.int32)
-    view = prefix_tree.view_of(blocks, seen_nbs, branch_nq, depth_ns, slots_n if flash else None)
+    view = prefix_tree.view_of(attention, blocks, seen_nbs, branch_nq, depth_ns, slots_n)
     place_nqt = jnp.broadcast_to(prompt + jnp.arange(steps), (n, 1, steps))
 
     def decode(local, step):
         position_nq = jnp.full((n, 1), prompt + step)
-        attend = prefix_tree.decode_attention(view, step, position_nq, place_nqt <= prompt + step, place_nqt)
+        attend = prefix_tree.decode_attention(
+            view, step, position_nq, place_nqt <= prompt + step, place_nqt, jnp.ones(n, bool)
+        )
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, pool, local)
         return local, x_nqd[:, 0]

@@ -93,10 +93,11 @@ def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots)
 
 
 @pytest.mark.slow
-def test_the_attention_of_gpus_equals_brute_force(pools, monkeypatch):
-    monkeypatch.setattr(teachers, "uses_flash_attention", lambda model, mesh: True)
+@pytest.mark.parametrize("attention", ["blocks", "flash"])
+def test_the_attention_of_accelerators_equals_brute_force(pools, monkeypatch, attention):
+    monkeypatch.setattr(teachers, "attention_of", lambda model, mesh: attention)
     directory, pool = pools("prompt", 1)
-    found = engine_rows(directory, "flash", beam_width=2, slots=8, **LIMITS)
+    found = engine_rows(directory, attention, beam_width=2, slots=8, **LIMITS)
     for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
 

@@ -1,0 +1,122 @@
+"""Attention by XLA that reads the columns of one slot at a time, piece by piece, in loops: for CPUs.
+
+What is left out is time saved there, and a turn of a loop costs little. Pieces of which no query sees anything are not
+read, nor is anything of a slot that waits; a piece stays in a core's cache between the two products.
+
+Shape letters: as in `models.prefix_tree`; p pieces.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from models.flash_attention import MASKED
+from models.kv_cache import COLUMNS, RING_COLUMNS, KeyValue
+from models.partial_attention import finished, gather, grouped
+
+# Columns that are read at a time.
+PIECE = 256
+
+
+class Pieces(NamedTuple):
+    """Pieces of some columns that are to be read.
+
+    Attributes:
+      index_xp: int32, those of which some query sees something come first.
+      count_x: int32, how many do.
+    """
+
+    index_xp: jax.Array
+    count_x: jax.Array
+
+    def of(self, x) -> "Pieces":
+        """The pieces of one x."""
+        return Pieces(self.index_xp[x], self.count_x[x])
+
+
+def pieces(seen_xcs) -> Pieces:
+    """The pieces of the columns of which masks let queries see something."""
+    seen_xs = seen_xcs.any(1)
+    whole = jnp.pad(seen_xs, ((0, 0), (0, -seen_xs.shape[1] % PIECE)))
+    seen_xp = whole.reshape(len(seen_xs), -1, PIECE).any(-1)
+    index_xp = jnp.argsort(~seen_xp, axis=1, stable=True).astype(jnp.int32)
+    return Pieces(index_xp, seen_xp.sum(1, dtype=jnp.int32))
+
+
+def nothing_yet(query):
+    """The parts of `partial_attention.gather` before the first."""
+    one = jnp.zeros((*query.shape[:-1], 1), jnp.float32)
+    return one + MASKED, one, jnp.zeros(query.shape, jnp.float32)
+
+
+def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, ring: bool = False, layer=None):
+    """`partial_attention.gather` over pieces of one slot's keys and values.
+
+    Args:
+      parts, query: as there, with a leading axis of one slot; parts must not be None.
+      source: keys and values of all slots, with `ring` those of ring buffers; with `layer` of all layers.
+      found: the pieces, of one x.
+      seen: as there, of all columns.
+    """
+    axes = RING_COLUMNS if ring else COLUMNS
+    columns = seen.shape[-1]
+    size = min(PIECE, columns)
+
+    def cut(x, axis, start):
+        leading = (slot,) if layer is None else (layer, slot)
+        place, sizes = [*leading, *(x.ndim - len(leading)) * [0]], list(x.shape)
+        place[axis], sizes[axis] = start, size
+        sizes[: len(leading)] = [1] * len(leading)
+        part = lax.dynamic_slice(x, place, sizes)
+        return part if layer is None else part[0]
+
+    def body(index, parts):
+        start = found.index_xp[index] * PIECE
+        # The last piece begins earlier than it should where columns are no multiple of it.
+        first = jnp.minimum(start, columns - size)
+        new = first + jnp.arange(size) >= start
+        now_seen = lax.dynamic_slice_in_dim(seen, first, size, -1) & new
+        key, value = (cut(x, axis, first) for x, axis in zip(source, axes))
+        return gather(parts, query, key, value, now_seen, ring)
+
+    return lax.fori_loop(0, found.count_x, body, parts)
+
+
+def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found, seen, busy_n):
+    """Attention of one token of every query row of the slots that are busy; the others get zeros.
+
+    Args:
+      rings: of all layers, if `layer` says which one is read.
+      near_nqt: the ring columns that rows see.
+      blocks: of the pool, `KeyValue`s; for each `found` has its `Pieces` and `seen` its mask [n, q, s].
+      busy_n: bool; rows of a busy slot see some column of its rings.
+
+    Returns: out_nqhe.
+    """
+    num_kv_heads = rings.key.shape[-3]
+    near = pieces(near_nqt & busy_n[:, None, None])
+    order_n = jnp.argsort(~busy_n, stable=True)
+
+    def of_slot(index, out_nqhe):
+        slot = order_n[index]
+
+        def own(x_n):
+            return lax.dynamic_slice_in_dim(x_n, slot, 1, 0)
+
+        query_1qhe = own(query_nqhe)
+        query = grouped(query_1qhe, num_kv_heads)
+        # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
+        of_rows = query.swapaxes(1, 2)[:, :, :, None]
+        seen_ring = own(near_nqt)[:, :, None, None, None]
+        ring = gather_pieces(
+            nothing_yet(of_rows), of_rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer
+        )
+        parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
+        for block, of_block, mask in zip(blocks, found, seen):
+            seen_1q1s = own(mask)[:, None, :, None]
+            parts = gather_pieces(parts, query, block, slot, of_block.of(slot), seen_1q1s)
+        return lax.dynamic_update_slice_in_dim(out_nqhe, finished(parts, query_1qhe), slot, 0)
+
+    return lax.fori_loop(0, busy_n.sum(), of_slot, jnp.zeros_like(query_nqhe))
