@@ -217,15 +217,14 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     """The meta-prover's token loop, which is a proposer's too, with all rows running.
 
     What a tick must read is the parameters, but of the embedding only some rows; the columns that some row of
-    the slot sees; and of the rings what the rows have written so far. What it does read is more: whole rings,
-    and of every block of which anything is seen, all slots.
+    the slot sees; and of the rings what the rows have written so far. What it does read is whole tiles or pieces of
+    these.
     """
     import jax
     import jax.numpy as jnp
 
     from cord_jax.mesh import compiler_options
     from cord_jax.proposals import propose
-    from models.kv_cache import spans
 
     plan, index = engine.plan, engine.plan.meta
     reader, constants, state = plan.readers[index], engine._constants[index], engine._state.readers[index]
@@ -250,12 +249,8 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     column = total_bytes(state.pool) / (slots * reader.columns)
     ring_column = total_bytes(rows.local) / rows.token_nqt.size
     seen = int(view_nbs.any(1).sum())
-    first, *others = spans(reader.blocks)
-    blocks = [first, *((start, end) for start, end in others if view_nbs[:, :, start:end].any())]
-    met = slots * sum(end - start for start, end in blocks)
     written = slots * num_rows * (ticks + 1) / 2  # the mean over the ticks
     must_read = weights + column * seen + ring_column * written
-    reads = weights + column * met + ring_column * slots * num_rows * ring
     return {
         "rows": slots * num_rows,
         "ticks": ticks,
@@ -266,8 +261,6 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
         "must_read_bytes": must_read,
         "must_read_bytes_per_second": must_read / spent,
         "share_of_copy": must_read / spent / rates["copy_bytes_per_second"],
-        "read_bytes": reads,
-        "read_share_of_copy": reads / spent / rates["copy_bytes_per_second"],
     }
 
 
@@ -434,9 +427,7 @@ def table(result: dict) -> str:
             f"decode    {1e3 * part['seconds_per_tick']:10.3f} ms a tick of {part['rows']} rows; "
             f"{part['tokens_per_second']:.0f} tokens/s",
             f"{'':10}{part['must_read_bytes_per_second'] / 1e9:10.1f} GB/s of what a tick must read "
-            f"({part['must_read_bytes'] / 1e9:.4f} GB): {100 * part['share_of_copy']:.1f} % of the copy's; "
-            f"with whole blocks and rings ({part['read_bytes'] / 1e9:.4f} GB) "
-            f"{100 * part['read_share_of_copy']:.1f} %",
+            f"({part['must_read_bytes'] / 1e9:.4f} GB): {100 * part['share_of_copy']:.1f} % of the copy's",
         ]
     if "scoring" in result:
         part = result["scoring"]
