@@ -52,3 +52,13 @@ def finished(parts, query):
     """[x, g, c, m, ...] -> the output of attention in the shape and dtype of the query [x, c, h, e]."""
     _, total, out = parts
     return (out / total).swapaxes(1, 2).reshape(query.shape).astype(query.dtype)
+
+
+def by_row(query):
+    """Queries [x, g, q, m, e] as they meet ring buffers, which are a row's own: [x, q, g, 1, m, e]."""
+    return query.swapaxes(1, 2)[:, :, :, None]
+
+
+def of_rows(parts):
+    """What `gather` has of queries `by_row`, in the order in which they meet the pool: [x, g, q, m, ...]."""
+    return tuple(x.squeeze(3).swapaxes(1, 2) for x in parts)

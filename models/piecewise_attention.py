@@ -14,7 +14,7 @@ from jax import lax
 
 from models.flash_attention import MASKED
 from models.kv_cache import COLUMNS, RING_COLUMNS, KeyValue
-from models.partial_attention import finished, gather, grouped
+from models.partial_attention import by_row, finished, gather, grouped, of_rows
 
 # Columns that are read at a time.
 PIECE = 256
@@ -84,6 +84,13 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
     return lax.fori_loop(0, found.count_x, body, parts)
 
 
+def gather_pool(parts, query, blocks, slot, found, seen):
+    """`gather_pieces` over the blocks of a pool; `found` has the pieces of each and `seen` its mask [1, c, s]."""
+    for block, of_block, mask in zip(blocks, found, seen):
+        parts = gather_pieces(parts, query, block, slot, of_block, mask[:, None, :, None])
+    return parts
+
+
 def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found, seen, busy_n):
     """Attention of one token of every query row of the slots that are busy; the others get zeros.
 
@@ -107,16 +114,12 @@ def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found
 
         query_1qhe = own(query_nqhe)
         query = grouped(query_1qhe, num_kv_heads)
-        # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
-        of_rows = query.swapaxes(1, 2)[:, :, :, None]
-        seen_ring = own(near_nqt)[:, :, None, None, None]
+        rows, seen_ring = by_row(query), own(near_nqt)[:, :, None, None, None]
         ring = gather_pieces(
-            nothing_yet(of_rows), of_rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer
+            nothing_yet(rows), rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer
         )
-        parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
-        for block, of_block, mask in zip(blocks, found, seen):
-            seen_1q1s = own(mask)[:, None, :, None]
-            parts = gather_pieces(parts, query, block, slot, of_block.of(slot), seen_1q1s)
+        own_found, own_seen = [x.of(slot) for x in found], [own(mask) for mask in seen]
+        parts = gather_pool(of_rows(ring), query, blocks, slot, own_found, own_seen)
         return lax.dynamic_update_slice_in_dim(out_nqhe, finished(parts, query_1qhe), slot, 0)
 
     return lax.fori_loop(0, busy_n.sum(), of_slot, jnp.zeros_like(query_nqhe))

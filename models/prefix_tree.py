@@ -39,7 +39,7 @@ from models.kv_cache import (
     spans,
     write_part,
 )
-from models.partial_attention import finished, gather, grouped
+from models.partial_attention import by_row, finished, gather, grouped, of_rows
 
 # How queries read a pool: by XLA, block after block, or piece after piece in loops, or by the kernel for GPUs.
 ATTENTION = ("blocks", "pieces", "flash")
@@ -117,10 +117,8 @@ class View:
         """
         seen = self.within(window, position)
         if self.attention == "pieces":
-            for block, found, mask in zip(blocks, self.guides, seen):
-                mask = mask[:, None, :, None]
-                parts = piecewise_attention.gather_pieces(parts, query, block, slot, found.of(0), mask)
-            return parts
+            found = [guide.of(0) for guide in self.guides]
+            return piecewise_attention.gather_pool(parts, query, blocks, slot, found, seen)
 
         def read(block, mask, parts):
             if slot is not None:
@@ -156,6 +154,8 @@ def view_of(
             guides = [piecewise_attention.pieces(mask & busy) for mask in seen]
         case "flash":
             guides = [flash_attention.sight(mask, slot_x) for mask in seen]
+        case _:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, found {attention!r}")
     return View(attention, seen, [depth_xs[:, start:end] for start, end in spans(blocks)], guides)
 
 
@@ -200,11 +200,8 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
             sources = [Source(*flat, near, columns_first=True), *view.sources(blocks, window, position_nq)]
             return flash_attention.attend(query_nqhe, sources), rings
         query = grouped(query_nqhe, key_nqge.shape[2])
-        # Rings are a row's own: rows are a leading axis here, and queries everywhere else.
-        of_rows = query.swapaxes(1, 2)[:, :, :, None]
-        ring = gather(None, of_rows, *local, near_nqt[:, :, None, None, None], ring=True)
-        parts = tuple(x.squeeze(3).swapaxes(1, 2) for x in ring)
-        parts = view.gather(parts, query, blocks, window, position_nq)
+        ring = gather(None, by_row(query), *local, near_nqt[:, :, None, None, None], ring=True)
+        parts = view.gather(of_rows(ring), query, blocks, window, position_nq)
         return finished(parts, query_nqhe), rings
 
     return attend
@@ -229,8 +226,7 @@ def extend(
 
     Returns:
       The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
-      [w, d]. What lies beyond the ends of forks is undefined. With "flash" its keys are those of
-      ring buffers.
+      [w, d]. What lies beyond the ends of forks is undefined. With "flash" its keys are those of ring buffers.
     """
     width = packed.token_w.shape[0]
     if width % chunk:
