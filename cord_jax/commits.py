@@ -252,6 +252,7 @@ def append(
     chosen: Chosen,
     *,
     chunk: int,
+    together: int,
 ) -> tuple[ReaderState, jax.Array]:
     """Reads the chosen texts, each with its cue, and sets the views from which proposals go on.
 
@@ -270,7 +271,7 @@ def append(
         form_rxa=jnp.ones((rows, num_beams, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, num_beams, cue_width)),
     )
-    packed, start_rb = packing.pack(forks, shards, chunk)
+    packed, start_rb = packing.pack(forks, shards, chunk, together)
     cache, _ = extend(
         readers.decoder(plan, constants),
         state.pool,
@@ -281,6 +282,8 @@ def append(
         chunk=chunk,
         reach=forks.reach,
         attention=plan.attention,
+        together=together,
+        leaves_out=plan.leaves_out,
     )
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
     state, cue_rbs = take_over(

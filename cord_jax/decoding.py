@@ -131,6 +131,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         num_forms=1,
         shards=Shards(mesh, max(1, min(4, slots // data))),
         chunk=grain.chunk,
+        together=grain.together,
         unit=grain.unit,
         quantum=256,
         score_group=samples,

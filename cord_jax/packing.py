@@ -41,14 +41,14 @@ class Forks:
         return self.token_rxt.shape[2] + self.tail_rxa.shape[2]
 
 
-def pack(forks: Forks, shards: Shards, chunk: int) -> tuple[Packed, jax.Array]:
-    """Packs the rows of a shard into one text; a row takes whole chunks.
+def pack(forks: Forks, shards: Shards, chunk: int, together: int) -> tuple[Packed, jax.Array]:
+    """Packs the rows of a shard into one text, of a multiple of `together` chunks; a row takes whole chunks.
 
     Returns:
       The packed text, and the place of each fork's first token in it, int32 [r, x].
     """
     rows, num_forks, _ = forks.token_rxt.shape
-    width = rows * round_up(num_forks * forks.reach, chunk)
+    width = round_up(rows * round_up(num_forks * forks.reach, chunk), together * chunk)
     length_rx = forks.length_rx + forks.tail_length_rx
     chunks_r = (length_rx.sum(1) + chunk - 1) // chunk
     start_rx = chunk * starts(chunks_r[None])[0][:, None] + starts(length_rx)

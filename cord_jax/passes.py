@@ -68,7 +68,14 @@ def lower_commit(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
 
     def append(constants, state, batch, chosen):
         return commits.append(
-            plan.readers[reader], constants, state, plan.shards, batch, chosen, chunk=plan.chunk
+            plan.readers[reader],
+            constants,
+            state,
+            plan.shards,
+            batch,
+            chosen,
+            chunk=plan.chunk,
+            together=plan.together,
         )[0]
 
     program = functools.partial(plan.shards.each, append)

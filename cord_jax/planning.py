@@ -26,39 +26,53 @@ class Granularity:
     """How much is computed at a time.
 
     Attributes:
-      chunk: tokens of a packed text that a prefill or scoring pass runs at a time; a problem takes whole chunks.
+      chunk: tokens of a packed text that attend at a time; a problem takes whole chunks.
+      together: chunks, of one problem or of several, that are multiplied by weights at a time.
       block: columns of a block of a pool, at least; blocks of which nothing is in use are not read.
       blocks: of a pool, at most; where layers are not stacked, attention to each is compiled for every layer.
       unit: the columns of a block are a multiple of it.
     """
 
     chunk: int
+    together: int
     block: int
     blocks: int
     unit: int
 
 
+# Features of networks whose products keep all cores of a CPU busy.
+WIDE = 512
 # Elements of the last axis that a TPU lays out together.
 TPU_LANES = 128
+
+
+def leaves_out_rows(width: int, mesh: Mesh) -> bool:
+    """Whether products with the weights of a network of so many features leave out rows that do not matter: on CPUs,
+    where that saves time if matrices are large.
+
+    Not where a product is divided over `model`: all its devices would have to leave out the same.
+    """
+    return mesh.devices.flat[0].platform == "cpu" and mesh.shape["model"] == 1 and width >= WIDE
 
 
 def granularity(width: int, mesh: Mesh) -> Granularity:
     """What suits networks of so many features (`hidden_size`) on the devices of a mesh.
 
-    On a CPU arithmetic is what costs, so little is computed at a time; where matrices are large, products of more rows
-    make up for what is computed in vain.
+    On a CPU arithmetic is what costs, so little is computed at a time; where matrices are large, many rows must be
+    multiplied at a time.
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
-        chunk = 32 if width < 512 else 128
         # On its own a device reads pieces of a block (`models.piecewise_attention`).
-        return Granularity(chunk, block=288, blocks=1 if mesh.shape["model"] == 1 else 3, unit=chunk)
+        blocks = 1 if mesh.shape["model"] == 1 else 3
+        together = 8 if leaves_out_rows(width, mesh) else 1
+        return Granularity(chunk=32, together=together, block=288, blocks=blocks, unit=32)
     if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
-        return Granularity(chunk=512, block=1024, blocks=1, unit=512)
+        return Granularity(chunk=512, together=1, block=1024, blocks=1, unit=512)
     # Where columns lie over `model`, a TPU turns keys around whose columns on a device do not fill its lanes, and with
     # them whole pools, again and again.
     unit = packing.round_up(512, TPU_LANES * mesh.shape.get("model", 1))
-    return Granularity(chunk=512, block=1024, blocks=8, unit=unit)
+    return Granularity(chunk=512, together=1, block=1024, blocks=8, unit=unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +202,7 @@ def plan_search(
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         chunk=grain.chunk,
+        together=grain.together,
         unit=grain.unit,
         quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 2)),
         score_group=group,

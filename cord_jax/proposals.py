@@ -16,7 +16,39 @@ from cord_jax import readers
 from cord_jax.readers import ReaderConstants, ReaderPlan, ReaderState, Rows
 from cord_jax.sampling import sample
 from cord_jax.shards import Shards
+from models.leading import Leading, of_leading
 from models.prefix_tree import decode_attention, view_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The rows of all slots in a line, as [1, x], perhaps in another order.
+
+    Attributes:
+      order_x: int32, the row at each place; None for that of slots.
+      place_x: int32, the place of each row.
+      shape: of slots and rows, (n, q).
+    """
+
+    order_x: jax.Array | None
+    place_x: jax.Array | None
+    shape: tuple[int, int]
+
+    @classmethod
+    def of_running_first(cls, running_nq) -> "Line":
+        """Those that run come first."""
+        order_x = jnp.argsort(~running_nq.reshape(-1), stable=True).astype(jnp.int32)
+        return cls(order_x, jnp.argsort(order_x).astype(jnp.int32), running_nq.shape)
+
+    def up(self, x_nq):
+        """Rows [n, q, ...] in a line."""
+        x_x = x_nq.reshape(-1, *x_nq.shape[2:])
+        return (x_x if self.order_x is None else x_x[self.order_x])[None]
+
+    def back(self, x_1x):
+        """The counterpart of `up`."""
+        x_x = x_1x[0] if self.place_x is None else x_1x[0][self.place_x]
+        return x_x.reshape(*self.shape, *x_x.shape[1:])
 
 
 @jax.named_scope("propose")
@@ -41,8 +73,11 @@ def propose(
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
 
+    proposer_nq = jnp.broadcast_to(np.arange(num_rows, dtype=np.int32) % len(plan.proposers), busy_nq.shape)
+
     def tick(carry):
         done, column, rows, _ = carry
+        running = rows.running_nq
         age_nqt = (column_t - rows.start_nq[..., None]) % ring
         position_nq = rows.position_nq + rows.count_nq
         attend = decode_attention(
@@ -53,12 +88,30 @@ def propose(
             rows.position_nq[..., None] + age_nqt,
             rows.running_nq.any(-1),
         )
-        x_nqd = model.embed_tokens(rows.feed_nq)
-        x_nqd, local = model.run_layers(x_nqd, position_nq, attend, state.pool, rows.local)
-        logits_nqv = jnp.where(constants.defined_v, model.unembed(x_nqd), -jnp.inf)
-        token_nq = sample(logits_nqv, rows.key_nq2, rows.drawn_nq + rows.count_nq, plan.sampling)
+        line, leading = Line(None, None, running.shape), None
+        if plan.leaves_out:
+            line, leading = Line.of_running_first(running), Leading(running.sum())
 
-        running = rows.running_nq
+        def attend_in_line(query_1xhe, key_1xge, value_1xge, cache, window):
+            out_nqhe, rings = attend(*map(line.back, (query_1xhe, key_1xge, value_1xge)), cache, window)
+            return line.up(out_nqhe), rings
+
+        x_1xd, local = model.run_layers(
+            model.embed_tokens(line.up(rows.feed_nq)),
+            line.up(position_nq),
+            attend_in_line,
+            state.pool,
+            rows.local,
+            rows=leading,
+        )
+
+        def draw(x_1xd, *of_row_1x):
+            logits_xv = jnp.where(constants.defined_v, model.unembed(x_1xd[0]), -jnp.inf)
+            return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling)[None]
+
+        of_row_nq = rows.key_nq2, rows.drawn_nq + rows.count_nq, proposer_nq
+        token_nq = line.back(of_leading(leading, draw, x_1xd, *map(line.up, of_row_nq)))
+
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
         boundary_nq = jnp.where(running, constants.table_uc[rows.boundary_nq, token_class], rows.boundary_nq)

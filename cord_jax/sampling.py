@@ -43,81 +43,75 @@ def problem_key(seed, digest_2):
     return jax.random.key_data(key)
 
 
-def keep_top_k(logits_qv, top_k_q):
-    """Masks all but the k largest; `top_k_q` is 0 where all are kept. Ties at the k-th place are kept."""
-    largest = int(top_k_q.max())
-    ranked = lax.top_k(logits_qv, largest)[0]
-    kth = jnp.take_along_axis(ranked, jnp.asarray(np.maximum(top_k_q, 1) - 1)[:, None], axis=-1)
-    return jnp.where((jnp.asarray(top_k_q) == 0)[:, None] | (logits_qv >= kth), logits_qv, EXCLUDED)
+def keep_top_k(logits_xv, top_k_x, largest: int):
+    """Masks all but the k largest; `top_k_x` is 0 where all are kept, and `largest` at most. Ties at the k-th place are
+    kept.
+    """
+    ranked = lax.top_k(logits_xv, largest)[0]
+    kth = jnp.take_along_axis(ranked, jnp.maximum(top_k_x, 1)[:, None] - 1, axis=-1)
+    return jnp.where((top_k_x == 0)[:, None] | (logits_xv >= kth), logits_xv, EXCLUDED)
 
 
-def keep_top_p(logits_qv, top_p_q):
+def keep_top_p(logits_xv, top_p_x):
     """Masks the tail whose more probable tokens already sum to p or more; ties with the last that is kept are kept.
 
     The threshold is found two bits at a time, of numbers that are in the order of the logits: to sort a vocabulary
     takes longer.
     """
-    probability_q1v = jax.nn.softmax(logits_qv, axis=-1)[:, None]
-    bits_qv = lax.bitcast_convert_type(logits_qv, jnp.uint32)
+    probability_x1v = jax.nn.softmax(logits_xv, axis=-1)[:, None]
+    bits_xv = lax.bitcast_convert_type(logits_xv, jnp.uint32)
     sign = np.uint32(1 << 31)
-    order_q1v = jnp.where(bits_qv < sign, bits_qv | sign, ~bits_qv)[:, None]
-    least_q1 = jnp.asarray(top_p_q, jnp.float32)[:, None]
+    order_x1v = jnp.where(bits_xv < sign, bits_xv | sign, ~bits_xv)[:, None]
+    least_x1 = top_p_x[:, None]
 
-    def refine(i, threshold_q):
+    def refine(i, threshold_x):
         shift = jnp.uint32(30) - 2 * i.astype(jnp.uint32)
-        trial_qx = threshold_q[:, None] | (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
-        kept_qx = jnp.where(order_q1v >= trial_qx[..., None], probability_q1v, 0).sum(-1)
-        return threshold_q | ((kept_qx >= least_q1).sum(-1).astype(jnp.uint32) << shift)
+        trial_xi = threshold_x[:, None] | (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
+        kept_xi = jnp.where(order_x1v >= trial_xi[..., None], probability_x1v, 0).sum(-1)
+        return threshold_x | ((kept_xi >= least_x1).sum(-1).astype(jnp.uint32) << shift)
 
-    threshold_q = lax.fori_loop(0, 16, refine, jnp.zeros(len(logits_qv), jnp.uint32))
-    kept_qv = (order_q1v[:, 0] >= threshold_q[:, None]) | (np.asarray(top_p_q) >= 1)[:, None]
-    return jnp.where(kept_qv, logits_qv, EXCLUDED)
+    threshold_x = lax.fori_loop(0, 16, refine, jnp.zeros(len(logits_xv), jnp.uint32))
+    kept_xv = (order_x1v[:, 0] >= threshold_x[:, None]) | (top_p_x >= 1)[:, None]
+    return jnp.where(kept_xv, logits_xv, EXCLUDED)
 
 
-def most(x_nqv):
-    """The index of the greatest, the lowest on ties, int32 [n, q]."""
+def most(x_xv):
+    """The index of the greatest, the lowest on ties, int32 [x]."""
     return lax.platform_dependent(
-        x_nqv,
-        cpu=lambda x_nqv: lax.top_k(x_nqv, 1)[1][..., 0],  # faster there than `argmax`
-        default=lambda x_nqv: jnp.argmax(x_nqv, axis=-1).astype(jnp.int32),
+        x_xv,
+        cpu=lambda x_xv: lax.top_k(x_xv, 1)[1][:, 0],  # faster there than `argmax`
+        default=lambda x_xv: jnp.argmax(x_xv, axis=-1).astype(jnp.int32),
     )
 
 
-def sample(logits_nqv, key_nq2, position_nq, settings: SamplingSettings):
-    """Draws a token for each row.
+def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings):
+    """Draws a token for each row x.
 
     Args:
-      logits_nqv: float32; ids that must not be drawn are -inf.
-      key_nq2: raw row keys, uint32.
-      position_nq: index of the draw among the row's draws.
-      settings: one entry a proposer; rows are ordered q = beam * proposers + proposer.
+      logits_xv: float32; ids that must not be drawn are -inf.
+      key_x2: raw row keys, uint32.
+      position_x: index of the draw among the row's draws.
+      proposer_x: whose row it is, an index into the settings.
 
     Returns:
-      int32 [n, q] token ids.
+      int32 [x] token ids.
     """
-    num_slots, num_rows, _ = logits_nqv.shape
-    repeat = num_rows // len(settings.temperature)
-    temperature_q, top_k_q, top_p_q = (
-        np.tile(np.asarray(values), repeat)
-        for values in (settings.temperature, settings.top_k, settings.top_p)
+    if not any(settings.temperature):
+        return most(logits_xv)
+    temperature_x, top_p_x = (
+        jnp.asarray(values, jnp.float32)[proposer_x] for values in (settings.temperature, settings.top_p)
     )
-    if not temperature_q.any():
-        return most(logits_nqv)
+    drawn_xv = logits_xv / jnp.where(temperature_x > 0, temperature_x, 1.0)[:, None]
+    if any(settings.top_k):
+        drawn_xv = keep_top_k(drawn_xv, jnp.asarray(settings.top_k)[proposer_x], max(settings.top_k))
+    if min(settings.top_p) < 1:
+        drawn_xv = keep_top_p(drawn_xv, top_p_x)
 
-    def draw_slot(logits_qv, key_q2, position_q):
-        logits_qv = logits_qv / jnp.where(temperature_q > 0, temperature_q, 1.0)[:, None].astype(jnp.float32)
-        if top_k_q.any():
-            logits_qv = keep_top_k(logits_qv, top_k_q)
-        if (top_p_q < 1).any():
-            logits_qv = keep_top_p(logits_qv, top_p_q)
+    def draw(logits_v, key_2, position):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_2), position)
+        return logits_v + jax.random.gumbel(key, logits_v.shape, logits_v.dtype)
 
-        def draw(logits_v, key_2, position):
-            key = jax.random.fold_in(jax.random.wrap_key_data(key_2), position)
-            return logits_v + jax.random.gumbel(key, logits_v.shape, logits_v.dtype)
-
-        return jax.vmap(draw)(logits_qv, key_q2, position_q)
-
-    drawn_nqv = jax.vmap(draw_slot)(logits_nqv, key_nq2, position_nq)
-    if not temperature_q.all():
-        drawn_nqv = jnp.where(temperature_q[:, None] > 0, drawn_nqv, logits_nqv)
-    return most(drawn_nqv)
+    drawn_xv = jax.vmap(draw)(drawn_xv, key_x2, position_x)
+    if not all(settings.temperature):
+        drawn_xv = jnp.where((temperature_x > 0)[:, None], drawn_xv, logits_xv)
+    return most(drawn_xv)

@@ -96,6 +96,8 @@ def score_candidates(
     chunk: int,
     num_forms: int,
     attention: str,
+    together: int,
+    leaves_out: bool,
 ):
     """Scores a group of candidates of each row in one pass.
 
@@ -107,9 +109,8 @@ def score_candidates(
       step_rjt, step_length_rj: the canonical steps in the meta-prover's tokens.
       base_rj, branch_rj: length and number of the beam that each continues.
       valid_rj: candidates that were not dropped; others are not computed.
-      chunk: tokens that are run at a time.
+      chunk, attention, together, leaves_out: as in `prefix_tree.extend`.
       num_forms: most forms of an answer.
-      attention: one of `prefix_tree.ATTENTION`.
 
     Returns:
       `(score_rj float32, passage)`: the scores, and all that was read.
@@ -128,9 +129,19 @@ def score_candidates(
         form_rxa=of_candidates(closings.form_na),
         offset_rxa=of_candidates(closings.offset_na),
     )
-    packed, start_rj = packing.pack(forks, shards, chunk)
+    packed, start_rj = packing.pack(forks, shards, chunk, together)
     cache, hidden_wd = extend(
-        model, pool, slot_r, path_rbs, depth_rs, packed, chunk=chunk, reach=forks.reach, attention=attention
+        model,
+        pool,
+        slot_r,
+        path_rbs,
+        depth_rs,
+        packed,
+        chunk=chunk,
+        reach=forks.reach,
+        attention=attention,
+        together=together,
+        leaves_out=leaves_out,
     )
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + step_length_rj, defined_v

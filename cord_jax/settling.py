@@ -283,6 +283,8 @@ def score(
         chunk=plan.chunk,
         num_forms=plan.num_forms,
         attention=reader.attention,
+        together=plan.together,
+        leaves_out=reader.leaves_out,
     )
     of_candidates = (
         candidates.token_urjt[reader.vocabulary],

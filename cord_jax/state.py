@@ -32,7 +32,7 @@ class SearchPlan:
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       shards: how slots lie on the mesh, and how many of each shard are settled at once.
-      chunk: tokens of a packed text that a prefill or scoring pass runs at a time.
+      chunk: tokens of a packed text that attend at a time; together: chunks whose products are computed at a time.
       unit: the columns of a pool's blocks are multiples of it.
       quantum: tokens that a proposing row writes in a round.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
@@ -53,6 +53,7 @@ class SearchPlan:
     num_forms: int
     shards: Shards
     chunk: int
+    together: int
     unit: int
     quantum: int
     score_group: int

@@ -118,7 +118,9 @@ def perform(
                 scored = batch.among(scored_r)
                 s = commits.take_scored(reader, s, shards, scored, c, passage, choice_rb, chunk=plan.chunk)
                 c = commits.cues_only(c, scored.valid_r)
-            s, full_rbs = commits.append(reader, k, s, shards, batch, c, chunk=plan.chunk)
+            s, full_rbs = commits.append(
+                reader, k, s, shards, batch, c, chunk=plan.chunk, together=plan.together
+            )
             new_readers.append(start_rows(plan, index, state, s, batch, full_rbs, task.start))
         updated = {
             name: jax.tree.map(batch.put, getattr(state, name), new) for name, new in task.updates.items()

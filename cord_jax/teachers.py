@@ -15,13 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from cord_jax import segmentation
 from cord_jax.automaton import compile_boundaries
+from cord_jax.planning import leaves_out_rows
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.prompts import encode_prompts
 from cord_jax.readers import ReaderConstants, ReaderPlan, heads_or_columns
 from cord_jax.sampling import SamplingSettings
 from cord_jax.vocabulary import Vocabulary
-from models import flash_attention
+from models import few_rows, flash_attention
 from models.checkpoint import default_stacked
 
 ANSWER_CUE = "</think>\n\n"
@@ -124,6 +125,8 @@ def load_teachers(
             length = new_tokens + max(map(len, prompts), default=0)
         stacked = stacks_layers(models.read_config(path), mesh.devices.flat[0].platform)
         model_of[path] = models.load(path, mesh, key.dtype, stacked, length, key.weights)
+        if leaves_out_rows(model_of[path].config.hidden_size, mesh):
+            few_rows.arrange(model_of[path])
     readers = [
         Reader(
             checkpoint=key.checkpoint,
@@ -204,6 +207,7 @@ def plan_reader(
         blocks=blocks,
         split_columns=heads_or_columns(model.config.num_kv_heads, math.gcd(*blocks), mesh) == "columns",
         attention=attention_of(model, mesh),
+        leaves_out=leaves_out_rows(model.config.hidden_size, mesh),
         start=tables.start,
         free=tables.free,
         sampling=SamplingSettings(

@@ -13,6 +13,7 @@ from models.attention import NO_WINDOW, causal_mask, dense_attention
 from models.config import ModelConfig
 from models.kv_cache import LayerCache
 from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
+from models.leading import Leading, of_leading
 from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 
@@ -36,14 +37,22 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
 
     def __call__(
-        self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any
+        self,
+        x_btd: jax.Array,
+        rotary: tuple[jax.Array, jax.Array],
+        attend: Attend,
+        cache: Any,
+        window: Any,
+        rows: Leading | None = None,
     ):
-        q_bthe, k_btge, v_btge = self.q(x_btd), self.k(x_btd), self.v(x_btd)
+        q_bthe, k_btge, v_btge = of_leading(
+            rows, lambda x_btd: (self.q(x_btd), self.k(x_btd), self.v(x_btd)), x_btd
+        )
         if self.q_norm is not None:
             q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
         q_bthe, k_btge = rotate(q_bthe, *rotary), rotate(k_btge, *rotary)
         out_bthe, cache = attend(q_bthe, k_btge, v_btge, cache, window)
-        return self.o(out_bthe), cache
+        return of_leading(rows, self.o, out_bthe), cache
 
 
 class Layer(nnx.Module):
@@ -60,11 +69,17 @@ class Layer(nnx.Module):
             self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
 
     def __call__(
-        self, x_btd: jax.Array, rotary: tuple[jax.Array, jax.Array], attend: Attend, cache: Any, window: Any
+        self,
+        x_btd: jax.Array,
+        rotary: tuple[jax.Array, jax.Array],
+        attend: Attend,
+        cache: Any,
+        window: Any,
+        rows: Leading | None = None,
     ):
-        out_btd, cache = self.attention(self.attention_norm(x_btd), rotary, attend, cache, window)
+        out_btd, cache = self.attention(self.attention_norm(x_btd), rotary, attend, cache, window, rows)
         x_btd = x_btd + out_btd
-        return x_btd + self.mlp(self.mlp_norm(x_btd)), cache
+        return x_btd + of_leading(rows, self.mlp, self.mlp_norm(x_btd)), cache
 
 
 class Decoder(nnx.Module):
@@ -178,6 +193,7 @@ class Decoder(nnx.Module):
         read: Any = None,
         written: Any = None,
         remat: bool | Callable = False,
+        rows: Leading | None = None,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers and the final norm, with the caller's attention and caches.
 
@@ -192,6 +208,7 @@ class Decoder(nnx.Module):
             with leading axis [l] if the layers are stacked, or None.
           remat: recompute each layer in the backward pass instead of keeping what it computed; a policy of
             `jax.checkpoint_policies` says what is kept all the same.
+          rows: which of the tokens [1, t] matter: products of the others may be left out. None: all.
 
         Returns:
           x_btd after the final norm, and `written` as it is then.
@@ -201,19 +218,19 @@ class Decoder(nnx.Module):
         if windows is not None:
             windows = tuple(NO_WINDOW if window is None else window for window in windows)
         if self.is_stacked:
-            x_btd, written = self._scan_layers(x_btd, rotary, attend, read, written, windows, remat)
+            x_btd, written = self._scan_layers(x_btd, rotary, attend, read, written, windows, remat, rows)
         else:
-            x_btd, written = self._unrolled_layers(x_btd, rotary, attend, read, written, windows, remat)
+            x_btd, written = self._unrolled_layers(x_btd, rotary, attend, read, written, windows, remat, rows)
         return self.norm(x_btd), written
 
-    def _unrolled_layers(self, x_btd, rotary, attend, read, written, windows, remat):
+    def _unrolled_layers(self, x_btd, rotary, attend, read, written, windows, remat, rows):
         now_written = []
         for i, layer in enumerate(self.layers):
             graphdef, weights = nnx.split(layer)
 
             def run(weights, x_btd, cache_l, graphdef=graphdef, i=i):
                 window = None if windows is None else windows[i]
-                return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window)
+                return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window, rows)
 
             run = _rematerialised(run, remat)
             mine = [None if entries is None else entries[i] for entries in (read, written)]
@@ -221,7 +238,7 @@ class Decoder(nnx.Module):
             now_written.append(written_l)
         return x_btd, None if written is None else tuple(now_written)
 
-    def _scan_layers(self, x_btd, rotary, attend, read, written, windows, remat):
+    def _scan_layers(self, x_btd, rotary, attend, read, written, windows, remat, rows):
         graphdef, weights = nnx.split(self.layers)
         windows = None if windows is None else jnp.asarray(windows, jnp.int32)
 
@@ -229,7 +246,7 @@ class Decoder(nnx.Module):
             x_btd, written = carry
             weights_l, read_l, window, layer = per_layer
             cache = _layer_cache(read_l, written, layer)
-            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache, window), None
+            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache, window, rows), None
 
         layers = jnp.arange(self.config.num_layers)
         run = _rematerialised(run, remat)

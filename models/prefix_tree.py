@@ -15,7 +15,7 @@ pieces, and on a GPU the kernel of `models.flash_attention`.
 
 Shape letters: n slots, b branches, q query rows of a slot, r rows of a sub-batch, c chunk of tokens, k chunks, s pool
 columns, w places of a packed text, t columns of a row's ring buffer, g key-value heads, m query heads of one key-value
-head, e head width, d model width, x a leading axis of any meaning.
+head, e head width, d model width, x a leading axis of any meaning, or a few chunks' tokens.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ from models.kv_cache import (
     spans,
     write_part,
 )
+from models.leading import Leading
 from models.partial_attention import by_row, finished, gather, grouped, of_rows
 
 # How queries read a pool: by XLA, block after block, or piece after piece in loops, or by the kernel for GPUs.
@@ -78,16 +79,19 @@ def _within(window, position, depth):
     return position[..., None] - depth[:, None] < window
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["seen", "depth", "guides"], meta_fields=["attention"]
+)
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What queries see of a pool; a list has an entry a block.
+    """What queries see of a pool; a list has an entry a block, and all arrays lead with x.
 
     Attributes:
       attention: how the pool is read, one of `ATTENTION`.
       seen: bool [x, c, s].
       depth: depth of the token in each column, int32 [x, s].
-      guides: what tells which columns are read: of "blocks" whether any query sees anything, a bool scalar; of "pieces"
-        and "flash" `piecewise_attention.Pieces` and `flash_attention.Sight`.
+      guides: what tells which columns are read: of "blocks" whether any query sees anything, bool [x]; of "pieces" and
+        "flash" `piecewise_attention.Pieces` and `flash_attention.Sight`.
     """
 
     attention: str
@@ -128,7 +132,7 @@ class View:
         parts = read(blocks[0], seen[0], parts)
         for block, needed, mask in zip(blocks[1:], self.guides[1:], seen[1:]):
             of_block = functools.partial(read, block, mask)
-            parts = lax.cond(needed, of_block, lambda parts: parts, parts)
+            parts = lax.cond(needed.any(), of_block, lambda parts: parts, parts)
         return parts
 
 
@@ -148,7 +152,7 @@ def view_of(
     seen = [jnp.take_along_axis(path, branch_xc[..., None], axis=1) for path in paths]
     match attention:
         case "blocks":
-            guides = [path.any() for path in paths]
+            guides = [path.any((1, 2)) for path in paths]
         case "pieces":
             busy = True if busy_xc is None else busy_xc[..., None]
             guides = [piecewise_attention.pieces(mask & busy) for mask in seen]
@@ -208,9 +212,20 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
 
 
 def extend(
-    model, pool, slot_r, path_rbs, depth_rs, packed: Packed, *, chunk: int, reach: int, attention: str
+    model,
+    pool,
+    slot_r,
+    path_rbs,
+    depth_rs,
+    packed: Packed,
+    *,
+    chunk: int,
+    reach: int,
+    attention: str,
+    together: int = 1,
+    leaves_out: bool = False,
 ):
-    """Runs packed forks of prefix trees through the decoder, `chunk` tokens at a time.
+    """Runs packed forks of prefix trees through the decoder, some chunks at a time.
 
     Cost follows the number of tokens and not the capacity w.
 
@@ -220,17 +235,20 @@ def extend(
       slot_r: the slot of each row.
       path_rbs: the columns of each branch of a row.
       depth_rs: depth of the token in each column.
-      packed: the tokens; w must be a multiple of `chunk`.
+      packed: the tokens; w must be a multiple of `together` chunks.
+      chunk: tokens whose attention is computed at a time.
       reach: most places from a fork's first token to its last; attention reads only so much of the scratch.
       attention: one of `ATTENTION`.
+      together: chunks whose products with weights are computed at a time.
+      leaves_out: those products leave out chunks that are not run.
 
     Returns:
       The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
       [w, d]. What lies beyond the ends of forks is undefined. With "flash" its keys are those of ring buffers.
     """
     width = packed.token_w.shape[0]
-    if width % chunk:
-        raise ValueError(f"the packed width {width} is not a multiple of the chunk of {chunk} tokens")
+    if width % (chunk * together):
+        raise ValueError(f"the packed width {width} is not a multiple of {together} chunks of {chunk} tokens")
     columns = block_columns(model.is_stacked, pool)
     dtype = jax.tree.leaves(pool)[0].dtype
     flash = attention == "flash"
@@ -241,72 +259,112 @@ def extend(
     hidden_wd = jnp.zeros((width, model.config.hidden_size), dtype)
     span = width if flash else min(width, chunk + reach)
 
-    def run_chunk(index, carry):
+    def run_chunks(index, carry):
         scratch, hidden_wd = carry
-        start = index * chunk
-        near = jnp.clip(start + chunk - span, 0, width - span)
-        cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=chunk)
-        around = functools.partial(lax.dynamic_slice_in_dim, start_index=near, slice_size=span)
-        form_c, form_w = cut(packed.form_w), around(packed.form_w)
-        own_cw = (
-            ((near + jnp.arange(span)) <= (start + jnp.arange(chunk))[:, None])
-            & (around(packed.fork_w) == cut(packed.fork_w)[:, None])
-            & ((form_w == 0) | (form_w == form_c[:, None]))
+        first = index * together
+        row_k = lax.dynamic_slice_in_dim(packed.row_k, first, together)
+        place_kc = (first * chunk + jnp.arange(together * chunk)).reshape(together, chunk)
+        near_k = jnp.clip(place_kc[:, -1] + 1 - span, 0, width - span)
+        near_kw = near_k[:, None] + jnp.arange(span)
+        form_kc, form_kw = packed.form_w[place_kc], packed.form_w[near_kw]
+        own_kcw = (
+            (near_kw[:, None] <= place_kc[..., None])
+            & (packed.fork_w[near_kw][:, None] == packed.fork_w[place_kc][..., None])
+            & ((form_kw[:, None] == 0) | (form_kw[:, None] == form_kc[..., None]))
         )
-        row, position_1c = packed.row_k[index], cut(packed.position_w)[None]
-        branch_1c = cut(packed.branch_w)[None]
-        slot_1 = slot_r[row][None]
-        view = view_of(attention, columns, path_rbs[row][None], branch_1c, depth_rs[row][None], slot_1)
-        sight = flash_attention.sight(own_cw[None], jnp.zeros(1, jnp.int32)) if flash else None
-        own = _Scratch(start, near, span, own_cw[None], around(packed.position_w)[None], sight)
-        attend = _fork_attention(view, slot_r[row], position_1c, own)
-        x_1cd = model.embed_tokens(cut(packed.token_w)[None])
-        x_1cd, scratch = model.run_layers(x_1cd, position_1c, attend, pool, scratch)
-        return scratch, lax.dynamic_update_slice_in_dim(hidden_wd, x_1cd[0].astype(dtype), start, 0)
+        position_kc = packed.position_w[place_kc]
+        chunks = _Chunks(
+            slot_k=slot_r[row_k],
+            position_kc=position_kc,
+            view=view_of(
+                attention, columns, path_rbs[row_k], packed.branch_w[place_kc], depth_rs[row_k], slot_r[row_k]
+            ),
+            near_k=near_k,
+            seen_kcw=own_kcw,
+            position_kw=packed.position_w[near_kw],
+            sight=flash_attention.sight(own_kcw, jnp.zeros(together, jnp.int32)) if flash else None,
+        )
+        number = jnp.minimum(together, packed.chunks - first)
+        attend = _fork_attention(chunks, first * chunk, number)
+        x_1xd = model.embed_tokens(packed.token_w[place_kc.reshape(1, -1)])
+        rows = Leading(number * chunk, least=chunk) if leaves_out else None
+        x_1xd, scratch = model.run_layers(x_1xd, position_kc.reshape(1, -1), attend, pool, scratch, rows=rows)
+        return scratch, lax.dynamic_update_slice_in_dim(hidden_wd, x_1xd[0].astype(dtype), first * chunk, 0)
 
-    return lax.fori_loop(0, packed.chunks, run_chunk, (scratch, hidden_wd))
+    return lax.fori_loop(0, -(-packed.chunks // together), run_chunks, (scratch, hidden_wd))
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["slot_k", "position_kc", "view", "near_k", "seen_kcw", "position_kw", "sight"],
+    meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
-class _Scratch:
-    """The scratch as a chunk meets it: written from `start` on, read from `near` on, `span` columns.
+class _Chunks:
+    """Some chunks: what they read of the pool, and of the scratch, w columns from `near_k` on.
 
-    `seen_1cw`, `position_1w` and `sight` are of the columns that are read.
+    Attributes:
+      slot_k: whose columns they read; position_kc: depth of their tokens.
+      view: what they see of the pool; an x is a chunk.
+      seen_kcw, position_kw: what they see of the scratch, and at which depth; sight: the same for "flash", else None.
     """
 
-    start: jax.Array
-    near: jax.Array
-    span: int
-    seen_1cw: jax.Array
-    position_1w: jax.Array
+    slot_k: jax.Array
+    position_kc: jax.Array
+    view: View
+    near_k: jax.Array
+    seen_kcw: jax.Array
+    position_kw: jax.Array
     sight: Sight | None
 
 
-def _fork_attention(view: View, slot, position_1c, own: _Scratch):
-    """The `attend` of one chunk of packed forks, which reads a pool and writes the scratch."""
+def _fork_attention(chunks: _Chunks, start, number):
+    """The `attend` of some chunks of packed forks, which reads a pool and writes the scratch.
 
-    def attend(query_1che, key_1cge, value_1cge, cache, window):
+    Args:
+      start: where they lie in the scratch; number: how many of them matter.
+    """
+    together, chunk = chunks.position_kc.shape
+    flash = chunks.view.attention == "flash"
+    axes = RING_COLUMNS if flash else COLUMNS
+
+    def attend_one(one: _Chunks, query_1che, blocks, scratch, layer, window):
+        """The output of one chunk, whose arrays lead with an axis of 1."""
+        span = one.seen_kcw.shape[-1]
+        near = jax.tree.map(lambda x, axis: read_part(x, one.near_k[0], span, axis, layer), scratch, axes)
+        seen_1cw, position_1c = one.seen_kcw, one.position_kc
+        if window is not None:
+            seen_1cw = seen_1cw & _within(window, position_1c, one.position_kw)
+        if flash:
+            sight = one.sight if window is None else one.sight.of(seen_1cw)
+            sources = [
+                Source(*near, sight, columns_first=True),
+                *one.view.sources(blocks, window, position_1c),
+            ]
+            return flash_attention.attend(query_1che, sources)
+        query = grouped(query_1che, blocks[0].key.shape[-3])
+        parts = gather(None, query, *near, seen_1cw[:, None, :, None])
+        parts = one.view.gather(parts, query, blocks, window, position_1c, one.slot_k[0])
+        return finished(parts, query_1che)
+
+    def attend(query_1xhe, key_1xge, value_1xge, cache, window):
         blocks, scratch, layer = cache
-        flash = view.attention == "flash"
-        axes = RING_COLUMNS if flash else COLUMNS
         new = KeyValue(
-            key_1cge.transpose(0, 2, 1, 3) if flash else key_1cge.transpose(0, 2, 3, 1),
-            value_1cge.swapaxes(1, 2),
+            key_1xge.transpose(0, 2, 1, 3) if flash else key_1xge.transpose(0, 2, 3, 1),
+            value_1xge.swapaxes(1, 2),
         )
         scratch = jax.tree.map(
-            lambda x, new, axis: write_part(x, new, own.start, axis, layer), scratch, new, axes
+            lambda x, new, axis: write_part(x, new, start, axis, layer), scratch, new, axes
         )
-        near = jax.tree.map(lambda x, axis: read_part(x, own.near, own.span, axis, layer), scratch, axes)
-        seen_1cw = own.seen_1cw
-        if window is not None:
-            seen_1cw = seen_1cw & _within(window, position_1c, own.position_1w)
-        if flash:
-            sight = own.sight if window is None else own.sight.of(seen_1cw)
-            sources = [Source(*near, sight, columns_first=True), *view.sources(blocks, window, position_1c)]
-            return flash_attention.attend(query_1che, sources), scratch
-        query = grouped(query_1che, key_1cge.shape[2])
-        parts = gather(None, query, *near, seen_1cw[:, None, :, None])
-        parts = view.gather(parts, query, blocks, window, position_1c, slot)
-        return finished(parts, query_1che), scratch
+        if together == 1:
+            return attend_one(chunks, query_1xhe, blocks, scratch, layer, window), scratch
+
+        def of_chunk(k, out_1xhe):
+            one = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, k, 1), chunks)
+            query_1che = lax.dynamic_slice_in_dim(query_1xhe, k * chunk, chunk, 1)
+            out_1che = attend_one(one, query_1che, blocks, scratch, layer, window)
+            return lax.dynamic_update_slice_in_dim(out_1xhe, out_1che, k * chunk, 1)
+
+        return lax.fori_loop(0, number, of_chunk, jnp.zeros_like(query_1xhe)), scratch
 
     return attend

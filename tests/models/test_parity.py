@@ -14,7 +14,7 @@ from jax import lax
 from safetensors.torch import save_file
 
 import models
-from models import kv_cache, prefix_tree
+from models import few_rows, kv_cache, prefix_tree
 from tests.models.references import FAMILIES, TOKENS, load_reference, logits_of, relative_error
 
 
@@ -34,9 +34,13 @@ def test_logits_of_a_whole_sequence(reference, family, seed):
 
 @pytest.mark.parametrize("seed", seeds(1))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed):
+def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed, monkeypatch):
+    monkeypatch.setattr(few_rows, "LONGEST", 24)
     ref = reference(family, seed)
-    logits = logits_through_tree(load_reference(ref, stacked=seed % 2 == 0), ref.tokens)
+    model = load_reference(ref, stacked=seed % 2 == 0)
+    if not model.is_stacked:
+        few_rows.arrange(model)
+    logits = logits_through_tree(model, ref.tokens, together=1 if model.is_stacked else 4)
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
@@ -57,27 +61,43 @@ def test_logits_with_the_attention_of_accelerators(reference, family, stacked, a
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
-@functools.partial(nnx.jit, static_argnames="attention")
-def logits_through_tree(model, tokens_nt, attention="pieces"):
-    """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time."""
+@functools.partial(nnx.jit, static_argnames=("attention", "together"))
+def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
+    """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time.
+
+    With more chunks than one together, the last of them are left out of the products.
+    """
     n, prompt, chunk, width = len(tokens_nt), 9, 4, 12
     blocks = (8, 8)
     cache = kv_cache.empty_pool(model.config, model.is_stacked, n, blocks, jnp.float32)
     column_s, slots_n = jnp.arange(sum(blocks)), jnp.arange(n)
     row_w, place_w = jnp.repeat(slots_n, width), jnp.tile(jnp.arange(width), n)
+    chunks = n * width // chunk
+    more_k = (0, -chunks % together)
+    more_w = (0, chunk * more_k[1])
     packed = prefix_tree.Packed(
-        token_w=jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))).reshape(-1),
-        position_w=place_w,
-        branch_w=jnp.zeros(n * width, jnp.int32),
-        fork_w=jnp.where(place_w < prompt, row_w, -1),
-        form_w=jnp.zeros(n * width, jnp.int32),
-        row_k=row_w[::chunk],
-        chunks=jnp.int32(n * width // chunk),
+        token_w=jnp.pad(jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))).reshape(-1), more_w),
+        position_w=jnp.pad(place_w, more_w),
+        branch_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
+        fork_w=jnp.pad(jnp.where(place_w < prompt, row_w, -1), more_w, constant_values=-1),
+        form_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
+        row_k=jnp.pad(row_w[::chunk], more_k),
+        chunks=jnp.int32(chunks),
     )
     nothing_rbs = jnp.zeros((n, 1, sum(blocks)), bool)
     depth_ns = jnp.broadcast_to(column_s, (n, sum(blocks)))
     scratch, hidden_wd = prefix_tree.extend(
-        model, cache, slots_n, nothing_rbs, depth_ns, packed, chunk=chunk, reach=width, attention=attention
+        model,
+        cache,
+        slots_n,
+        nothing_rbs,
+        depth_ns,
+        packed,
+        chunk=chunk,
+        reach=width,
+        attention=attention,
+        together=together,
+        leaves_out=together > 1,
     )
 
     def write(x_n, slot, start, count, new, axis):
@@ -122,7 +142,7 @@ def logits_through_tree(model, tokens_nt, attention="pieces"):
         return local, x_nqd[:, 0]
 
     decoded_tnd = lax.scan(decode, local, jnp.arange(steps))[1]
-    hidden_nwd = hidden_wd.reshape(n, width, -1)
+    hidden_nwd = hidden_wd[: n * width].reshape(n, width, -1)
     hidden_ntd = jnp.concatenate([hidden_nwd[:, :prompt], decoded_tnd.swapaxes(0, 1)], axis=1)
     return model.unembed(hidden_ntd)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cord_jax import teachers
+from cord_jax import planning, teachers
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
@@ -98,6 +98,14 @@ def test_the_attention_of_accelerators_equals_brute_force(pools, monkeypatch, at
     monkeypatch.setattr(teachers, "attention_of", lambda model, mesh: attention)
     directory, pool = pools("prompt", 1)
     found = engine_rows(directory, attention, beam_width=2, slots=8, **LIMITS)
+    for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
+        assert_same(found[trace["id"]], (trace, tree))
+
+
+def test_what_wide_networks_do_on_a_cpu_equals_brute_force(pools, monkeypatch):
+    monkeypatch.setattr(planning, "WIDE", 0)
+    directory, pool = pools("prompt", 1)
+    found = engine_rows(directory, "wide", beam_width=2, slots=8, **LIMITS)
     for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
 

@@ -22,7 +22,7 @@ def logits(seed: int) -> np.ndarray:
 def test_top_p_keeps_what_transformers_keeps(seed):
     top_p = np.random.default_rng(seed).uniform(0.05, 0.99, 3)
     given = logits(seed)
-    found = jax.jit(lambda x: keep_top_p(x, top_p))(given)
+    found = jax.jit(lambda x: keep_top_p(x, jnp.asarray(top_p, jnp.float32)))(given)
     for row, p, kept in zip(given, top_p, found):
         expected = TopPLogitsWarper(float(p))(None, torch.tensor(row)[None])[0]
         np.testing.assert_array_equal(kept, expected.numpy())
@@ -30,7 +30,7 @@ def test_top_p_keeps_what_transformers_keeps(seed):
 
 def test_top_k_keeps_what_transformers_keeps():
     top_k, given = np.array([1, 20, 400]), logits(0)
-    found = jax.jit(lambda x: keep_top_k(x, top_k))(given)
+    found = jax.jit(lambda x: keep_top_k(x, jnp.asarray(top_k), 400))(given)
     for row, k, kept in zip(given, top_k, found):
         expected = TopKLogitsWarper(int(k))(None, torch.tensor(row)[None])[0]
         np.testing.assert_array_equal(kept, expected.numpy())
@@ -38,11 +38,11 @@ def test_top_k_keeps_what_transformers_keeps():
 
 def test_what_keeps_all():
     given = logits(1)
-    np.testing.assert_array_equal(keep_top_p(given, np.ones(3)), given)
-    np.testing.assert_array_equal(keep_top_k(given, np.array([0, 0, 1000])), given)
+    np.testing.assert_array_equal(keep_top_p(given, jnp.ones(3)), given)
+    np.testing.assert_array_equal(keep_top_k(given, jnp.array([0, 0, 1000]), 1000), given)
 
 
 def test_ties_with_the_last_that_is_kept_are_kept():
     given = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.2]]))
-    assert jnp.isfinite(keep_top_p(given, np.array([0.5]))).tolist() == [[True] * 4]
-    assert jnp.isfinite(keep_top_p(given, np.array([0.4 - 1e-3]))).tolist() == [[True, False, False, False]]
+    assert jnp.isfinite(keep_top_p(given, jnp.array([0.5]))).tolist() == [[True] * 4]
+    assert jnp.isfinite(keep_top_p(given, jnp.array([0.4 - 1e-3]))).tolist() == [[True, False, False, False]]
