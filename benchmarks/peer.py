@@ -4,6 +4,9 @@ at a time and batches in lock-step, on the same weights and machine; their trace
     python -m benchmarks.peer                                     # the miniature
     python -m benchmarks.peer --model_shape=0.5b --limit=8        # random weights of a 0.5B Qwen2's shape
 
+Random networks write at temperature 1, with the same draws in all programs, steps whose lengths have a heavy tail, as
+reasoning models do; `--temperature=0` lets them write up to the limit.
+
 Every program searches all problems once before it is timed: the engine compiles then, and torch warms up.
 Then they take turns, and each one's best turn counts. The floor is the arithmetic of the tokens that the
 search has to read, at the measured rate of a large matrix product.
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from benchmarks import report
@@ -29,6 +33,9 @@ flags.DEFINE_enum(
     ["miniature", "0.5b", "tiny"],
     "weights: shipped, or random",
     flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "temperature", None, ["0", "1"], "default: 0 for the miniature, 1 for random weights", flag_values=FLAGS
 )
 flags.DEFINE_integer("limit", 32, "problems", flag_values=FLAGS)
 flags.DEFINE_integer("proposers", 3, "proposers of a random pool of two checkpoints", flag_values=FLAGS)
@@ -92,16 +99,43 @@ class EngineSearch:
         return [outcomes[index] for index in range(len(self.problems))]
 
 
+class Draws:
+    """The engine's draws at temperature 1, as noise on logits; kept, so that a program that is timed has them."""
+
+    def __init__(self, seed: int, tokens: int, vocab_size: int):
+        self.seed, self.shape = seed, (tokens, vocab_size)
+        self.made = {}
+
+    def __call__(self, problem: str, step: int, beam: int, proposer: int):
+        """Float32 [tokens, vocabulary], a torch tensor."""
+        import jax
+        import torch
+
+        from cord_jax.requests import problem_digest
+        from cord_jax.sampling import problem_key, row_key
+
+        row = problem, step, beam, proposer
+        if row not in self.made:
+            tokens, width = self.shape
+            key = row_key(problem_key(self.seed, problem_digest(problem)), step, beam, proposer)
+            key = jax.random.wrap_key_data(key)
+            noise = jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (width,)))(
+                np.arange(tokens)
+            )
+            self.made[row] = torch.from_numpy(np.array(noise))
+        return self.made[row]
+
+
 class PeerSearch:
     """The transformers search, with its work counted."""
 
-    def __init__(self, spec, problems, settings, device="cpu", dtype="float32"):
+    def __init__(self, spec, problems, settings, device="cpu", dtype="float32", noise=None):
         import torch
 
         from benchmarks.transformers_search import TransformersSearch
 
         self.problems, self.names = problems, [proposer.name for proposer in spec.proposers]
-        self.searcher = TransformersSearch(spec, settings, device, getattr(torch, dtype))
+        self.searcher = TransformersSearch(spec, settings, device, getattr(torch, dtype), noise)
 
     def search(self, batch: int) -> list[Outcome]:
         return [
@@ -165,14 +199,20 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     from cord_jax.problems import read_problems
 
     torch.set_num_threads(values.threads or os.cpu_count())
-    pool, problems = inputs(values, scratch)
+    temperature = temperature_of(values)
+    pool, problems = inputs(values, scratch, temperature)
     problems = read_problems(problems)[: values.limit]
     spec = read_pool(pool)
-    greedy = tuple(dataclasses.replace(proposer, temperature=0.0) for proposer in spec.proposers)
-    spec = dataclasses.replace(spec, proposers=greedy)
+    alike = dict(temperature=temperature, top_k=0, top_p=1.0)
+    proposers = tuple(dataclasses.replace(proposer, **alike) for proposer in spec.proposers)
+    spec = dataclasses.replace(spec, proposers=proposers)
     settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
     engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), data_shards(values)))
-    peer = PeerSearch(spec, problems, settings)
+    noise = None
+    if temperature:
+        longest = max(settings.max_step_tokens, settings.max_answer_tokens)
+        noise = Draws(settings.seed, longest, engine.teachers.readers[0].model.config.vocab_size)
+    peer = PeerSearch(spec, problems, settings, noise=noise)
     lock_step = f"transformers, {values.batch} in lock-step"
     programs = {
         "cord_jax": engine.search,
@@ -209,16 +249,31 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     }
 
 
-def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
+def temperature_of(values: flags.FlagValues) -> float:
+    """At which tokens are drawn."""
+    if values.temperature is None:
+        return 0.0 if values.model_shape == "miniature" else 1.0
+    return float(values.temperature)
+
+
+def inputs(values: flags.FlagValues, scratch: Path, temperature: float) -> tuple[Path, Path]:
     """The pool file and the problem file."""
     from benchmarks import synthetic
     from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
 
     if values.model_shape == "miniature":
         return POOL, HELD_OUT_PROBLEMS
-    habits = synthetic.Habits(step_lengths=(600, 900, 1200), last_step=0.1)
+    lengths = (600, 900, 1200)
+    if temperature:  # as those of benchmarks.overhead, whose longest steps have 1,024 tokens
+        lengths = tuple(length * values.max_step_tokens / 1024 for length in (150, 350, 900))
+    habits = synthetic.Habits(step_lengths=lengths, last_step=0.1)
     pool = synthetic.write_pool(
-        scratch, values.model_shape, habits, checkpoints=2, proposers=values.proposers, temperature=0.0
+        scratch,
+        values.model_shape,
+        habits,
+        checkpoints=2,
+        proposers=values.proposers,
+        temperature=temperature,
     )
     return pool, synthetic.write_problems(scratch / "problems.jsonl", values.limit)
 

@@ -5,11 +5,12 @@ It is the peer that `benchmarks.peer` and `benchmarks.gpu` measure the engine ag
 searched in lock-step: all beams of all of them, times the proposers of a checkpoint, are one batch. The rows
 of chosen beams are gathered from round to round, left padded, and only new tokens are read; the meta-prover
 keeps what it has read while it scored; rows that have ended leave the batch. Headings are forced
-(segmentation `prompt`), and tokens are the most probable ones (temperature 0).
+(segmentation `prompt`), and tokens are the most probable ones (temperature 0), or drawn at temperature 1 with
+Gumbel noise that the caller gives, so that another program can draw the same.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,17 +178,26 @@ class Reader:
         read = Past([layer.buffers for layer in cache.layers], seen)
         return read, logits.masked_fill_(self.undefined, -torch.inf)
 
-    def write(self, past: Past, logits: torch.Tensor, limits: Sequence[int], stops) -> list[tuple]:
+    def write(
+        self, past: Past, logits: torch.Tensor, limits: Sequence[int], stops, noise: torch.Tensor | None
+    ) -> list[tuple]:
         """Writes in every row until EOS, its limit, or `stops(bytes of the row)`.
+
+        Args:
+          noise: what is added to logits before the greatest is taken, [rows, tokens, vocabulary].
 
         Returns: for each row `(ids without EOS, "eos", "boundary" or "limit")`.
         """
         written: list[list[int]] = [[] for _ in limits]
         stopped: list[str | None] = [None] * len(limits)
         spelled = [b""] * len(limits)
-        rows = list(range(len(limits)))
+        rows, longest = list(range(len(limits))), 0
         while True:
-            tokens = logits[:, -1].argmax(-1).tolist()
+            last = logits[:, -1]
+            if noise is not None:
+                last = last + noise[rows, longest]
+            longest += 1
+            tokens = last.argmax(-1).tolist()
             for row, token in zip(rows, tokens):
                 if stopped[row] is not None:
                     continue
@@ -270,9 +280,21 @@ def boundary_is_decided(body: bytes) -> bool:
 class TransformersSearch:
     """Searches problems in lock-step batches."""
 
-    def __init__(self, spec: PoolSpec, settings: SearchSettings, device: str = "cpu", dtype=torch.float32):
-        """Loads every checkpoint once, with scaled-dot-product attention."""
-        self.settings = settings
+    def __init__(
+        self,
+        spec: PoolSpec,
+        settings: SearchSettings,
+        device: str = "cpu",
+        dtype=torch.float32,
+        noise: Callable[[str, int, int, int], torch.Tensor] | None = None,
+    ):
+        """Loads every checkpoint once, with scaled-dot-product attention.
+
+        Args:
+          noise: of a problem's id, step (0 for its response), beam and proposer, Gumbel noise [tokens, vocabulary] for
+            temperature 1; None for temperature 0.
+        """
+        self.settings, self.noise = settings, noise
         used, self.meta = distinct_readers(spec)
         loaded = {}
         for path in dict.fromkeys(key.checkpoint for key in used):
@@ -302,7 +324,7 @@ class TransformersSearch:
         winners, stash = {}, {}
         for step in range(1, settings.max_steps + 1):
             rows = [(n, b) for n in beams for b, beam in enumerate(beams[n]) if not beam.complete]
-            pasts, proposals = self._propose(pasts, unread, beams, rows, step)
+            pasts, proposals = self._propose(problems, pasts, unread, beams, rows, step)
             candidates = self._candidates(beams, rows, proposals, step)
             scored = self._score(problems, pasts[self.meta], beams, candidates)
             going_on = []  # open beams: problem, place, candidate, its parent's row
@@ -335,10 +357,10 @@ class TransformersSearch:
             unread = [[ids for _, _, ids in mine] for mine in sources]
             for row, (n, place, _, _) in enumerate(going_on):
                 beams[n][place] = dataclasses.replace(beams[n][place], row=row)
-        responses = self._answer(winners, stash)
+        responses = self._answer(problems, winners, stash)
         return [Found(winners[n].steps, responses.get(n)) for n in range(len(problems))]
 
-    def _propose(self, pasts, unread, beams, rows, step):
+    def _propose(self, problems, pasts, unread, beams, rows, step):
         """Reads what is new, with the heading, and writes proposals from there.
 
         Returns: the prefixes without headings, and `{(row index, proposer): (ids, stopped)}`.
@@ -363,7 +385,8 @@ class TransformersSearch:
                 repeated = [row for row in range(len(rows)) for _ in mine]
                 past, logits = past.take(repeated), logits[repeated]
             limits = [limit for limit in limit_of for _ in mine]
-            written = reader.write(past, logits, limits, boundary_is_decided)
+            noise = self._noise((problems[n].id, step, b, k) for n, b in rows for k in mine)
+            written = reader.write(past, logits, limits, boundary_is_decided, noise)
             for place, proposal in enumerate(written):
                 proposals[place // len(mine), mine[place % len(mine)]] = proposal
         return prefixes, proposals
@@ -441,7 +464,11 @@ class TransformersSearch:
             return scored, candidate.scored_row, []
         return pasts[index], row, self.readers[index].vocabulary.encode(candidate.text)
 
-    def _answer(self, winners, stash) -> dict[int, str]:
+    def _noise(self, rows) -> torch.Tensor | None:
+        """The noise of (problem id, step, beam, proposer) rows."""
+        return None if self.noise is None else torch.stack([self.noise(*row) for row in rows])
+
+    def _answer(self, problems, winners, stash) -> dict[int, str]:
         """The winners' responses, each reader's in one batch."""
         responses = {}
         for index, reader in enumerate(self.readers):
@@ -457,6 +484,7 @@ class TransformersSearch:
             past = Past.together([past for past, _ in kept])
             past, logits = reader.read(past, [[*unread, *cue] for _, unread in kept], 1)
             limits = [self.settings.max_answer_tokens] * len(mine)
-            for n, (ids, _) in zip(mine, reader.write(past, logits, limits, lambda _: False)):
+            noise = self._noise((problems[n].id, 0, 0, winners[n].steps[-1].proposer) for n in mine)
+            for n, (ids, _) in zip(mine, reader.write(past, logits, limits, lambda _: False, noise)):
                 responses[n] = reader.vocabulary.text(ids)
         return responses
