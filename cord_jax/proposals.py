@@ -73,8 +73,6 @@ def propose(
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
 
-    proposer_nq = jnp.broadcast_to(np.arange(num_rows, dtype=np.int32) % len(plan.proposers), busy_nq.shape)
-
     def tick(carry):
         done, column, rows, _ = carry
         running = rows.running_nq
@@ -88,30 +86,7 @@ def propose(
             rows.position_nq[..., None] + age_nqt,
             rows.running_nq.any(-1),
         )
-        line, leading = Line(None, None, running.shape), None
-        if plan.leaves_out:
-            line, leading = Line.of_running_first(running), Leading(running.sum())
-
-        def attend_in_line(query_1xhe, key_1xge, value_1xge, cache, window):
-            out_nqhe, rings = attend(*map(line.back, (query_1xhe, key_1xge, value_1xge)), cache, window)
-            return line.up(out_nqhe), rings
-
-        x_1xd, local = model.run_layers(
-            model.embed_tokens(line.up(rows.feed_nq)),
-            line.up(position_nq),
-            attend_in_line,
-            state.pool,
-            rows.local,
-            rows=leading,
-        )
-
-        def draw(x_1xd, *of_row_1x):
-            logits_xv = jnp.where(constants.defined_v, model.unembed(x_1xd[0]), -jnp.inf)
-            return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling)[None]
-
-        of_row_nq = rows.key_nq2, rows.drawn_nq + rows.count_nq, proposer_nq
-        token_nq = line.back(of_leading(leading, draw, x_1xd, *map(line.up, of_row_nq)))
-
+        token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
         boundary_nq = jnp.where(running, constants.table_uc[rows.boundary_nq, token_class], rows.boundary_nq)
@@ -138,6 +113,37 @@ def propose(
     start = jnp.int32(0), state.tick_y[0], state.rows, goes_on(0, state.rows)
     ticks, column, rows, _ = lax.while_loop(lambda carry: carry[3], tick, start)
     return dataclasses.replace(state, tick_y=column[None], rows=rows), ticks
+
+
+def _next_tokens(
+    plan: ReaderPlan, constants: ReaderConstants, model, pool, rows: Rows, position_nq, attend
+) -> tuple[jax.Array, object]:
+    """The token that each row writes, int32 [n, q], and the rings with what was fed before it."""
+    running = rows.running_nq
+    line, leading = Line(None, None, running.shape), None
+    if plan.leaves_out:
+        line, leading = Line.of_running_first(running), Leading(running.sum())
+
+    def attend_in_line(query_1xhe, key_1xge, value_1xge, cache, window):
+        out_nqhe, rings = attend(*map(line.back, (query_1xhe, key_1xge, value_1xge)), cache, window)
+        return line.up(out_nqhe), rings
+
+    x_1xd = model.embed_tokens(line.up(rows.feed_nq))
+    x_1xd, local = model.run_layers(
+        x_1xd, line.up(position_nq), attend_in_line, pool, rows.local, rows=leading
+    )
+
+    def draw(x_1xd, *of_row_1x):
+        logits_xv = jnp.where(constants.defined_v, model.unembed(x_1xd[0]), -jnp.inf)
+        return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling)[None]
+
+    proposer_q = np.arange(running.shape[1], dtype=np.int32) % len(plan.proposers)
+    of_row_nq = (
+        rows.key_nq2,
+        rows.drawn_nq + rows.count_nq,
+        jnp.broadcast_to(proposer_q, running.shape),
+    )
+    return line.back(of_leading(leading, draw, x_1xd, *map(line.up, of_row_nq))), local
 
 
 def sampled_tokens(rows: Rows):

@@ -22,10 +22,19 @@ class Leading:
     least: int = 1
 
 
+def program_sizes(total: int, least: int) -> list[int]:
+    """Numbers of rows for which there are programs, ascending: so that not many rows are computed in vain."""
+    sizes, half = {total}, total
+    while half > least:
+        sizes |= {max(least, -(-3 * half // 4)), max(least, -(-half // 2))}
+        half = -(-half // 2)
+    return sorted(sizes)
+
+
 def of_leading(rows: Leading | None, function: Callable, *arrays_1x: jax.Array) -> Any:
     """`function` of the first `rows.count` rows and maybe some more, of all where `rows` is None.
 
-    A program is made for all rows, one for half of them, and so on down to `rows.least`.
+    Programs are made for all rows, for three quarters and half of them, and so on down to `rows.least`.
 
     Args:
       function: of arrays [1, x, ...], to one or several [1, x, ...]; a row depends on the same row only.
@@ -35,9 +44,7 @@ def of_leading(rows: Leading | None, function: Callable, *arrays_1x: jax.Array) 
     if rows is None:
         return function(*arrays_1x)
     total = arrays_1x[0].shape[1]
-    sizes = [total]
-    while sizes[0] > rows.least:
-        sizes.insert(0, max(rows.least, -(-sizes[0] // 2)))
+    sizes = program_sizes(total, rows.least)
 
     def of_first(size):
         def padded(x_1x):
