@@ -15,7 +15,7 @@ class Leading:
 
     Attributes:
       count: how many, int32 scalar.
-      least: how many there mostly are at least.
+      least: it is mostly a multiple of that.
     """
 
     count: jax.Array
@@ -23,10 +23,11 @@ class Leading:
 
 
 def program_sizes(total: int, least: int) -> list[int]:
-    """Numbers of rows for which there are programs, ascending: so that not many rows are computed in vain."""
+    """Numbers of rows for which there are programs, ascending: so many that few rows are computed in vain."""
     sizes, half = {total}, total
     while half > least:
-        sizes |= {max(least, -(-3 * half // 4)), max(least, -(-half // 2))}
+        for rows in (-(-3 * half // 4), -(-half // 2)):
+            sizes.add(min(total, -(-rows // least) * least))
         half = -(-half // 2)
     return sorted(sizes)
 
