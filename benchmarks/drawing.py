@@ -29,8 +29,10 @@ class DrawingReader(Reader):
             logits -= torch.empty_like(logits).exponential_(generator=self.generator).log_()
         return past, logits
 
-    def write(self, past: Past, logits: torch.Tensor, limits: Sequence[int], stops) -> list[tuple]:
+    def write(
+        self, past: Past, logits: torch.Tensor, limits: Sequence[int], stops, noise=None
+    ) -> list[tuple]:
         """As before."""
-        written = super().write(past, logits, limits, stops)
+        written = super().write(past, logits, limits, stops, noise)
         self.written += sum(len(ids) + (stopped == "eos") for ids, stopped in written)
         return written

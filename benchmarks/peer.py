@@ -102,8 +102,11 @@ class EngineSearch:
 class Draws:
     """The engine's draws at temperature 1, as noise on logits; kept, so that a program that is timed has them."""
 
-    def __init__(self, seed: int, tokens: int, vocab_size: int):
-        self.seed, self.shape = seed, (tokens, vocab_size)
+    def __init__(self, engine: EngineSearch, settings):
+        self.seed = settings.seed
+        self.tokens = max(settings.max_step_tokens, settings.max_answer_tokens)
+        readers = engine.teachers.readers
+        self.width_of = {k: reader.model.config.vocab_size for reader in readers for k in reader.proposers}
         self.made = {}
 
     def __call__(self, problem: str, step: int, beam: int, proposer: int):
@@ -116,11 +119,11 @@ class Draws:
 
         row = problem, step, beam, proposer
         if row not in self.made:
-            tokens, width = self.shape
+            width = self.width_of[proposer]
             key = row_key(problem_key(self.seed, problem_digest(problem)), step, beam, proposer)
             key = jax.random.wrap_key_data(key)
             noise = jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (width,)))(
-                np.arange(tokens)
+                np.arange(self.tokens)
             )
             self.made[row] = torch.from_numpy(np.array(noise))
         return self.made[row]
@@ -208,11 +211,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     spec = dataclasses.replace(spec, proposers=proposers)
     settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
     engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), data_shards(values)))
-    noise = None
-    if temperature:
-        longest = max(settings.max_step_tokens, settings.max_answer_tokens)
-        noise = Draws(settings.seed, longest, engine.teachers.readers[0].model.config.vocab_size)
-    peer = PeerSearch(spec, problems, settings, noise=noise)
+    peer = PeerSearch(spec, problems, settings, noise=Draws(engine, settings) if temperature else None)
     lock_step = f"transformers, {values.batch} in lock-step"
     programs = {
         "cord_jax": engine.search,
