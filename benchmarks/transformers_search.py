@@ -191,12 +191,12 @@ class Reader:
         written: list[list[int]] = [[] for _ in limits]
         stopped: list[str | None] = [None] * len(limits)
         spelled = [b""] * len(limits)
-        rows, longest = list(range(len(limits))), 0
+        rows, tick = list(range(len(limits))), 0
         while True:
             last = logits[:, -1]
             if noise is not None:
-                last = last + noise[rows, longest]
-            longest += 1
+                last = last + noise[rows, tick]
+            tick += 1
             tokens = last.argmax(-1).tolist()
             for row, token in zip(rows, tokens):
                 if stopped[row] is not None:

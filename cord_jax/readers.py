@@ -32,7 +32,7 @@ class ReaderPlan:
       blocks: columns of each block of its pool, prompts and dead branches included.
       split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
       attention: how it reads its pool, one of `prefix_tree.ATTENTION`.
-      leaves_out: whether products with weights leave out rows that stand still, and padding (`models.leading`).
+      leaves_out: whether a tick's products with weights leave out rows that stand still (`models.leading`).
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """

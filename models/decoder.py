@@ -19,6 +19,8 @@ from models.rope import rotary_tables, rotate
 
 # (q_bthe, k_btge, v_btge, `LayerCache` or None, window of the layer) -> (out_bthe, what is written now)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]]
+# The same for one layer, with its cache and window.
+LayerAttend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Attention(nnx.Module):
@@ -36,23 +38,15 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
         self.k_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
 
-    def __call__(
-        self,
-        x_btd: jax.Array,
-        rotary: tuple[jax.Array, jax.Array],
-        attend: Attend,
-        cache: Any,
-        window: Any,
-        rows: Leading | None = None,
-    ):
+    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, rows: Leading | None):
         q_bthe, k_btge, v_btge = of_leading(
             rows, lambda x_btd: (self.q(x_btd), self.k(x_btd), self.v(x_btd)), x_btd
         )
         if self.q_norm is not None:
             q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
         q_bthe, k_btge = rotate(q_bthe, *rotary), rotate(k_btge, *rotary)
-        out_bthe, cache = attend(q_bthe, k_btge, v_btge, cache, window)
-        return of_leading(rows, self.o, out_bthe), cache
+        out_bthe, written = attend(q_bthe, k_btge, v_btge)
+        return of_leading(rows, self.o, out_bthe), written
 
 
 class Layer(nnx.Module):
@@ -68,18 +62,10 @@ class Layer(nnx.Module):
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
 
-    def __call__(
-        self,
-        x_btd: jax.Array,
-        rotary: tuple[jax.Array, jax.Array],
-        attend: Attend,
-        cache: Any,
-        window: Any,
-        rows: Leading | None = None,
-    ):
-        out_btd, cache = self.attention(self.attention_norm(x_btd), rotary, attend, cache, window, rows)
+    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, rows: Leading | None):
+        out_btd, written = self.attention(self.attention_norm(x_btd), rotary, attend, rows)
         x_btd = x_btd + out_btd
-        return x_btd + of_leading(rows, self.mlp, self.mlp_norm(x_btd)), cache
+        return x_btd + of_leading(rows, self.mlp, self.mlp_norm(x_btd)), written
 
 
 class Decoder(nnx.Module):
@@ -230,7 +216,8 @@ class Decoder(nnx.Module):
 
             def run(weights, x_btd, cache_l, graphdef=graphdef, i=i):
                 window = None if windows is None else windows[i]
-                return nnx.merge(graphdef, weights)(x_btd, rotary, attend, cache_l, window, rows)
+                bound = _bound(attend, cache_l, window)
+                return nnx.merge(graphdef, weights)(x_btd, rotary, bound, rows)
 
             run = _rematerialised(run, remat)
             mine = [None if entries is None else entries[i] for entries in (read, written)]
@@ -246,7 +233,8 @@ class Decoder(nnx.Module):
             x_btd, written = carry
             weights_l, read_l, window, layer = per_layer
             cache = _layer_cache(read_l, written, layer)
-            return nnx.merge(graphdef, weights_l)(x_btd, rotary, attend, cache, window, rows), None
+            bound = _bound(attend, cache, window)
+            return nnx.merge(graphdef, weights_l)(x_btd, rotary, bound, rows), None
 
         layers = jnp.arange(self.config.num_layers)
         run = _rematerialised(run, remat)
@@ -291,6 +279,10 @@ def default_positions(tokens_bt: jax.Array, segment_ids_bt: jax.Array | None) ->
         return place_bt
     starts_bt = segment_ids_bt != jnp.pad(segment_ids_bt, ((0, 0), (1, 0)))[:, :-1]
     return place_bt - jax.lax.cummax(jnp.where(starts_bt, place_bt, 0), axis=1)
+
+
+def _bound(attend: Attend, cache: LayerCache | None, window) -> LayerAttend:
+    return lambda q_bthe, k_btge, v_btge: attend(q_bthe, k_btge, v_btge, cache, window)
 
 
 def _layer_cache(read, written, layer) -> LayerCache | None:

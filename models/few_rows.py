@@ -1,8 +1,7 @@
 """Projections for CPUs that multiply few rows at a time: the same products, of kernels that lie another way.
 
-XLA's products of a few rows spend their time on bringing the kernel into the processor's order. That takes a third less
-where a row of the kernel is an output, unless the rows are long: then it takes half as long in parts
-(`docs/performance.md`).
+XLA's products of a few rows take a fifth to a half less time where a row of the kernel is an output, unless such rows
+are long: then products of some of the inputs, one after another, are faster (`docs/performance.md`).
 """
 
 import math
@@ -30,8 +29,7 @@ class FewRowsLinear(nnx.Module):
         self.outputs = linear.kernel.shape[linear.num_inputs :]
         self.bias = linear.bias
         inputs = math.prod(linear.kernel.shape[: linear.num_inputs])
-        number = next(n for n in range(-(-inputs // LONGEST), inputs + 1) if inputs % n == 0)
-        parts = _turned(linear.kernel[...].reshape(inputs, -1), number)
+        parts = _turned(linear.kernel[...].reshape(inputs, -1), -(-inputs // LONGEST))
         self.parts = nnx.List([nnx.Param(part) for part in parts])
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
@@ -39,7 +37,7 @@ class FewRowsLinear(nnx.Module):
         lead = x.shape[: x.ndim - self.num_inputs]
         x_pi = x.reshape(math.prod(lead), -1)
         over = ((1,), (1,)), ((), ())
-        pieces = zip(jnp.split(x_pi, len(self.parts), axis=1), self.parts, strict=True)
+        pieces = zip(jnp.array_split(x_pi, len(self.parts), axis=1), self.parts, strict=True)
         y_po = sum(
             lax.dot_general(x_pi, part_oi[...], over, preferred_element_type=out_dtype or x.dtype)
             for x_pi, part_oi in pieces
@@ -61,4 +59,4 @@ def arrange(model: Decoder) -> None:
 
 
 def _turned(kernel_io: jax.Array, number: int) -> list[jax.Array]:
-    return jax.jit(lambda kernel_io: [part.T for part in jnp.split(kernel_io, number)])(kernel_io)
+    return jax.jit(lambda kernel_io: [part.T for part in jnp.array_split(kernel_io, number)])(kernel_io)
