@@ -283,6 +283,7 @@ def append(
         reach=forks.reach,
         attention=plan.attention,
         together=together,
+        leaves_out=plan.leaves_out,
     )
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
     state, cue_rbs = take_over(

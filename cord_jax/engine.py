@@ -246,18 +246,15 @@ class Engine:
         plan = self.plan
         if longest > plan.step_width:
             plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
-        added = [
-            packing.round_up(reader.columns // 3, plan.unit) if is_short else 0
+        readers = tuple(
+            reader.widened(packing.round_up(reader.columns // 3, plan.unit)) if is_short else reader
             for reader, is_short in zip(plan.readers, short)
-        ]
-        widen = functools.partial(with_columns, plan, added=added)
+        )
+        wider = dataclasses.replace(plan, readers=readers)
+        widen = functools.partial(with_columns, plan, wider)
         shapes = jax.eval_shape(widen, self._state)
         self._state = jax.jit(widen, out_shardings=state_shardings(shapes, self.mesh))(self._state)
-        grown = [
-            dataclasses.replace(reader, blocks=(*reader.blocks, more)) if more else reader
-            for reader, more in zip(plan.readers, added)
-        ]
-        self._make_programs(dataclasses.replace(plan, readers=tuple(grown)))
+        self._make_programs(wider)
 
 
 def free_rows(

@@ -64,8 +64,9 @@ def granularity(width: int, mesh: Mesh) -> Granularity:
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
         # On its own a device reads pieces of a block (`models.piecewise_attention`).
-        blocks = 1 if mesh.shape["model"] == 1 else 3
-        together = 8 if leaves_out_rows(width, mesh) else 1
+        blocks, together = (1, 4) if mesh.shape["model"] == 1 else (3, 1)
+        if leaves_out_rows(width, mesh):
+            together = 8
         return Granularity(chunk=32, together=together, block=288, blocks=blocks, unit=32)
     if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
         return Granularity(chunk=512, together=1, block=1024, blocks=1, unit=512)

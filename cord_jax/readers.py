@@ -32,7 +32,7 @@ class ReaderPlan:
       blocks: columns of each block of its pool, prompts and dead branches included.
       split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
       attention: how it reads its pool, one of `prefix_tree.ATTENTION`.
-      leaves_out: whether a tick's products with weights leave out rows that stand still (`models.leading`).
+      leaves_out: whether products with weights leave out rows that stand still, and padding (`models.leading`).
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
@@ -53,6 +53,13 @@ class ReaderPlan:
     def columns(self) -> int:
         """Columns of the whole pool."""
         return sum(self.blocks)
+
+    def widened(self, columns: int) -> "ReaderPlan":
+        """The plan with so many columns more. Where all blocks are read by pieces, a further block would gain nothing,
+        and a loop over none of its pieces takes a while, too."""
+        last = self.blocks[-1]
+        more = (last + columns,) if self.attention == "pieces" else (last, columns)
+        return dataclasses.replace(self, blocks=(*self.blocks[:-1], *more))
 
     @property
     def region_ends(self) -> list[int]:

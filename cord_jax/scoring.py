@@ -97,6 +97,7 @@ def score_candidates(
     num_forms: int,
     attention: str,
     together: int,
+    leaves_out: bool,
 ):
     """Scores a group of candidates of each row in one pass.
 
@@ -108,7 +109,7 @@ def score_candidates(
       step_rjt, step_length_rj: the canonical steps in the meta-prover's tokens.
       base_rj, branch_rj: length and number of the beam that each continues.
       valid_rj: candidates that were not dropped; others are not computed.
-      chunk, attention, together: as in `prefix_tree.extend`.
+      chunk, attention, together, leaves_out: as in `prefix_tree.extend`.
       num_forms: most forms of an answer.
 
     Returns:
@@ -140,6 +141,7 @@ def score_candidates(
         reach=forks.reach,
         attention=attention,
         together=together,
+        leaves_out=leaves_out,
     )
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + step_length_rj, defined_v

@@ -284,6 +284,7 @@ def score(
         num_forms=plan.num_forms,
         attention=reader.attention,
         together=plan.together,
+        leaves_out=reader.leaves_out,
     )
     of_candidates = (
         candidates.token_urjt[reader.vocabulary],

@@ -1,7 +1,6 @@
 """The state of a search: what is fixed when it is compiled, and what changes from round to round."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -170,17 +169,18 @@ def state_shardings(shapes: SearchState, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, shapes, data_specs(shapes))
 
 
-def with_columns(plan: SearchPlan, state: SearchState, added: Sequence[int]) -> SearchState:
-    """The state with a further block of so many columns in each reader's pool, and nothing short any more."""
+def with_columns(plan: SearchPlan, wider: SearchPlan, state: SearchState) -> SearchState:
+    """The state for a plan whose readers' pools have more columns, and nothing short any more."""
     readers = []
-    for reader, s, columns in zip(plan.readers, state.readers, added):
+    for old, new, s in zip(plan.readers, wider.readers, state.readers):
+        columns = new.columns - old.columns
         if columns:
-            wider = {
+            noted = {
                 name: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
                 for name in ("token_ns", "depth_ns", "path_nbs", "view_nbs")
                 for x in [getattr(s, name)]
             }
-            s = dataclasses.replace(s, pool=kv_cache.widened(reader.stacked, s.pool, columns), **wider)
+            s = dataclasses.replace(s, pool=kv_cache.widened(old.stacked, s.pool, new.blocks), **noted)
         readers.append(s)
     return dataclasses.replace(
         state,

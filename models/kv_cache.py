@@ -7,11 +7,12 @@ five times as much. Ring buffers, into which a single column is written at a tim
 
 A *pool* is a cache whose columns are cut into blocks: the entry of a layer is a tuple of `KeyValue`s, one a block.
 Blocks are arrays of their own, so that what reads a pool can leave out those of which it sees nothing, at no cost, and
-so that a pool grows without being copied. Columns are counted through all blocks.
+so that a pool can grow by a block without being copied. Columns are counted through all blocks.
 
 Shape letters: as in `models.prefix_tree`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -105,18 +106,28 @@ def empty_pool(config, stacked: bool, slots: int, blocks: Sequence[int], dtype):
     return tuple(by_block) if stacked else tuple(zip(*by_block))
 
 
-def widened(stacked: bool, pool, columns: int):
-    """The pool with one more block."""
+def widened(stacked: bool, pool, blocks: Sequence[int]):
+    """The pool with blocks of so many columns, at least as many as it has and none narrower."""
 
-    def more(blocks):
-        def zeros(x, axis):
-            shape = list(x.shape)
-            shape[axis] = columns
-            return jnp.zeros(shape, x.dtype)
+    def wider(old):
+        def fit(x, axis, columns):
+            padding = [(0, 0)] * x.ndim
+            padding[axis] = (0, columns - x.shape[axis])
+            return jnp.pad(x, padding)
 
-        return (*blocks, jax.tree.map(zeros, blocks[-1], COLUMNS))
+        # What a new block is made of.
+        nothing = jax.tree.map(
+            lambda x, axis: lax.slice_in_dim(x, 0, 0, axis=axis % x.ndim), old[-1], COLUMNS
+        )
+        begun = [*old, *[nothing] * (len(blocks) - len(old))]
+        return tuple(
+            block
+            if block.key.shape[COLUMNS.key] == columns
+            else jax.tree.map(functools.partial(fit, columns=columns), block, COLUMNS)
+            for block, columns in zip(begun, blocks, strict=True)
+        )
 
-    return more(pool) if stacked else tuple(map(more, pool))
+    return wider(pool) if stacked else tuple(map(wider, pool))
 
 
 def block_columns(stacked: bool, pool) -> tuple[int, ...]:

@@ -55,9 +55,9 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
     """`partial_attention.gather` over pieces of one slot's keys and values.
 
     Args:
-      parts, query: as there, with a leading axis of one slot; parts must not be None.
+      parts, query: as there, with a leading axis of one slot.
       source: keys and values of all slots, with `ring` those of ring buffers; with `layer` of all layers.
-      found: the pieces, of one x.
+      found: the pieces, of one x; all columns are read if they are no more than a piece.
       seen: as there, of all columns.
     """
     axes = RING_COLUMNS if ring else COLUMNS
@@ -72,6 +72,9 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
         part = lax.dynamic_slice(x, place, sizes)
         return part if layer is None else part[0]
 
+    if columns <= PIECE:
+        return gather(parts, query, *(cut(x, axis, 0) for x, axis in zip(source, axes)), seen, ring)
+
     def body(index, parts):
         start = found.index_xp[index] * PIECE
         # The last piece begins earlier than it should where columns are no multiple of it.
@@ -81,7 +84,7 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
         key, value = (cut(x, axis, first) for x, axis in zip(source, axes))
         return gather(parts, query, key, value, now_seen, ring)
 
-    return lax.fori_loop(0, found.count_x, body, parts)
+    return lax.fori_loop(0, found.count_x, body, nothing_yet(query) if parts is None else parts)
 
 
 def gather_pool(parts, query, blocks, slot, found, seen):
@@ -115,9 +118,7 @@ def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found
         query_1qhe = own(query_nqhe)
         query = grouped(query_1qhe, num_kv_heads)
         rows, seen_ring = by_row(query), own(near_nqt)[:, :, None, None, None]
-        ring = gather_pieces(
-            nothing_yet(rows), rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer
-        )
+        ring = gather_pieces(None, rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer)
         own_found, own_seen = [x.of(slot) for x in found], [own(mask) for mask in seen]
         parts = gather_pool(of_rows(ring), query, blocks, slot, own_found, own_seen)
         return lax.dynamic_update_slice_in_dim(out_nqhe, finished(parts, query_1qhe), slot, 0)

@@ -223,6 +223,7 @@ def extend(
     reach: int,
     attention: str,
     together: int = 1,
+    leaves_out: bool = False,
 ):
     """Runs packed forks of prefix trees through the decoder, some chunks at a time.
 
@@ -238,8 +239,8 @@ def extend(
       chunk: tokens whose attention is computed at a time.
       reach: most places from a fork's first token to its last; attention reads only so much of the scratch.
       attention: one of `ATTENTION`.
-      together: chunks whose products with weights are computed at a time; if several, the products of the last leave
-        out what is not to be run.
+      together: chunks whose products with weights are computed at a time.
+      leaves_out: whether the last of these products leave out the chunks that are not to be run (`models.leading`).
 
     Returns:
       The scratch cache, one row of w columns, with the keys and values of all tokens, and the final hidden states
@@ -286,7 +287,7 @@ def extend(
         number = jnp.minimum(together, packed.chunks - first)
         attend = _fork_attention(chunks, first * chunk, number)
         x_1xd = model.embed_tokens(packed.token_w[place_kc.reshape(1, -1)])
-        rows = Leading(number * chunk, least=chunk) if together > 1 else None
+        rows = Leading(number * chunk, least=chunk) if leaves_out else None
         x_1xd, scratch = model.run_layers(x_1xd, position_kc.reshape(1, -1), attend, pool, scratch, rows=rows)
         return scratch, lax.dynamic_update_slice_in_dim(hidden_wd, x_1xd[0].astype(dtype), first * chunk, 0)
 

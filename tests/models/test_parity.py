@@ -97,6 +97,7 @@ def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
         reach=width,
         attention=attention,
         together=together,
+        leaves_out=together > 1,
     )
 
     def write(x_n, slot, start, count, new, axis):
