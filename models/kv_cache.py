@@ -107,24 +107,25 @@ def empty_pool(config, stacked: bool, slots: int, blocks: Sequence[int], dtype):
 
 
 def widened(stacked: bool, pool, blocks: Sequence[int]):
-    """The pool with blocks of so many columns, at least as many as it has and none narrower."""
+    """The pool with blocks of so many columns: none is narrower than it was, and there may be more of them."""
+
+    def fit(x, axis, columns):
+        if x.shape[axis] == columns:
+            return x  # and not a copy
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, columns - x.shape[axis])
+        return jnp.pad(x, padding)
+
+    def zeros(x, axis, columns):
+        shape = list(x.shape)
+        shape[axis] = columns
+        return jnp.zeros(shape, x.dtype)
 
     def wider(old):
-        def fit(x, axis, columns):
-            padding = [(0, 0)] * x.ndim
-            padding[axis] = (0, columns - x.shape[axis])
-            return jnp.pad(x, padding)
-
-        # What a new block is made of.
-        nothing = jax.tree.map(
-            lambda x, axis: lax.slice_in_dim(x, 0, 0, axis=axis % x.ndim), old[-1], COLUMNS
-        )
-        begun = [*old, *[nothing] * (len(blocks) - len(old))]
+        makers = [fit] * len(old) + [zeros] * (len(blocks) - len(old))
         return tuple(
-            block
-            if block.key.shape[COLUMNS.key] == columns
-            else jax.tree.map(functools.partial(fit, columns=columns), block, COLUMNS)
-            for block, columns in zip(begun, blocks, strict=True)
+            jax.tree.map(functools.partial(make, columns=columns), block, COLUMNS)
+            for make, block, columns in zip(makers, [*old, *[old[-1]] * len(blocks)], blocks)
         )
 
     return wider(pool) if stacked else tuple(map(wider, pool))
