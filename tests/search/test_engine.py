@@ -17,6 +17,7 @@ from cord_jax.pool import read_pool
 from cord_jax.search import due
 from cord_jax.state import SEARCHING
 from cord_jax.steps import SettledStep
+from models import piecewise_attention
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 
@@ -63,8 +64,10 @@ def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeyp
     engine = make_engine(directory, slots=3)
     assert all(reader.stacked == stacked for reader in engine.plan.readers)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
-    chunk = engine.plan.chunk
-    blocks = (chunk,) * -(-(prompt + 110) // chunk)
+    size, number = engine.plan.chunk, -(-(prompt + 110) // engine.plan.chunk)
+    # Regions as small as a chunk: blocks as on a TPU, or pieces of a single one as on a CPU.
+    blocks = (size,) * number if stacked else (size * number,)
+    monkeypatch.setattr(piecewise_attention, "PIECE", size)
     tight = tuple(dataclasses.replace(reader, blocks=blocks) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected
