@@ -63,11 +63,11 @@ def granularity(width: int, mesh: Mesh) -> Granularity:
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
+        if mesh.shape["model"] > 1:
+            return Granularity(chunk=32, together=1, block=288, blocks=3, unit=32)
         # On its own a device reads pieces of a block (`models.piecewise_attention`).
-        blocks, together = (1, 4) if mesh.shape["model"] == 1 else (3, 1)
-        if leaves_out_rows(width, mesh):
-            together = 8
-        return Granularity(chunk=32, together=together, block=288, blocks=blocks, unit=32)
+        together = 8 if leaves_out_rows(width, mesh) else 4
+        return Granularity(chunk=32, together=together, block=288, blocks=1, unit=32)
     if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
         return Granularity(chunk=512, together=1, block=1024, blocks=1, unit=512)
     # Where columns lie over `model`, a TPU turns keys around whose columns on a device do not fill its lanes, and with

@@ -122,11 +122,12 @@ def widened(stacked: bool, pool, blocks: Sequence[int]):
         return jnp.zeros(shape, x.dtype)
 
     def wider(old):
-        makers = [fit] * len(old) + [zeros] * (len(blocks) - len(old))
-        return tuple(
-            jax.tree.map(functools.partial(make, columns=columns), block, COLUMNS)
-            for make, block, columns in zip(makers, [*old, *[old[-1]] * len(blocks)], blocks)
-        )
+        def made(make, block, columns):
+            return jax.tree.map(functools.partial(make, columns=columns), block, COLUMNS)
+
+        kept = [made(fit, block, columns) for block, columns in zip(old, blocks)]
+        added = [made(zeros, old[-1], columns) for columns in blocks[len(old) :]]
+        return (*kept, *added)
 
     return wider(pool) if stacked else tuple(map(wider, pool))
 

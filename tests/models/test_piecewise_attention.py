@@ -35,11 +35,12 @@ def found_attention(query_nqhe, rings, near_nqt, blocks, seen, busy_n, stacked):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("ring", [40, 300])  # less and more than a piece
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
-def test_decoding_reads_what_rows_see(stacked, seed):
+def test_decoding_reads_what_rows_see(stacked, ring, seed):
     rng = np.random.default_rng(seed)
-    ring, columns = 300, (600, 100)  # no multiples of a piece
+    columns = 600, 100  # no multiples of a piece
     draw = rng.standard_normal
     query_nqhe = draw((SLOTS, ROWS, KV_HEADS * GROUP, WIDTH))
     ring_keys, ring_values = draw((2, SLOTS, ROWS, KV_HEADS, ring, WIDTH))
