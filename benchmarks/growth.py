@@ -6,12 +6,14 @@
 One of the four is varied and the others stay as the flags `at_...` say. The teachers are random networks, each
 proposer one of its own and the first also the meta-prover, whose steps are all cut at the same number of tokens and
 never end the reasoning: a search takes exactly as many steps as it may. The budget of reasoning tokens, and so the
-pools, follow the steps. Each search runs twice before it is timed, on one device, and compiles then; the best of
-several runs counts, and what is compiled during them is counted: it should be nothing.
+pools, follow the steps. A CPU is as many devices as it has cores, with a data shard each if there are as many slots.
+Each search runs twice before it is timed, and compiles then; the best of several runs counts, and what is compiled
+during them is counted: it should be nothing.
 """
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +59,9 @@ class Size:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes the numbers as JSON if asked."""
+    from cord_jax.mesh import split_cpu
+
+    split_cpu(f"data:{os.cpu_count()}")
     report.run(measure, table, values)
 
 
@@ -66,7 +71,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     Raises: `UserError` if a list is not one of positive numbers, or a search took other steps than it should.
     """
     base = Size(**{name: values[f"at_{name}"].value for name in _SWEEPS})
-    wanted = {name: _numbers(name, values[name].value) for name in _SWEEPS}
+    wanted = {name: report.numbers(values, name) for name in _SWEEPS}
     known: dict[Size, dict] = {}
     sweeps: dict[str, list[dict]] = {}
     for name, numbers in wanted.items():
@@ -84,6 +89,8 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
 
 def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
     """One search: its times, its bytes, and what was compiled while it was timed."""
+    import jax
+
     from benchmarks import synthetic
     from benchmarks.peer import timed
     from cord_jax.engine import Engine
@@ -106,7 +113,7 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
         max_answer_tokens=values.answer_tokens,
         slots=size.slots,
     )
-    mesh = parse_mesh("data:1,model:1")
+    mesh = parse_mesh(f"data:{min(size.slots, os.cpu_count(), jax.device_count())},model:1")
     engine = Engine(load_teachers(read_pool(pool), mesh), problems, settings, mesh)
 
     def search() -> None:
@@ -156,13 +163,6 @@ def bytes_of(state) -> dict[str, int]:
         kind = "pools" if "pool" in names else "rings" if "local" in names else "rest"
         found[kind] += leaf.nbytes
     return found
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    items = [item.strip() for item in text.split(",")] if text else []
-    if not all(item.isascii() and item.isdigit() and int(item) > 0 for item in items):
-        raise UserError(f"--{name}={text}: give positive numbers, as in --{name}={_SWEEPS[name][0]}")
-    return [int(item) for item in items]
 
 
 def table(result: dict) -> str:

@@ -3,6 +3,7 @@ at a time and batches in lock-step, on the same weights and machine; their trace
 
     python -m benchmarks.peer                                     # the miniature
     python -m benchmarks.peer --model_shape=0.5b --limit=8        # random weights of a 0.5B Qwen2's shape
+    python -m benchmarks.peer --batches=8,16 --slots=16           # in lock-step only
 
 Random networks write at temperature 1, with the same draws in all programs, steps whose lengths have a heavy tail, as
 reasoning models do; `--temperature=0` lets them write up to the limit.
@@ -13,6 +14,7 @@ search has to read, at the measured rate of a large matrix product.
 """
 
 import dataclasses
+import functools
 import operator
 import os
 import time
@@ -45,7 +47,7 @@ flags.DEFINE_integer("max_step_tokens", 40, "tokens of a step", flag_values=FLAG
 flags.DEFINE_integer("max_thinking_tokens", 320, "tokens of the reasoning", flag_values=FLAGS)
 flags.DEFINE_integer("max_answer_tokens", 48, "tokens of a response", flag_values=FLAGS)
 flags.DEFINE_integer("slots", 8, "problems that the engine searches at a time", flag_values=FLAGS)
-flags.DEFINE_integer("batch", 8, "problems of a lock-step batch", flag_values=FLAGS)
+flags.DEFINE_string("batches", "1,8", "problems that the peer searches at a time", flag_values=FLAGS)
 flags.DEFINE_integer("repetitions", 3, "turns of each program", flag_values=FLAGS)
 flags.DEFINE_integer("threads", 0, "torch's threads; 0 is one a core", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "JSON file for the results", flag_values=FLAGS)
@@ -193,7 +195,10 @@ def data_shards(values: flags.FlagValues) -> int:
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:
-    """Runs the programs in turns; the numbers of the table."""
+    """Runs the programs in turns; the numbers of the table.
+
+    Raises: `UserError` for batches that are no numbers, and if the programs' traces are not the same.
+    """
     import jax
     import torch
 
@@ -201,6 +206,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
+    batches = report.numbers(values, "batches")
     torch.set_num_threads(values.threads or os.cpu_count())
     temperature = temperature_of(values)
     pool, problems = inputs(values, scratch, temperature)
@@ -212,12 +218,10 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
     engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), data_shards(values)))
     peer = PeerSearch(spec, problems, settings, noise=Draws(engine, settings) if temperature else None)
-    lock_step = f"transformers, {values.batch} in lock-step"
-    programs = {
-        "cord_jax": engine.search,
-        "transformers, one at a time": lambda: peer.search(1),
-        lock_step: lambda: peer.search(values.batch),
-    }
+    programs = {"cord_jax": engine.search}
+    for batch in batches:
+        name = "one at a time" if batch == 1 else f"{batch} in lock-step"
+        programs[f"transformers, {name}"] = functools.partial(peer.search, batch)
     found, first, operations = {}, {}, 0.0
     for name, program in programs.items():
         first[name], found[name] = timed(program)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from absl import flags
 
+from cord_jax.errors import UserError
+
 
 def run(
     measure: Callable[[flags.FlagValues, Path], dict],
@@ -18,6 +20,19 @@ def run(
         result = measure(values, Path(scratch))
     print(table(result))
     save(result, values)
+
+
+def numbers(values: flags.FlagValues, name: str) -> list[int]:
+    """The value of a flag that is a list of positive numbers, as in "1,8"; empty for none.
+
+    Raises: `UserError` if it is something else.
+    """
+    items = [item.strip() for item in values[name].value.split(",") if values[name].value]
+    if not all(item.isascii() and item.isdigit() and int(item) > 0 for item in items):
+        raise UserError(
+            f"--{name}={values[name].value}: give positive numbers, as in --{name}={values[name].default}"
+        )
+    return [int(item) for item in items]
 
 
 def save(result: dict, values: flags.FlagValues) -> None:

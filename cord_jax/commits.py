@@ -6,6 +6,7 @@ squeezed out when that frees a region of the pool. Everything here is of one sha
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -99,43 +100,25 @@ def compact(
     stacked: bool, state: ReaderState, shards: Shards, batch: SubBatch, chosen: Chosen
 ) -> ReaderState:
     """Squeezes the columns on no path of a new beam out of the pools of the rows that count."""
-    live_rs = take_paths(state, batch, chosen).any(1)
-    # Where shards agree to compact a row, those whose row does not count leave its columns where they are.
-    order_rs = jnp.argsort(batch.valid_r[:, None] & ~live_rs, axis=1, stable=True)
-
-    def squeeze_row(row, pool):
-        """The pool with the columns of a row's slot in their new order."""
-        slot, order_s = batch.slot_r[row], order_rs[row]
-
-        def permute(layer, blocks):
-            def one(axis, *parts):
-                taken = [kv_cache.as_stored(slots.take_one(x, slot, layer)) for x in parts]
-                whole = kv_cache.as_stored(jnp.concatenate(taken, axis=axis))
-                ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
-                moved = jnp.split(jnp.take(whole, order_s, axis=axis), ends[:-1], axis)
-                moved = map(kv_cache.as_stored, moved)
-                return tuple(slots.put_one(x, slot, new, layer) for x, new in zip(parts, moved))
-
-            moved = jax.tree.map(one, kv_cache.COLUMNS, *blocks)
-            return tuple(map(kv_cache.KeyValue, *moved))
-
-        def permute_all(pool):
-            if stacked:
-                return lax.fori_loop(0, len(pool[0].key), permute, pool)
-            return tuple(permute(None, blocks) for blocks in pool)
-
-        return when(shards.agreed(batch.valid_r[row]), permute_all, pool)
 
     def squeeze(state: ReaderState):
+        live_rs = take_paths(state, batch, chosen).any(1)
+        # Where shards agree to compact a row, those whose row does not count leave its columns where they are.
+        order_rs = jnp.argsort(batch.valid_r[:, None] & ~live_rs, axis=1, stable=True)
+
         def permuted(x_ns):
             return batch.put(x_ns, jnp.take_along_axis(batch.take(x_ns), order_rs, axis=1))
+
+        def permuted_row(row, pool):
+            permute = functools.partial(_permuted, stacked, batch.slot_r[row], order_rs[row])
+            return when(shards.agreed(batch.valid_r[row]), permute, pool)
 
         # Paths of beams that nobody continues lose columns here; they are never read again.
         old_rbs = batch.take(state.path_nbs) & live_rs[:, None]
         path_rbs = jnp.take_along_axis(old_rbs, order_rs[:, None], axis=2)
         return dataclasses.replace(
             state,
-            pool=lax.fori_loop(0, shards.rows, squeeze_row, state.pool),
+            pool=lax.fori_loop(0, shards.rows, permuted_row, state.pool),
             token_ns=permuted(state.token_ns),
             depth_ns=permuted(state.depth_ns),
             path_nbs=batch.put(state.path_nbs, path_rbs),
@@ -143,6 +126,26 @@ def compact(
         )
 
     return when(shards.agreed(batch.valid_r.any()), squeeze, state)
+
+
+def _permuted(stacked: bool, slot, order_s, pool):
+    """The pool with the columns of a slot in another order."""
+
+    def permute(layer, blocks):
+        def one(axis, *parts):
+            taken = [kv_cache.as_stored(slots.take_one(x, slot, layer)) for x in parts]
+            whole = kv_cache.as_stored(jnp.concatenate(taken, axis=axis))
+            ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
+            moved = jnp.split(jnp.take(whole, order_s, axis=axis), ends[:-1], axis)
+            moved = map(kv_cache.as_stored, moved)
+            return tuple(slots.put_one(x, slot, new, layer) for x, new in zip(parts, moved))
+
+        moved = jax.tree.map(one, kv_cache.COLUMNS, *blocks)
+        return tuple(map(kv_cache.KeyValue, *moved))
+
+    if stacked:
+        return lax.fori_loop(0, len(pool[0].key), permute, pool)
+    return tuple(permute(None, blocks) for blocks in pool)
 
 
 def take_over(

@@ -37,7 +37,7 @@ class Pieces(NamedTuple):
 
 
 def pieces(seen_xcs) -> Pieces:
-    """The pieces of the columns of which masks let queries see something."""
+    """The pieces in which some mask, of queries or of branches, shows something."""
     seen_xs = seen_xcs.any(1)
     whole = jnp.pad(seen_xs, ((0, 0), (0, -seen_xs.shape[1] % PIECE)))
     seen_xp = whole.reshape(len(seen_xs), -1, PIECE).any(-1)

@@ -154,8 +154,9 @@ def view_of(
         case "blocks":
             guides = [path.any((1, 2)) for path in paths]
         case "pieces":
-            busy = True if busy_xc is None else busy_xc[..., None]
-            guides = [piecewise_attention.pieces(mask & busy) for mask in seen]
+            of_branch_xbc = branch_xc[:, None] == jnp.arange(path_xbs.shape[1])[:, None]
+            busy_xbc = of_branch_xbc if busy_xc is None else of_branch_xbc & busy_xc[:, None]
+            guides = [piecewise_attention.pieces(path & busy_xbc.any(-1, keepdims=True)) for path in paths]
         case "flash":
             guides = [flash_attention.sight(mask, slot_x) for mask in seen]
         case _:
