@@ -84,7 +84,7 @@ def propose(
             position_nq,
             age_nqt <= rows.count_nq[..., None],
             rows.position_nq[..., None] + age_nqt,
-            rows.running_nq.any(-1),
+            running,
         )
         token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running

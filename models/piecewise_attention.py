@@ -1,7 +1,8 @@
 """Attention by XLA that reads the columns of one slot at a time, piece by piece, in loops: for CPUs.
 
 What is left out is time saved there, and a turn of a loop costs little. Pieces of which no query sees anything are not
-read, nor is anything of a slot that waits; a piece stays in a core's cache between the two products.
+read, nor is anything of a slot that waits, nor the ring of a row that does; a piece stays in a core's cache between the
+two products.
 
 Shape letters: as in `models.prefix_tree`; p pieces.
 """
@@ -14,7 +15,7 @@ from jax import lax
 
 from models.flash_attention import MASKED
 from models.kv_cache import COLUMNS, RING_COLUMNS, KeyValue
-from models.partial_attention import by_row, finished, gather, grouped, of_rows
+from models.partial_attention import finished, gather, grouped
 
 # Columns that are read at a time.
 PIECE = 256
@@ -51,12 +52,12 @@ def nothing_yet(query):
     return one + MASKED, one, jnp.zeros(query.shape, jnp.float32)
 
 
-def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, ring: bool = False, layer=None):
-    """`partial_attention.gather` over pieces of one slot's keys and values.
+def gather_pieces(parts, query, source: KeyValue, place, found: Pieces, seen, ring: bool = False):
+    """`partial_attention.gather` over pieces of some keys and values.
 
     Args:
-      parts, query: as there, with a leading axis of one slot.
-      source: keys and values of all slots, with `ring` those of ring buffers; with `layer` of all layers.
+      parts, query: as there, with a leading axis of 1.
+      source: keys and values, with `ring` those of ring buffers; `place`: which of them, by the leading axes.
       found: the pieces, of one x; all columns are read if they are no more than a piece.
       seen: as there, of all columns.
     """
@@ -65,12 +66,10 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
     size = min(PIECE, columns)
 
     def cut(x, axis, start):
-        leading = (slot,) if layer is None else (layer, slot)
-        place, sizes = [*leading, *(x.ndim - len(leading)) * [0]], list(x.shape)
-        place[axis], sizes[axis] = start, size
-        sizes[: len(leading)] = [1] * len(leading)
-        part = lax.dynamic_slice(x, place, sizes)
-        return part if layer is None else part[0]
+        starts, sizes = [*place, *(x.ndim - len(place)) * [0]], list(x.shape)
+        starts[axis], sizes[axis] = start, size
+        sizes[: len(place)] = [1] * len(place)
+        return lax.dynamic_slice(x, starts, sizes).reshape(1, *sizes[len(place) :])
 
     if columns <= PIECE:
         return gather(parts, query, *(cut(x, axis, 0) for x, axis in zip(source, axes)), seen, ring)
@@ -90,37 +89,52 @@ def gather_pieces(parts, query, source: KeyValue, slot, found: Pieces, seen, rin
 def gather_pool(parts, query, blocks, slot, found, seen):
     """`gather_pieces` over the blocks of a pool; `found` has the pieces of each and `seen` its mask [1, c, s]."""
     for block, of_block, mask in zip(blocks, found, seen):
-        parts = gather_pieces(parts, query, block, slot, of_block, mask[:, None, :, None])
+        parts = gather_pieces(parts, query, block, (slot,), of_block, mask[:, None, :, None])
     return parts
 
 
-def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found, seen, busy_n):
-    """Attention of one token of every query row of the slots that are busy; the others get zeros.
+def decode_attention(query_nqhe, rings: KeyValue, layer, near_nqt, blocks, found, seen, running_nq):
+    """Attention of one token of the query rows that run; what the others get means nothing, but is finite.
+
+    A slot's columns of the pool are read once for all of its rows, a ring for the row that it belongs to.
 
     Args:
       rings: of all layers, if `layer` says which one is read.
-      near_nqt: the ring columns that rows see.
+      near_nqt: the ring columns that rows see; of a row that runs, one at least.
       blocks: of the pool, `KeyValue`s; for each `found` has its `Pieces` and `seen` its mask [n, q, s].
-      busy_n: bool; rows of a busy slot see some column of its rings.
+      running_nq: bool.
 
     Returns: out_nqhe.
     """
+    num_rows, ring = near_nqt.shape[1:]
     num_kv_heads = rings.key.shape[-3]
-    near = pieces(near_nqt & busy_n[:, None, None])
-    order_n = jnp.argsort(~busy_n, stable=True)
+    near = pieces(near_nqt.reshape(-1, 1, ring))
+    busy_n = running_nq.any(1)
+    slots_n, rows_nq = (jnp.argsort(~x, axis=-1, stable=True) for x in (busy_n, running_nq))
+    leading = () if layer is None else (layer,)
 
     def of_slot(index, out_nqhe):
-        slot = order_n[index]
+        slot = slots_n[index]
 
         def own(x_n):
             return lax.dynamic_slice_in_dim(x_n, slot, 1, 0)
 
         query_1qhe = own(query_nqhe)
         query = grouped(query_1qhe, num_kv_heads)
-        rows, seen_ring = by_row(query), own(near_nqt)[:, :, None, None, None]
-        ring = gather_pieces(None, rows, rings, slot, near.of(slot), seen_ring, ring=True, layer=layer)
+
+        def of_row(index, parts):
+            row = rows_nq[slot, index]
+            query_1g1me = lax.dynamic_slice_in_dim(query, row, 1, 2)
+            seen_ring = near_nqt[slot, row]
+            mine = near.of(slot * num_rows + row)
+            new = gather_pieces(None, query_1g1me, rings, (*leading, slot, row), mine, seen_ring, ring=True)
+            return tuple(lax.dynamic_update_slice_in_dim(x, y, row, 2) for x, y in zip(parts, new))
+
+        top, total, out = nothing_yet(query)
+        parts = top, jnp.ones_like(total), out  # what rows that do not run have is divided, too
+        parts = lax.fori_loop(0, running_nq[slot].sum(), of_row, parts)
         own_found, own_seen = [x.of(slot) for x in found], [own(mask) for mask in seen]
-        parts = gather_pool(of_rows(ring), query, blocks, slot, own_found, own_seen)
+        parts = gather_pool(parts, query, blocks, slot, own_found, own_seen)
         return lax.dynamic_update_slice_in_dim(out_nqhe, finished(parts, query_1qhe), slot, 0)
 
     return lax.fori_loop(0, busy_n.sum(), of_slot, jnp.zeros_like(query_nqhe))

@@ -164,7 +164,7 @@ def view_of(
     return View(attention, seen, [depth_xs[:, start:end] for start, end in spans(blocks)], guides)
 
 
-def decode_attention(view: View, column, position_nq, written_nqt, local_position_nqt, busy_n):
+def decode_attention(view: View, column, position_nq, written_nqt, local_position_nqt, running_nq):
     """The `attend` of one decoded token for every query row.
 
     Args:
@@ -173,7 +173,7 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
       position_nq: depth of the new token.
       written_nqt: ring-buffer columns that a row sees, this token's included.
       local_position_nqt: depth of the token in each ring-buffer column.
-      busy_n: bool, slots whose rows' attention matters.
+      running_nq: bool, rows whose attention matters.
 
     Returns:
       A function for `Decoder.run_layers` that reads a pool and writes ring buffers [n, q, g, t, e].
@@ -195,7 +195,7 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
         if view.attention == "pieces":
             seen = view.within(window, position_nq)
             out_nqhe = piecewise_attention.decode_attention(
-                query_nqhe, rings, layer, near_nqt, blocks, view.guides, seen, busy_n
+                query_nqhe, rings, layer, near_nqt, blocks, view.guides, seen, running_nq
             )
             return out_nqhe, rings
         local = jax.tree.map(lambda x: read_part(x, 0, x.shape[-2], -2, layer), rings)

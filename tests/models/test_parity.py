@@ -135,7 +135,7 @@ def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
     def decode(local, step):
         position_nq = jnp.full((n, 1), prompt + step)
         attend = prefix_tree.decode_attention(
-            view, step, position_nq, place_nqt <= prompt + step, place_nqt, jnp.ones(n, bool)
+            view, step, position_nq, place_nqt <= prompt + step, place_nqt, jnp.ones_like(position_nq, bool)
         )
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, pool, local)

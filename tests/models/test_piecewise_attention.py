@@ -26,11 +26,11 @@ def expected_attention(query_nqhe, keys_nqghs, values_nqghs, seen_nqs):
 
 
 @functools.partial(jax.jit, static_argnames="stacked")
-def found_attention(query_nqhe, rings, near_nqt, blocks, seen, busy_n, stacked):
-    found = [piecewise_attention.pieces(mask & busy_n[:, None, None]) for mask in seen]
+def found_attention(query_nqhe, rings, near_nqt, blocks, seen, running_nq, stacked):
+    found = [piecewise_attention.pieces(mask & running_nq[..., None]) for mask in seen]
     layer = 1 if stacked else None
     return piecewise_attention.decode_attention(
-        query_nqhe, rings, layer, near_nqt, blocks, found, seen, busy_n
+        query_nqhe, rings, layer, near_nqt, blocks, found, seen, running_nq
     )
 
 
@@ -52,7 +52,8 @@ def test_decoding_reads_what_rows_see(stacked, ring, seed):
     seen = [rng.random((SLOTS, ROWS, size)) < 0.2 for size in columns]
     for mask in seen:
         mask &= np.repeat(rng.random((SLOTS, 7)) < 0.4, 100, axis=1)[:, None, : mask.shape[2]]
-    busy_n = rng.random(SLOTS) < 0.7
+    running_nq = (rng.random((SLOTS, ROWS)) < 0.6) & (rng.random(SLOTS) < 0.7)[:, None]
+    ring_keys[~running_nq], ring_values[~running_nq] = np.nan, np.nan  # what is not to be read
 
     everything = [np.concatenate([np.broadcast_to(x[:, None], (SLOTS, ROWS, *x.shape[1:])) for x in pair], 3)
                   for pair in zip(*blocks)]  # fmt: skip
@@ -71,8 +72,9 @@ def test_decoding_reads_what_rows_see(stacked, ring, seed):
         near_nqt,
         [KeyValue(array(key.swapaxes(-1, -2)), array(value)) for key, value in blocks],
         seen,
-        busy_n,
+        running_nq,
         stacked,
     )
-    np.testing.assert_allclose(found[busy_n], expected[busy_n], rtol=2e-4, atol=2e-5)
-    assert (found[~busy_n] == 0).all()
+    np.testing.assert_allclose(found[running_nq], expected[running_nq], rtol=2e-4, atol=2e-5)
+    assert np.isfinite(found).all()
+    assert (found[~running_nq.any(1)] == 0).all()
