@@ -12,8 +12,8 @@ FLAGS = growth.FLAGS
 
 def test_beams_share_their_past(flags, tmp_path):
     """`measure` refuses a search of other than the 3 steps that were asked for."""
-    flags(steps="", beams="1,4", proposers="", slots="2", at_steps=3, at_beams=1, at_proposers=1)
-    flags(at_slots=2, limit=3, repetitions=1)
+    flags(steps="", beams="1,4", proposers="", slots="1", at_steps=3, at_beams=1, at_proposers=1)
+    flags(at_slots=1, limit=3, repetitions=1)
     result = growth.measure(growth.FLAGS, tmp_path)
     one, four = result["sweeps"]["beams"]
     assert result["sweeps"]["slots"] == [one]

@@ -58,7 +58,9 @@ def test_what_is_due_and_does_not_fit_comes_next(directory):
     assert not then.left_y.any()
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
+@pytest.mark.parametrize(
+    "stacked", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["listed", "stacked"]
+)
 def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeypatch):
     monkeypatch.setattr(teachers, "stacks_layers", lambda config, platform: stacked)  # as on a TPU
     engine = make_engine(directory, slots=3)

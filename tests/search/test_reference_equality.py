@@ -71,10 +71,10 @@ def pools(tmp_path_factory):
         ("prompt", 0, 4, 1, False),
         ("prompt", 1, 2, 8, True),
         ("prompt", 2, 1, 8, False),
-        ("line_break", 0, 4, 8, False),
+        pytest.param("line_break", 0, 4, 8, False, marks=pytest.mark.slow),
         ("line_break", 1, 2, 1, False),
         ("prefix", 0, 4, 1, False),
-        ("prefix", 1, 2, 8, False),
+        pytest.param("prefix", 1, 2, 8, False, marks=pytest.mark.slow),
     ],
 )
 def test_engine_equals_brute_force(pools, monkeypatch, segmentation, seed, beam_width, slots, wide):
