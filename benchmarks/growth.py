@@ -113,7 +113,7 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
         max_answer_tokens=values.answer_tokens,
         slots=size.slots,
     )
-    mesh = parse_mesh(f"data:{min(size.slots, os.cpu_count(), jax.device_count())},model:1")
+    mesh = parse_mesh(f"data:{min(size.slots, jax.device_count())},model:1")
     engine = Engine(load_teachers(read_pool(pool), mesh), problems, settings, mesh)
 
     def search() -> None:
