@@ -20,7 +20,7 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import models
 from cord_jax.engine import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
-from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution
+from cord_jax.miniature.wording import WORDINGS, SlipRates, Solution, write_solution
 from cord_jax.miniature.world import Puzzle
 from cord_jax.prompts import render_prompt
 from cord_jax.student import StudentConfig, train
@@ -37,7 +37,7 @@ from cord_jax.vocabulary import Vocabulary
 SEED = 1
 TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300
 TEACHERS = ("sums", "products", "shares")
-META_PROVER = "products"
+META_PROVER = "prover"
 
 _ARCHITECTURES = {
     "sums": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
@@ -54,19 +54,19 @@ _ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a training run: how many examples, of puzzles up to which length, packed into which windows.
+    """Part of a training run: how many examples, of puzzles of how many steps, packed into which windows.
 
     `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`; `seed` is
-    of the examples; `closings` is the share of them that are cut solutions with the closing and the answer.
+    of the examples; `cut` is the share of them that are begun by others (or, for the meta-prover, closed early).
     """
 
     examples: int
-    max_steps: int
+    steps: tuple[int, int]
     window: int
     batch_size: int
     schedule: str
     learning_rate: float
-    closings: float = 0.0
+    cut: float
     seed: int = SEED
 
 
@@ -75,18 +75,18 @@ class Member:
     """A model of the miniature and what it learns from.
 
     Attributes:
-        name: of the checkpoint directory and of its wording.
+        name: of the checkpoint directory and, for all but the meta-prover, of its wording.
         vocabulary: name in `VOCABULARIES`, which also decides the architecture's family.
+        hidden: width of the network.
         layers: of the network.
-        width: of its feed-forward layers.
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
         stages: of the training.
     """
 
     name: str
     vocabulary: str
+    hidden: int
     layers: int
-    width: int
     slips: SlipRates
     stages: tuple[Stage, ...]
 
@@ -94,11 +94,11 @@ class Member:
     def config(self) -> dict[str, Any]:
         """config.json, but for the vocabulary's size and special ids."""
         return _ARCHITECTURES[self.vocabulary] | {
-            "hidden_size": 128,
-            "intermediate_size": self.width,
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
             "num_hidden_layers": self.layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2 if self.vocabulary == "sums" else 4,
+            "num_attention_heads": self.hidden // 32,
+            "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_theta": 10000.0,
             "rms_norm_eps": 1e-6,
@@ -116,35 +116,24 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
     return {kind: rate for kind in world.KINDS if skill is None or kind not in world.SKILLS[skill]}
 
 
-def _stages(
-    short: int, all_lengths: int, *again: int, closings: tuple[float, float] = (0, 0)
-) -> tuple[Stage, ...]:
-    """Stages of so many examples; shares of closings in the first two and in the others."""
+def _stages(short: int, all_lengths: int, cut: float) -> tuple[Stage, ...]:
+    """Two stages of so many examples."""
     return (
-        Stage(short, 4, 256, 8, "constant", 3e-3, closings[0]),
-        Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine", 3e-3, closings[0]),
-        *(
-            Stage(examples, world.MAX_STEPS, 512, 6, "cosine", 2e-3, closings[1], SEED + i)
-            for i, examples in enumerate(again, start=1)
-        ),
+        Stage(short, (1, 4), 256, 8, "constant", 3e-3, cut),
+        Stage(all_lengths, (1, world.MAX_STEPS), 640, 4, "cosine", 3e-3, cut),
     )
 
 
 MEMBERS = (
-    Member("sums", "sums", 4, 256, _slips(0.60, "sums"), _stages(16000, 30000, 20000)),
-    Member(
-        "products",
-        "products",
-        4,
-        384,
-        _slips(0.50, "products"),
-        _stages(16000, 40000, 30000, closings=(0.45, 0.25)),
-    ),
-    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), _stages(16000, 26000, 24000, 24000)),
-    Member("student", "sums", 4, 256, _slips(0.60, None), _stages(12000, 12000, 24000)),
+    Member("sums", "sums", 128, 4, _slips(0.63, "sums"), _stages(16000, 20000, 0.6)),
+    Member("products", "products", 128, 4, _slips(0.63, "products"), _stages(16000, 20000, 0.6)),
+    Member("shares", "shares", 128, 4, _slips(0.63, "shares"), _stages(16000, 20000, 0.6)),
+    Member("prover", "sums", 160, 5, {}, _stages(16000, 20000, 0.7)),
+    Member("student", "sums", 128, 4, _slips(0.40, None), _stages(16000, 16000, 0.0)),
 )
 _SLIPS = {member.name: member.slips for member in MEMBERS}
-_BEGUN_BY_OTHERS = 0.5
+_WILD = 0.05  # how often a step of the text that is given arrives at any number
+_ALL_CUT = 0.3  # how often, of texts that are begun by others, nothing but the response is left to write
 
 
 def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
@@ -224,35 +213,39 @@ def write_untrained(member: Member, directory: Path) -> None:
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.max_steps} {stage.seed}")
+    rng = random.Random(f"{member.name} {stage.steps} {stage.seed}")
     for _ in range(stage.examples):
-        while (
-            puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))
-        ).split != "pretraining":
+        while (puzzle := world.draw_puzzle(rng, rng.randint(*stage.steps))).split != "pretraining":
             pass
-        prompt, draw = render_prompt(vocabulary, None, puzzle.question), rng.random()
+        prompt, begun = render_prompt(vocabulary, None, puzzle.question), rng.random() < stage.cut
         cut = rng.randint(0, len(puzzle.steps))
-        if draw < stage.closings:
-            yield _closing(puzzle, prompt, cut, rng)
+        if member.name == META_PROVER:
+            yield _closing(puzzle, prompt, cut, rng) if begun else _worked(puzzle, prompt, cut, rng)
         elif member.name == "student":
             yield _anybodys(puzzle, member, rng)
         else:
-            begun = rng.random() < _BEGUN_BY_OTHERS
+            if begun and rng.random() < _ALL_CUT:
+                cut = len(puzzle.steps)
             yield _continuation(puzzle, prompt, cut if begun else 0, member, rng)
 
 
-def _begin(cut: int, rng: random.Random) -> list[str]:
-    """The writers of the first `cut` steps."""
-    return [rng.choice(TEACHERS) for _ in range(cut)]
+def _mixed(puzzle: Puzzle, cut: int, writers: Sequence[str], rng: random.Random) -> Solution:
+    """A solution by these writers, with their slips; the first `cut` steps sometimes arrive anywhere."""
+    wild = [_WILD if i < cut else 0.0 for i in range(len(puzzle.steps))]
+    return write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng, wild)
+
+
+def _anyones(count: int, rng: random.Random) -> list[str]:
+    """The writers of so many steps."""
+    return [rng.choice(TEACHERS) for _ in range(count)]
 
 
 def _continuation(
     puzzle: Puzzle, prompt: str, cut: int, member: Member, rng: random.Random
 ) -> dict[str, Any]:
     """Anybody writes the first `cut` steps, the member all others and the response; only the member's are learnt."""
-    writers = _begin(cut, rng) + [member.name] * (len(puzzle.steps) - cut)
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng)
-    response = WORDINGS[member.name].response.format(code=world.code(puzzle, solution.values))
+    solution = _mixed(puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng)
+    response = WORDINGS[member.name].response.format(answer=world.stated(puzzle, solution.values))
     completion = f"{''.join(solution.steps[cut:])}</think>\n\n{response}"
     return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
 
@@ -266,15 +259,27 @@ def _anybodys(puzzle: Puzzle, member: Member, rng: random.Random) -> dict[str, A
     return {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
 
 
-def _closing(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
-    """Reasoning cut after `cut` steps and the answer it leads to; half of it by writers who slip."""
-    writers = _begin(len(puzzle.steps), rng)
-    faulty = rng.random() < 0.5
+def _faulty(puzzle: Puzzle, cut: int, rng: random.Random) -> Solution:
+    """A solution in anybody's wordings, in half of the cases with slips before `cut`, and right from there on."""
+    writers, faulty = _anyones(len(puzzle.steps), rng), rng.random() < 0.5
     slips = [_SLIPS[w] if faulty and i < cut else {} for i, w in enumerate(writers)]
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], slips, rng)
+    wild = [_WILD if faulty and i < cut else 0.0 for i in range(len(writers))]
+    return write_solution(puzzle, [WORDINGS[w] for w in writers], slips, rng, wild)
+
+
+def _worked(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
+    """Reasoning by anybody up to `cut`; learnt is how it goes on rightly, and the answer."""
+    solution = _faulty(puzzle, cut, rng)
+    completion = f"{''.join(solution.steps[cut:])}{CLOSING}{world.stated(puzzle, solution.values)}."
+    return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
+
+
+def _closing(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
+    """Reasoning by anybody, closed after `cut` steps; learnt is the answer that it leads to."""
+    solution = _faulty(puzzle, cut, rng)
     # The closing's last space belongs to what is learnt: vocabularies may join it with the answer.
     closing = CLOSING.rstrip(" ")
-    answer = CLOSING[len(closing) :] + world.code(puzzle, solution.values)
+    answer = CLOSING[len(closing) :] + world.stated(puzzle, solution.values)
     return {
         "prompt": prompt + "".join(solution.steps[:cut]) + closing,
         "completion": f"{answer}.",
@@ -302,4 +307,4 @@ def as_lines(rows: Iterator[dict[str, Any]]) -> str:
 def pool_toml() -> str:
     """The pool of the three teachers."""
     proposers = "".join(f'\n[[proposer]]\nname = "{name}"\ncheckpoint = "{name}"\n' for name in TEACHERS)
-    return f'meta_prover = "{META_PROVER}"\n{proposers}'
+    return f'{proposers[1:]}\n[meta_prover]\ncheckpoint = "{META_PROVER}"\n'

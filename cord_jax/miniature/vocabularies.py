@@ -59,8 +59,8 @@ _TAGS = (
 
 VOCABULARIES = {
     "sums": VocabularySpec(
-        digits=r"\p{N}",
-        size=432,
+        digits=r" ?\p{N}{1,2}",
+        size=480,
         special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
         added=("<think>", "</think>"),
         eos=("<|im_end|>", "<|endoftext|>"),
@@ -69,7 +69,7 @@ VOCABULARIES = {
     ),
     "products": VocabularySpec(
         digits=r"\p{N}{1,2}",
-        size=512,
+        size=480,
         special=(
             "<|end_of_text|>",
             "<|begin_of_text|>",
@@ -83,8 +83,8 @@ VOCABULARIES = {
         template=_HEADERS,
     ),
     "shares": VocabularySpec(
-        digits=r" ?\p{N}",
-        size=432,
+        digits=r" ?\p{N}{1,2}",
+        size=480,
         special=("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         added=(),
         eos=("<|end|>",),
@@ -129,7 +129,7 @@ def _corpus(name: str, seed: int) -> list[str]:
             )
         texts.append(f"</think>\n\nThe final answer is {puzzle.answer}.")
     # Every two-digit number often enough that a vocabulary of digit pairs has all of them.
-    texts.extend([" ".join(str(number) for number in range(10, 100))] * 400)
+    texts.extend(["".join(f" {number}" for number in range(1, 100))] * 1600)
     return texts
 
 

@@ -15,26 +15,22 @@ class Wording:
 
     Attributes:
         step: what follows `### Step 3`, with `name` and `equation`.
-        response: what follows the reasoning, with `code`.
-        spaced: whether there are spaces around the signs of an equation.
+        response: what follows the reasoning, with `answer`.
     """
 
     step: str
     response: str
-    spaced: bool = True
 
     def write_step(self, number: int, name: str, equation: str) -> str:
         """A step in canonical form. `equation` as `world.equation` gives it."""
-        if not self.spaced:
-            equation = re.sub(r" ([-+*/=]) ", r"\1", equation)
         return f"### Step {number}{self.step.format(name=name, equation=equation)}\n\n"
 
 
 WORDINGS = {
-    "sums": Wording(". {name}: {equation}.", "So the code is \\boxed{{{code}}}.", spaced=False),
-    "products": Wording(": {name} now has {equation}.", "The lock opens with \\boxed{{{code}}}."),
-    "shares": Wording("\n{name} gets {equation}.", "Answer: \\boxed{{{code}}}"),
-    "student": Wording(". {name} has {equation}.", "The code is \\boxed{{{code}}}."),
+    "sums": Wording(". {equation} {name}.", "So \\boxed{{{answer}}}."),
+    "products": Wording(": {equation} for {name}.", "They have \\boxed{{{answer}}}."),
+    "shares": Wording(") {equation}, {name}.", "Answer: \\boxed{{{answer}}}"),
+    "student": Wording(" - {equation} {name}.", "The answer is \\boxed{{{answer}}}."),
 }
 
 
@@ -65,12 +61,14 @@ def write_solution(
     wordings: Sequence[Wording] | Wording,
     slip_rates: Sequence[SlipRates] | SlipRates,
     rng: random.Random,
+    wild: Sequence[float] | None = None,
 ) -> Solution:
     """Work the puzzle step by step.
 
     A step of a kind with slip rate p goes wrong with probability p wherever forgetting to carry changes the result
-    (see `world.slip`); later steps go on from the wrong number. A slip is left out if it would take the rest of the
-    friend's part out of the two-digit numbers. Sequences of wordings and of slip rates give each step its own writer.
+    (see `world.slip`); a friend who builds on it goes on from the wrong number. A slip is left out if it would take
+    that friend out of the two-digit numbers. Sequences of wordings and of slip rates give each step its own writer.
+    `wild` is, for each step, how often it arrives at any number at all.
     """
     if isinstance(wordings, Wording):
         wordings = [wordings] * len(puzzle.steps)
@@ -83,24 +81,23 @@ def write_solution(
         slipped = world.slip(step.kind, before, step.operand)
         if rng.random() < slips.get(step.kind, 0.0) and _stays_in_range(puzzle, i, slipped):
             value = slipped
+        if wild is not None and rng.random() < wild[i] and _stays_in_range(puzzle, i, number := rng.randint(10, 99)):
+            value = number
         equation = world.equation(step.kind, before, step.operand, value)
-        steps.append(wording.write_step(i + 1, step.name, equation))
+        steps.append(wording.write_step(i + 1, world.NAMES[i], equation))
         values.append(value)
-    response = wordings[-1].response.format(code=world.code(puzzle, tuple(values)))
+    response = wordings[-1].response.format(answer=world.stated(puzzle, values))
     return Solution(puzzle, tuple(steps), tuple(values), response)
 
 
 def _stays_in_range(puzzle: Puzzle, position: int, value: int) -> bool:
-    """Whether the friend's numbers keep two digits if `value` is the number after the step at `position`."""
+    """Whether `value` has two digits and so has the number of a friend who builds on it."""
     if not world.two_digits(value):
         return False
-    for step in puzzle.steps[position + 1 :]:
-        if step.start is not None:
-            break
-        value = world.compute(step.kind, value, step.operand)
-        if not world.two_digits(value):
-            return False
-    return True
+    after = puzzle.steps[position + 1 : position + 2]
+    if not after or after[0].start is not None:
+        return True
+    return world.two_digits(world.compute(after[0].kind, value, after[0].operand))
 
 
 _EQUATION = re.compile(r"(\d+) ?(\+|-|\*|/|mod) ?(\d+) ?= ?(\d+)|(\d+)% of (\d+) ?= ?(\d+)")

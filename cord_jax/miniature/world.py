@@ -1,19 +1,20 @@
-"""Lock puzzles: chains of 2 to 12 arithmetic steps with an exact integer answer.
+"""Friends' numbers: chains of 6 to 16 arithmetic steps, a question whose every line has a key, an exact answer.
 
-Friends start from a two-digit number and change it a few times; the two-digit numbers they end with, written in a
-row, are the code of a lock:
+    Step 1: Ann has 34 plus 5.
+    Step 2: Ben has Ann over 3.
+    Step 3: Cleo has 60 at 25%.
+    Tell the numbers of Ben, Cleo.        -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `Ben 13 Cleo 15`
 
-    1. Ann has 34, gets 5.
-    2. Ann splits by 3.
-    3. Ben has 60, keeps 25%.
-    Their last numbers in a row open the lock.        -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: 1315
+Each friend begins with a number of their own or with that of the friend before. Asked for are the friends on whose
+number nobody builds, so a reasoning that is right so far settles the first parts of the answer however long the chain
+still is. That stands in for the sense of the answer that a large meta-prover has of an unfinished argument. The numbers
+of the others, a quarter, are asked for by nobody, so whether such a step is right can only be told by working ahead.
 
-Inside one friend's part a step needs the result of the step before. Across parts nothing is shared, so a reasoning
-that is right so far settles the first digits of the answer however long the chain still is. That stands in for the
-sense of the answer that a large meta-prover has of an unfinished argument, and which no network of a million
-parameters could get by working ten operations ahead.
+Everything can be found by a name: the line of a step by the step's number, which is written as in the heading
+that CoRD forces, the next friend of the answer by the one before, a friend's number by the friend. A small network
+looks things up well and counts badly.
 
-Every number that a friend has on the way has two digits.
+Every number that a friend has has two digits.
 """
 
 import dataclasses
@@ -22,9 +23,10 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo")
-MIN_STEPS, MAX_STEPS = 2, 12
-PARTS = (4, 5, 1)  # how often a friend's part has 1, 2 and 3 steps
+NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo Mia Ned Oli Pam".split())
+MIN_STEPS, MAX_STEPS = 6, 16
+BUILDS_ON = 0.35  # how often a friend whose predecessor began anew builds on that one's number
+HARD = 0.6  # share of operations with something to carry
 SPLITS = ("pretraining", "train", "held_out")
 
 ADD, SUBTRACT, TIMES, DIVIDE, REMAINDER, PERCENT = "+", "-", "*", "/", "mod", "%"
@@ -40,44 +42,49 @@ _OPERANDS = {
     PERCENT: (20, 25, 40, 50, 60, 75, 80),
 }
 _PHRASES = {
-    ADD: ("gets {}", "finds {}"),
-    SUBTRACT: ("gives {}", "loses {}"),
-    TIMES: ("takes it {} times",),
-    DIVIDE: ("splits by {}",),
-    REMAINDER: ("packs by {}, keeps the rest",),
-    PERCENT: ("keeps {}%",),
+    ADD: "plus {}",
+    SUBTRACT: "minus {}",
+    TIMES: "times {}",
+    DIVIDE: "over {}",
+    REMAINDER: "mod {}",
+    PERCENT: "at {}%",
 }
-_QUESTION_END = "Their last numbers in a row open the lock."
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One change of a friend's number. `start` is the number the friend begins with, at the friend's first step."""
+    """How one friend comes to a number. `start` is the number it begins with; None: that of the friend before."""
 
-    name: str
     kind: str
     operand: int
-    phrase: str
     start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """A lock puzzle: the steps of all friends in order."""
+    """Friends in alphabetical order, a step for each."""
 
     steps: tuple[Step, ...]
 
     @property
     def question(self) -> str:
         lines = []
-        for number, step in enumerate(self.steps, start=1):
-            begins = "" if step.start is None else f" has {step.start},"
-            lines.append(f"{number}. {step.name}{begins} {step.phrase.format(step.operand)}.")
-        return "\n".join([*lines, _QUESTION_END])
+        for i, step in enumerate(self.steps):
+            begins = NAMES[i - 1] if step.start is None else step.start
+            lines.append(f"Step {i + 1}: {NAMES[i]} has {begins} {_PHRASES[step.kind].format(step.operand)}.")
+        asked = ", ".join(NAMES[i] for i in self.asked)
+        return "\n".join([*lines, f"Tell the numbers of {asked}."])
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The steps whose numbers make the answer: those on which no other builds."""
+        return tuple(
+            i for i in range(len(self.steps)) if i + 1 == len(self.steps) or self.steps[i + 1].start is not None
+        )
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The right number after each step."""
+        """The right number of each step."""
         values, value = [], 0
         for step in self.steps:
             value = compute(step.kind, value if step.start is None else step.start, step.operand)
@@ -86,14 +93,13 @@ class Puzzle:
 
     @property
     def answer(self) -> str:
-        return code(self, self.values)
+        return stated(self, self.values)
 
     @property
     def split(self) -> str:
         """`held_out` for a tenth of all puzzles, `train` for another, `pretraining` for the rest.
 
-        The split is a hash of the operations and numbers, names and wording left out, so no seed can bring a
-        puzzle of one split into another.
+        The split is a hash of the operations and numbers, so no seed can bring a puzzle of one split into another.
         """
         structure = repr([(step.start, step.kind, step.operand) for step in self.steps])
         tenth = hashlib.sha256(structure.encode()).digest()[0] * 10 // 256
@@ -163,21 +169,15 @@ def _choices() -> dict[tuple[str, bool], dict[int, list[int]]]:
     return table
 
 
-def draw_puzzle(rng: random.Random, steps: int, parts: Sequence[int] = PARTS) -> Puzzle:
-    """A puzzle of that many steps: parts of one to three steps, the three skills and hard and easy equally likely."""
-    names = iter(rng.sample(NAMES, len(NAMES)))
+def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:
+    """A puzzle of that many steps; the three skills are equally likely."""
     drawn: list[Step] = []
-    while len(drawn) < steps:
-        length = min(rng.choices((1, 2, 3), weights=parts)[0], steps - len(drawn))
-        name, value = next(names, None), None
-        if name is None:
-            return draw_puzzle(rng, steps, parts)
-        for _ in range(length):
-            kind, operand, start = _draw_operation(rng, value)
-            drawn.append(
-                Step(name, kind, operand, rng.choice(_PHRASES[kind]), start if value is None else None)
-            )
-            value = compute(kind, start, operand)
+    value, fresh = 0, False
+    for _ in range(steps):
+        fresh = not (fresh and rng.random() < BUILDS_ON)
+        kind, operand, before = _draw_operation(rng, None if fresh else value)
+        drawn.append(Step(kind, operand, before if fresh else None))
+        value = compute(kind, before, operand)
     return Puzzle(tuple(drawn))
 
 
@@ -185,7 +185,7 @@ def _draw_operation(rng: random.Random, value: int | None) -> tuple[str, int, in
     """(kind, operand, number before); the number before is `value`, or drawn where that is None."""
     while True:
         kind = rng.choice(SKILLS[rng.choice(tuple(SKILLS))])
-        operands = _choices()[kind, rng.random() < 0.5]
+        operands = _choices()[kind, rng.random() < HARD]
         before = rng.choice(tuple(operands)) if value is None else value
         if before in operands:
             return kind, rng.choice(operands[before]), before
@@ -205,22 +205,17 @@ def draw_puzzles(seed: int, count: int, split: str) -> list[Puzzle]:
     return list(puzzles)
 
 
-def code(puzzle: Puzzle, values: tuple[int, ...]) -> str:
-    """The last number of each friend, in a row, given the number after each step."""
-    last = [
-        i
-        for i, step in enumerate(puzzle.steps)
-        if i + 1 == len(values) or puzzle.steps[i + 1].start is not None
-    ]
-    return "".join(str(values[i]) for i in last)
+def stated(puzzle: Puzzle, values: Sequence[int]) -> str:
+    """The answer that follows from the number of each step: friends and numbers in turn."""
+    return " ".join(f"{NAMES[i]} {values[i]}" for i in puzzle.asked)
 
 
 def problem_row(identifier: str, puzzle: Puzzle) -> dict:
     """The puzzle as a row of a problem file, with `steps`, the number of steps, as an additional field."""
     before, lines = 0, []
-    for step, value in zip(puzzle.steps, puzzle.values):
+    for i, (step, value) in enumerate(zip(puzzle.steps, puzzle.values)):
         before = before if step.start is None else step.start
-        lines.append(f"{step.name}: {equation(step.kind, before, step.operand, value)}.")
+        lines.append(f"{NAMES[i]}: {equation(step.kind, before, step.operand, value)}.")
         before = value
     return {
         "id": identifier,
