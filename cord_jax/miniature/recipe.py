@@ -54,19 +54,25 @@ _ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a training run: how many examples, of puzzles of how many steps, packed into which windows.
+    """Part of a training run.
 
-    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`; `seed` is
-    of the examples; `cut` is the share of them that are begun by others (or, for the meta-prover, closed early).
+    Attributes:
+        rows: what an example is: `anybody`, `own` or `closing`, see `training_rows`.
+        examples: their number.
+        steps: of the puzzles, from and to.
+        window: that examples are packed into, in tokens.
+        batch_size: in windows.
+        schedule, learning_rate: as in `StudentConfig`.
+        seed: of the examples.
     """
 
+    rows: str
     examples: int
     steps: tuple[int, int]
     window: int
     batch_size: int
     schedule: str
     learning_rate: float
-    cut: float
     seed: int = SEED
 
 
@@ -75,29 +81,27 @@ class Member:
     """A model of the miniature and what it learns from.
 
     Attributes:
-        name: of the checkpoint directory and, for all but the meta-prover, of its wording.
+        name: of the checkpoint directory and of its wording.
         vocabulary: name in `VOCABULARIES`, which also decides the architecture's family.
-        hidden: width of the network.
-        layers: of the network.
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
         stages: of the training.
+        start: the member whose weights it starts from; None: random ones.
     """
 
     name: str
     vocabulary: str
-    hidden: int
-    layers: int
     slips: SlipRates
     stages: tuple[Stage, ...]
+    start: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         """config.json, but for the vocabulary's size and special ids."""
         return _ARCHITECTURES[self.vocabulary] | {
-            "hidden_size": self.hidden,
-            "intermediate_size": 2 * self.hidden,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.hidden // 32,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_theta": 10000.0,
@@ -116,24 +120,25 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
     return {kind: rate for kind in world.KINDS if skill is None or kind not in world.SKILLS[skill]}
 
 
-def _stages(short: int, all_lengths: int, cut: float) -> tuple[Stage, ...]:
-    """Two stages of so many examples."""
-    return (
-        Stage(short, (1, 4), 256, 8, "constant", 3e-3, cut),
-        Stage(all_lengths, (1, world.MAX_STEPS), 640, 4, "cosine", 3e-3, cut),
-    )
-
-
-MEMBERS = (
-    Member("sums", "sums", 128, 4, _slips(0.63, "sums"), _stages(16000, 20000, 0.6)),
-    Member("products", "products", 128, 4, _slips(0.63, "products"), _stages(16000, 20000, 0.6)),
-    Member("shares", "shares", 128, 4, _slips(0.63, "shares"), _stages(16000, 20000, 0.6)),
-    Member("prover", "sums", 160, 5, {}, _stages(16000, 20000, 0.7)),
-    Member("student", "sums", 128, 4, _slips(0.40, None), _stages(16000, 16000, 0.0)),
+_LONG = (2, world.MAX_STEPS)
+_READING = (
+    Stage("anybody", 16000, (1, 4), 256, 8, "constant", 3e-3),
+    Stage("anybody", 14000, _LONG, 384, 6, "cosine", 3e-3),
 )
+_WRITING = (Stage("own", 7000, _LONG, 384, 6, "cosine", 2e-3),)
+MEMBERS = (
+    Member("student", "sums", _slips(0.40, None), _READING),
+    Member("sums", "sums", _slips(0.63, "sums"), _WRITING, start="student"),
+    Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 2e-3),), start="student"),
+    Member("products", "products", _slips(0.63, "products"), _READING + _WRITING),
+    Member("shares", "shares", _slips(0.63, "shares"), _READING + _WRITING),
+)
+_BY_NAME = {member.name: member for member in MEMBERS}
 _SLIPS = {member.name: member.slips for member in MEMBERS}
 _WILD = 0.05  # how often a step of the text that is given arrives at any number
-_ALL_CUT = 0.3  # how often, of texts that are begun by others, nothing but the response is left to write
+_BEGUN = 0.6  # share of a teacher's examples that are begun by others
+_ALL_BEGUN = 0.3  # share of those of which nothing but the response is left to write
+_CLOSED = 0.75  # share of the meta-prover's examples that are closed early
 
 
 def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
@@ -148,21 +153,26 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
     assets.mkdir(parents=True, exist_ok=True)
     for member in MEMBERS:
         if not names or member.name in names:
-            ship(train_member(member, output_dir / member.name, progress), assets / member.name)
+            ship(train_member(member, output_dir, progress), assets / member.name)
     for file, text in problem_files().items():
         (assets / file).write_text(text)
     (assets / "pool.toml").write_text(pool_toml())
     return assets
 
 
-def train_member(member: Member, directory: Path, progress: Callable[[str], None]) -> Path:
-    """Trains one member through its stages; returns its Hugging Face directory."""
-    checkpoint = directory / "start"
-    if not (checkpoint / "model.safetensors").exists():
-        write_untrained(member, checkpoint)
+def train_member(member: Member, output_dir: Path, progress: Callable[[str], None]) -> Path:
+    """Trains one member, and the one it starts from, through its stages; returns its Hugging Face directory."""
+    directory = output_dir / member.name
+    if member.start is not None:
+        checkpoint = train_member(_BY_NAME[member.start], output_dir, progress)
+    else:
+        checkpoint = directory / "start"
+        if not (checkpoint / "model.safetensors").exists():
+            write_untrained(member, checkpoint)
     for number, stage in enumerate(member.stages):
         rows = directory / f"rows_{number}.jsonl"
         if not rows.exists():
+            directory.mkdir(parents=True, exist_ok=True)
             rows.write_text(as_lines(training_rows(member, stage, Vocabulary.load(checkpoint))))
 
         def report(row: Mapping[str, Any], stage: int = number) -> None:
@@ -188,6 +198,7 @@ def train_member(member: Member, directory: Path, progress: Callable[[str], None
                 seed=SEED,
                 log_every=10,
                 plot=False,
+                mesh="data:1",
             ),
             report,
         )
@@ -212,24 +223,29 @@ def write_untrained(member: Member, directory: Path) -> None:
 
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
-    """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.steps} {stage.seed}")
+    """The examples of a stage as rows for the trainer.
+
+    `anybody`: solutions in all wordings, with the base student's slips. `own`: a teacher's. `closing`: the
+    meta-prover's.
+    """
+    rng = random.Random(f"{member.name} {stage.rows} {stage.steps} {stage.seed}")
     for _ in range(stage.examples):
         while (puzzle := world.draw_puzzle(rng, rng.randint(*stage.steps))).split != "pretraining":
             pass
-        prompt, begun = render_prompt(vocabulary, None, puzzle.question), rng.random() < stage.cut
-        cut = rng.randint(0, len(puzzle.steps))
-        if member.name == META_PROVER:
-            yield _closing(puzzle, prompt, cut, rng) if begun else _worked(puzzle, prompt, cut, rng)
-        elif member.name == "student":
-            yield _anybodys(puzzle, member, rng)
+        prompt, cut = render_prompt(vocabulary, None, puzzle.question), rng.randint(0, len(puzzle.steps))
+        if stage.rows == "anybody":
+            yield _anybodys(puzzle, rng)
+        elif stage.rows == "closing":
+            yield (_closing if rng.random() < _CLOSED else _worked)(puzzle, prompt, cut, rng)
         else:
-            if begun and rng.random() < _ALL_CUT:
+            if rng.random() >= _BEGUN:
+                cut = 0
+            elif rng.random() < _ALL_BEGUN:
                 cut = len(puzzle.steps)
-            yield _continuation(puzzle, prompt, cut if begun else 0, member, rng)
+            yield _continuation(puzzle, prompt, cut, member, rng)
 
 
-def _mixed(puzzle: Puzzle, cut: int, writers: Sequence[str], rng: random.Random) -> Solution:
+def mixed_solution(puzzle: Puzzle, cut: int, writers: Sequence[str], rng: random.Random) -> Solution:
     """A solution by these writers, with their slips; the first `cut` steps sometimes arrive anywhere."""
     wild = [_WILD if i < cut else 0.0 for i in range(len(puzzle.steps))]
     return write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng, wild)
@@ -244,18 +260,18 @@ def _continuation(
     puzzle: Puzzle, prompt: str, cut: int, member: Member, rng: random.Random
 ) -> dict[str, Any]:
     """Anybody writes the first `cut` steps, the member all others and the response; only the member's are learnt."""
-    solution = _mixed(puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng)
+    solution = mixed_solution(puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng)
     response = WORDINGS[member.name].response.format(answer=world.stated(puzzle, solution.values))
     completion = f"{''.join(solution.steps[cut:])}</think>\n\n{response}"
     return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
 
 
-def _anybodys(puzzle: Puzzle, member: Member, rng: random.Random) -> dict[str, Any]:
-    """A whole solution with the member's slips, by turns in one wording or in everybody's."""
+def _anybodys(puzzle: Puzzle, rng: random.Random) -> dict[str, Any]:
+    """A whole solution with the student's slips, by turns in one wording or in everybody's."""
     names = tuple(WORDINGS)
     one = [rng.choice(names)] * len(puzzle.steps)
     writers = rng.choice((one, [rng.choice(names) for _ in puzzle.steps]))
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], member.slips, rng)
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], _SLIPS["student"], rng)
     return {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
 
 

@@ -68,7 +68,7 @@ VOCABULARIES = {
         template=_CHATML,
     ),
     "products": VocabularySpec(
-        digits=r"\p{N}{1,2}",
+        digits=r" ?\p{N}{1,2}",
         size=480,
         special=(
             "<|end_of_text|>",
@@ -129,7 +129,8 @@ def _corpus(name: str, seed: int) -> list[str]:
             )
         texts.append(f"</think>\n\nThe final answer is {puzzle.answer}.")
     # Every two-digit number often enough that a vocabulary of digit pairs has all of them.
-    texts.extend(["".join(f" {number}" for number in range(1, 100))] * 1600)
+    for number in range(1, 100):
+        texts.extend([f" {number}"] * rng.randint(1200, 2000))
     return texts
 
 

@@ -100,6 +100,53 @@ def _stays_in_range(puzzle: Puzzle, position: int, value: int) -> bool:
     return world.two_digits(world.compute(after[0].kind, value, after[0].operand))
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A step as somebody wrote it: whose number it is, the operation as `world.equation` puts it, and the result."""
+
+    name: str
+    operation: str
+    result: int
+
+
+_STEP = re.compile(r"### Step (\d+)(?:\.|:|\)| -) (\d+ (?:[-+*/]|mod) \d+|\d+% of \d+) = (\d+)(?: for|,)? (\w+)\.\n\n")
+
+
+def read_step(text: str, number: int) -> Written | None:
+    """A step in any of the wordings; None for other text or another number in the heading."""
+    found = _STEP.fullmatch(text)
+    if found is None or int(found[1]) != number:
+        return None
+    return Written(found[4], found[2], int(found[3]))
+
+
+def read_steps(reasoning: str) -> list[Written | None]:
+    """The steps of a reasoning, from one heading to the next."""
+    texts = [text for text in re.split(r"(?=^### Step)", reasoning, flags=re.MULTILINE) if text]
+    return [read_step(text, number) for number, text in enumerate(texts, start=1)]
+
+
+def follows(puzzle: Puzzle, before: Sequence[Written | None], step: Written | None) -> bool:
+    """Whether `step` works the line of the question that it should, on the numbers in `before`, right or wrong."""
+    i = len(before)
+    if step is None or i >= len(puzzle.steps):
+        return False
+    line = puzzle.steps[i]
+    if line.start is None and before[-1] is None:
+        return False
+    value = before[-1].result if line.start is None else line.start
+    operation = world.equation(line.kind, value, line.operand, 0).removesuffix(" = 0")
+    return (step.name, step.operation) == (world.NAMES[i], operation)
+
+
+def implied_answer(puzzle: Puzzle, steps: Sequence[Written | None]) -> str | None:
+    """The answer that a reasoning implies: of each friend asked for the number in its step; None if one is missing."""
+    asked = [steps[i] if i < len(steps) else None for i in puzzle.asked]
+    if any(step is None or step.name != world.NAMES[i] for step, i in zip(asked, puzzle.asked)):
+        return None
+    return " ".join(f"{step.name} {step.result}" for step in asked)
+
+
 _EQUATION = re.compile(r"(\d+) ?(\+|-|\*|/|mod) ?(\d+) ?= ?(\d+)|(\d+)% of (\d+) ?= ?(\d+)")
 
 

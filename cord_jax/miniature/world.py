@@ -1,8 +1,8 @@
-"""Friends' numbers: chains of 6 to 16 arithmetic steps, a question whose every line has a key, an exact answer.
+"""Friends' numbers: chains of 6 to 14 arithmetic steps, a question whose every line has a key, an exact answer.
 
-    Step 1: Ann has 34 plus 5.
-    Step 2: Ben has Ann over 3.
-    Step 3: Cleo has 60 at 25%.
+    Step 1: 34 + 5 for Ann.
+    Step 2: Ann / 3 for Ben.
+    Step 3: 25% of 60 for Cleo.
     Tell the numbers of Ben, Cleo.        -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `Ben 13 Cleo 15`
 
 Each friend begins with a number of their own or with that of the friend before. Asked for are the friends on whose
@@ -21,10 +21,11 @@ import dataclasses
 import functools
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 
-NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo Mia Ned Oli Pam".split())
-MIN_STEPS, MAX_STEPS = 6, 16
+NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo Mia Ned".split())
+MIN_STEPS, MAX_STEPS = 6, 14
 BUILDS_ON = 0.35  # how often a friend whose predecessor began anew builds on that one's number
 HARD = 0.6  # share of operations with something to carry
 SPLITS = ("pretraining", "train", "held_out")
@@ -41,14 +42,8 @@ _OPERANDS = {
     REMAINDER: (11, 12, 15, 20, 25, 30),
     PERCENT: (20, 25, 40, 50, 60, 75, 80),
 }
-_PHRASES = {
-    ADD: "plus {}",
-    SUBTRACT: "minus {}",
-    TIMES: "times {}",
-    DIVIDE: "over {}",
-    REMAINDER: "mod {}",
-    PERCENT: "at {}%",
-}
+
+_LINE = re.compile(r"Step \d+: (?:(\d+)% of (\w+)|(\w+) ([-+*/]|mod) (\d+)) for \w+\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Puzzle:
         lines = []
         for i, step in enumerate(self.steps):
             begins = NAMES[i - 1] if step.start is None else step.start
-            lines.append(f"Step {i + 1}: {NAMES[i]} has {begins} {_PHRASES[step.kind].format(step.operand)}.")
+            lines.append(f"Step {i + 1}: {operation(step.kind, begins, step.operand)} for {NAMES[i]}.")
         asked = ", ".join(NAMES[i] for i in self.asked)
         return "\n".join([*lines, f"Tell the numbers of {asked}."])
 
@@ -169,6 +164,18 @@ def _choices() -> dict[tuple[str, bool], dict[int, list[int]]]:
     return table
 
 
+def read_puzzle(question: str) -> Puzzle:
+    """The puzzle of a question, the inverse of `Puzzle.question`."""
+    steps = []
+    for line in question.splitlines()[:-1]:
+        percent, of, begins, kind, operand = re.fullmatch(_LINE, line).groups()
+        start = of or begins
+        steps.append(
+            Step(kind or PERCENT, int(operand or percent), int(start) if start.isdecimal() else None)
+        )
+    return Puzzle(tuple(steps))
+
+
 def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:
     """A puzzle of that many steps; the three skills are equally likely."""
     drawn: list[Step] = []
@@ -226,8 +233,11 @@ def problem_row(identifier: str, puzzle: Puzzle) -> dict:
     }
 
 
+def operation(kind: str, value: int | str, operand: int) -> str:
+    """The operation on a number, or on whosever number it is, for instance `34 + 5`."""
+    return f"{operand}% of {value}" if kind == PERCENT else f"{value} {kind} {operand}"
+
+
 def equation(kind: str, value: int, operand: int, result: int) -> str:
     """The operation as it is written in solutions, for instance `34 + 5 = 39`."""
-    if kind == PERCENT:
-        return f"{operand}% of {value} = {result}"
-    return f"{value} {kind} {operand} = {result}"
+    return f"{operation(kind, value, operand)} = {result}"
