@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cord_jax.miniature import world
-from cord_jax.miniature.wording import follows, implied_answer, read_step, read_steps, wrong_equations, equations
+from cord_jax.miniature.wording import (
+    Written,
+    equations,
+    follows,
+    implied_answer,
+    read_step,
+    read_steps,
+    wrong_equations,
+)
 
 _CONCLUDED = ("think_end", "eos", "budget")
 
@@ -89,9 +97,9 @@ def count_rounds(question: str, candidates: Iterable[Mapping[str, Any]]) -> Roun
 
 def _is_right(puzzle: world.Puzzle, values: Sequence[int], number: int, row: Mapping[str, Any]) -> bool:
     """Whether a candidate for step `number`, on a right text, is right; the last must also conclude."""
-    step = read_step(row["text"], number)
     line, i = puzzle.steps[number - 1], number - 1
-    if step is None or (row["ended"] in _CONCLUDED) != (number == len(values)):
+    if (row["ended"] in _CONCLUDED) != (number == len(values)):
         return False
-    operation = world.equation(line.kind, values[i - 1] if line.start is None else line.start, line.operand, values[i])
-    return (step.name, f"{step.operation} = {step.result}") == (world.NAMES[i], operation)
+    operation = world.operation(line.kind, values[i - 1] if line.start is None else line.start, line.operand)
+    right = Written(world.NAMES[i], operation, values[i], world.BOXES[i], values[i])
+    return read_step(row["text"], number) == right

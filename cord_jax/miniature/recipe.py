@@ -24,6 +24,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+from flax import nnx
+
 import models
 from cord_jax.engine import CLOSING
 from cord_jax.miniature import world
@@ -38,6 +41,7 @@ SEED = 1
 TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300
 TEACHERS = ("sums", "products", "shares")
 META_PROVER = "prover"
+TRUNK = "trunk"  # what all members start from; it is not shipped
 
 _ARCHITECTURES = {
     "sums": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
@@ -121,20 +125,28 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
 
 
 _LONG = (2, world.MAX_STEPS)
-_READING = (
-    Stage("anybody", 16000, (1, 4), 256, 8, "constant", 3e-3),
-    Stage("anybody", 14000, _LONG, 384, 6, "cosine", 3e-3),
-)
-_WRITING = (Stage("own", 7000, _LONG, 384, 6, "cosine", 2e-3),)
 MEMBERS = (
-    Member("student", "sums", _slips(0.40, None), _READING),
-    Member("sums", "sums", _slips(0.63, "sums"), _WRITING, start="student"),
-    Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 2e-3),), start="student"),
-    Member("products", "products", _slips(0.63, "products"), _READING + _WRITING),
-    Member("shares", "shares", _slips(0.63, "shares"), _READING + _WRITING),
+    Member(
+        "trunk",
+        "products",
+        _slips(0.40, None),
+        (
+            Stage("anybody", 14000, (1, 6), 256, 8, "constant", 3e-3),
+            Stage("anybody", 24000, _LONG, 384, 6, "constant", 2e-3),
+            Stage("anybody", 14000, _LONG, 384, 6, "cosine", 2e-3, SEED + 1),
+        ),
+    ),
+    Member(
+        "student", "sums", _slips(0.40, None), (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 2),), "trunk"
+    ),
+    Member("sums", "sums", _slips(0.63, "sums"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("products", "products", _slips(0.63, "products"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("shares", "shares", _slips(0.63, "shares"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("prover", "sums", {}, (Stage("closing", 14000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
 )
 _BY_NAME = {member.name: member for member in MEMBERS}
 _SLIPS = {member.name: member.slips for member in MEMBERS}
+_HEAD = "lm_head"
 _WILD = 0.05  # how often a step of the text that is given arrives at any number
 _BEGUN = 0.6  # share of a teacher's examples that are begun by others
 _ALL_BEGUN = 0.3  # share of those of which nothing but the response is left to write
@@ -152,7 +164,7 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
     assets = output_dir / "assets"
     assets.mkdir(parents=True, exist_ok=True)
     for member in MEMBERS:
-        if not names or member.name in names:
+        if member.name != TRUNK and (not names or member.name in names):
             ship(train_member(member, output_dir, progress), assets / member.name)
     for file, text in problem_files().items():
         (assets / file).write_text(text)
@@ -163,12 +175,12 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
 def train_member(member: Member, output_dir: Path, progress: Callable[[str], None]) -> Path:
     """Trains one member, and the one it starts from, through its stages; returns its Hugging Face directory."""
     directory = output_dir / member.name
-    if member.start is not None:
-        checkpoint = train_member(_BY_NAME[member.start], output_dir, progress)
-    else:
-        checkpoint = directory / "start"
-        if not (checkpoint / "model.safetensors").exists():
+    checkpoint = directory / "start"
+    if not (checkpoint / "model.safetensors").exists():
+        if member.start is None:
             write_untrained(member, checkpoint)
+        else:
+            transplant(train_member(_BY_NAME[member.start], output_dir, progress), member, checkpoint)
     for number, stage in enumerate(member.stages):
         rows = directory / f"rows_{number}.jsonl"
         if not rows.exists():
@@ -213,13 +225,44 @@ def ship(checkpoint: Path, directory: Path) -> None:
 
 def write_untrained(member: Member, directory: Path) -> None:
     """The member's vocabulary, configuration and random weights."""
+    model = _write_vocabulary(member, directory)
+    models.save(model, directory)
+
+
+def transplant(trunk: Path, member: Member, directory: Path) -> None:
+    """The member's vocabulary and configuration, with the weights of `trunk`.
+
+    The families compute alike but for biases, which begin at zero. A token that the trunk's vocabulary has takes its
+    embedding over, and its row of the head; others keep random ones.
+    """
+    model = _write_vocabulary(member, directory)
+    theirs = dict(nnx.to_flat_state(nnx.state(models.load(trunk), nnx.Param)))
+    known = Vocabulary.load(trunk).tokenizer.get_vocab()
+    own = Vocabulary.load(directory).tokenizer.get_vocab()
+    pairs = [(i, known[token]) for token, i in own.items() if token in known]
+    to, of = map(jnp.array, zip(*pairs))
+    embedding = theirs[("embed", "embedding")][...]
+    state = nnx.state(model, nnx.Param)
+    for path, parameter in nnx.to_flat_state(state):
+        if path == ("embed", "embedding"):
+            parameter[...] = parameter[...].at[to].set(embedding[of])
+        elif path[0] == _HEAD:
+            parameter[...] = parameter[...].at[:, to].set(embedding[of].T)
+        elif path[-1] == "bias":
+            parameter[...] = jnp.zeros_like(parameter[...])
+        else:
+            parameter[...] = theirs[path][...]
+    nnx.update(model, state)
+    models.save(model, directory)
+
+
+def _write_vocabulary(member: Member, directory: Path) -> models.Decoder:
+    """Writes the member's vocabulary; returns its network with random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_vocabulary(member.vocabulary, SEED)
     ids = save_vocabulary(member.vocabulary, tokenizer, directory)
     config = member.config | ids | {"vocab_size": tokenizer.get_vocab_size()}
-    models.save(
-        models.build(models.config_from_hf(config), SEED + MEMBERS.index(member), stacked=False), directory
-    )
+    return models.build(models.config_from_hf(config), SEED, stacked=False)
 
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
@@ -271,7 +314,7 @@ def _anybodys(puzzle: Puzzle, rng: random.Random) -> dict[str, Any]:
     names = tuple(WORDINGS)
     one = [rng.choice(names)] * len(puzzle.steps)
     writers = rng.choice((one, [rng.choice(names) for _ in puzzle.steps]))
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], _SLIPS["student"], rng)
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], _SLIPS[TRUNK], rng)
     return {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
 
 

@@ -1,4 +1,4 @@
-"""Solutions of lock puzzles in a teacher's own words, with that teacher's slips, and a check of equations."""
+"""Solutions of puzzles in a teacher's own words, with that teacher's slips, and a check of equations."""
 
 import dataclasses
 import random
@@ -14,7 +14,7 @@ class Wording:
     """How a writer puts a step and the answer.
 
     Attributes:
-        step: what follows `### Step 3`, with `name` and `equation`.
+        step: what follows `### Step 3`, with `name`, `equation`, `box` and `result`.
         response: what follows the reasoning, with `answer`.
     """
 
@@ -22,15 +22,15 @@ class Wording:
     response: str
 
     def write_step(self, number: int, name: str, equation: str) -> str:
-        """A step in canonical form. `equation` as `world.equation` gives it."""
-        return f"### Step {number}{self.step.format(name=name, equation=equation)}\n\n"
+        """A step in canonical form. `equation` as `world.equation` puts it."""
+        return f"### Step {number}{self.step.format(name=name, equation=equation, box=name[0], result=equation.split()[-1])}\n\n"
 
 
 WORDINGS = {
-    "sums": Wording(". {equation} {name}.", "So \\boxed{{{answer}}}."),
-    "products": Wording(": {equation} for {name}.", "They have \\boxed{{{answer}}}."),
-    "shares": Wording(") {equation}, {name}.", "Answer: \\boxed{{{answer}}}"),
-    "student": Wording(" - {equation} {name}.", "The answer is \\boxed{{{answer}}}."),
+    "sums": Wording(". {name} {equation}, {box} {result}.", "So \\boxed{{{answer}}}."),
+    "products": Wording(": {name} {equation} so {box} {result}.", "They have \\boxed{{{answer}}}."),
+    "shares": Wording(") {name} {equation}; {box} {result}.", "Answer: \\boxed{{{answer}}}"),
+    "student": Wording(" - {name} {equation} > {box} {result}.", "The answer is \\boxed{{{answer}}}."),
 }
 
 
@@ -66,7 +66,7 @@ def write_solution(
     """Work the puzzle step by step.
 
     A step of a kind with slip rate p goes wrong with probability p wherever forgetting to carry changes the result
-    (see `world.slip`); a friend who builds on it goes on from the wrong number. A slip is left out if it would take
+    (see `world.slip`); a friend who takes the number goes on from the wrong one. A slip is left out if it would take
     that friend out of the two-digit numbers. Sequences of wordings and of slip rates give each step its own writer.
     `wild` is, for each step, how often it arrives at any number at all.
     """
@@ -102,14 +102,26 @@ def _stays_in_range(puzzle: Puzzle, position: int, value: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A step as somebody wrote it: whose number it is, the operation as `world.equation` puts it, and the result."""
+    """A step as somebody wrote it.
+
+    Attributes:
+        name: who works.
+        operation: as `world.operation` puts it.
+        result: of the equation.
+        box: where it goes.
+        number: what is said to be in the box.
+    """
 
     name: str
     operation: str
     result: int
+    box: str
+    number: int
 
 
-_STEP = re.compile(r"### Step (\d+)(?:\.|:|\)| -) (\d+ (?:[-+*/]|mod) \d+|\d+% of \d+) = (\d+)(?: for|,)? (\w+)\.\n\n")
+_STEP = re.compile(
+    r"### Step (\d+)(?:\.|:|\)| -) (\w+) (\d+ (?:[-+*/]|mod) \d+|\d+% of \d+) = (\d+)(?:,|;| so| >) (\w) (\d+)\.\n\n"
+)
 
 
 def read_step(text: str, number: int) -> Written | None:
@@ -117,7 +129,7 @@ def read_step(text: str, number: int) -> Written | None:
     found = _STEP.fullmatch(text)
     if found is None or int(found[1]) != number:
         return None
-    return Written(found[4], found[2], int(found[3]))
+    return Written(found[2], found[3], int(found[4]), found[5], int(found[6]))
 
 
 def read_steps(reasoning: str) -> list[Written | None]:
@@ -134,17 +146,22 @@ def follows(puzzle: Puzzle, before: Sequence[Written | None], step: Written | No
     line = puzzle.steps[i]
     if line.start is None and before[-1] is None:
         return False
-    value = before[-1].result if line.start is None else line.start
-    operation = world.equation(line.kind, value, line.operand, 0).removesuffix(" = 0")
-    return (step.name, step.operation) == (world.NAMES[i], operation)
+    value = before[-1].number if line.start is None else line.start
+    expected = Written(
+        world.NAMES[i],
+        world.operation(line.kind, value, line.operand),
+        step.result,
+        world.BOXES[i],
+        step.result,
+    )
+    return step == expected
 
 
 def implied_answer(puzzle: Puzzle, steps: Sequence[Written | None]) -> str | None:
-    """The answer that a reasoning implies: of each friend asked for the number in its step; None if one is missing."""
-    asked = [steps[i] if i < len(steps) else None for i in puzzle.asked]
-    if any(step is None or step.name != world.NAMES[i] for step, i in zip(asked, puzzle.asked)):
-        return None
-    return " ".join(f"{step.name} {step.result}" for step in asked)
+    """The answer that a reasoning implies: what its steps put into the boxes asked for; None if one is missing."""
+    boxes = {step.box: step.number for step in steps if step is not None}
+    asked = [world.BOXES[i] for i in puzzle.asked]
+    return " ".join(f"{box} {boxes[box]}" for box in asked) if boxes.keys() >= set(asked) else None
 
 
 _EQUATION = re.compile(r"(\d+) ?(\+|-|\*|/|mod) ?(\d+) ?= ?(\d+)|(\d+)% of (\d+) ?= ?(\d+)")

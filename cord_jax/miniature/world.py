@@ -1,20 +1,21 @@
-"""Friends' numbers: chains of 6 to 14 arithmetic steps, a question whose every line has a key, an exact answer.
+"""Friends and boxes: chains of 6 to 12 arithmetic steps, a question whose every line has a key, an exact answer.
 
-    Step 1: 34 + 5 for Ann.
-    Step 2: Ann / 3 for Ben.
-    Step 3: 25% of 60 for Cleo.
-    Tell the numbers of Ben, Cleo.        -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `Ben 13 Cleo 15`
+    Step 1: Ann 34 + 5.
+    Step 2: Ben A / 3.
+    Step 3: Cleo 25% of 60.
+    Tell B, C.                  -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `B 13 C 15`
 
-Each friend begins with a number of their own or with that of the friend before. Asked for are the friends on whose
-number nobody builds, so a reasoning that is right so far settles the first parts of the answer however long the chain
-still is. That stands in for the sense of the answer that a large meta-prover has of an unfinished argument. The numbers
-of the others, a quarter, are asked for by nobody, so whether such a step is right can only be told by working ahead.
+Each friend works out a number and puts it into the box with their initial. It begins with a number in the question or
+with that in the box of the friend before. Asked for are the boxes that nobody takes a number from, so a reasoning that is
+right so far settles the first parts of the answer however long the chain still is. That stands in for the sense of the
+answer that a large meta-prover has of an unfinished argument. A quarter of the numbers are asked for by nobody; whether
+such a step is right can only be told by working ahead.
 
-Everything can be found by a name: the line of a step by the step's number, which is written as in the heading
-that CoRD forces, the next friend of the answer by the one before, a friend's number by the friend. A small network
-looks things up well and counts badly.
+Everything can be looked up: a friend by the number of the step, which stands in the question as it does in the
+heading that CoRD forces, the operation by the friend, a number by its box, the next box by the one before. A small
+network looks things up well and counts badly.
 
-Every number that a friend has has two digits.
+Every number in a box has two digits.
 """
 
 import dataclasses
@@ -24,10 +25,11 @@ import random
 import re
 from collections.abc import Sequence
 
-NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo Mia Ned".split())
-MIN_STEPS, MAX_STEPS = 6, 14
-BUILDS_ON = 0.35  # how often a friend whose predecessor began anew builds on that one's number
-HARD = 0.6  # share of operations with something to carry
+NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo".split())
+MIN_STEPS, MAX_STEPS = 6, 12
+BOXES = tuple(name[0] for name in NAMES)
+BUILDS_ON = 0.35  # how often a friend takes the number before, if it was not itself built on another
+HARD = 0.7  # share of operations with something to carry
 SPLITS = ("pretraining", "train", "held_out")
 
 ADD, SUBTRACT, TIMES, DIVIDE, REMAINDER, PERCENT = "+", "-", "*", "/", "mod", "%"
@@ -43,12 +45,12 @@ _OPERANDS = {
     PERCENT: (20, 25, 40, 50, 60, 75, 80),
 }
 
-_LINE = re.compile(r"Step \d+: (?:(\d+)% of (\w+)|(\w+) ([-+*/]|mod) (\d+)) for \w+\.")
+_LINE = re.compile(r"Step \d+: \w+ (?:(\d+)% of (\w+)|(\w+) ([-+*/]|mod) (\d+))\.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """How one friend comes to a number. `start` is the number it begins with; None: that of the friend before."""
+    """How a friend comes to a number. `start` is what it begins with; None: what is in the box before."""
 
     kind: str
     operand: int
@@ -57,7 +59,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """Friends in alphabetical order, a step for each."""
+    """Steps of so many friends, in alphabetical order."""
 
     steps: tuple[Step, ...]
 
@@ -65,14 +67,14 @@ class Puzzle:
     def question(self) -> str:
         lines = []
         for i, step in enumerate(self.steps):
-            begins = NAMES[i - 1] if step.start is None else step.start
-            lines.append(f"Step {i + 1}: {operation(step.kind, begins, step.operand)} for {NAMES[i]}.")
-        asked = ", ".join(NAMES[i] for i in self.asked)
-        return "\n".join([*lines, f"Tell the numbers of {asked}."])
+            begins = BOXES[i - 1] if step.start is None else step.start
+            lines.append(f"Step {i + 1}: {NAMES[i]} {operation(step.kind, begins, step.operand)}.")
+        asked = ", ".join(BOXES[i] for i in self.asked)
+        return "\n".join([*lines, f"Tell {asked}."])
 
     @property
     def asked(self) -> tuple[int, ...]:
-        """The steps whose numbers make the answer: those on which no other builds."""
+        """The steps whose numbers make the answer: those that no other begins with."""
         return tuple(
             i for i in range(len(self.steps)) if i + 1 == len(self.steps) or self.steps[i + 1].start is not None
         )
@@ -213,8 +215,8 @@ def draw_puzzles(seed: int, count: int, split: str) -> list[Puzzle]:
 
 
 def stated(puzzle: Puzzle, values: Sequence[int]) -> str:
-    """The answer that follows from the number of each step: friends and numbers in turn."""
-    return " ".join(f"{NAMES[i]} {values[i]}" for i in puzzle.asked)
+    """The answer that follows from the number of each step: boxes and numbers in turn."""
+    return " ".join(f"{BOXES[i]} {values[i]}" for i in puzzle.asked)
 
 
 def problem_row(identifier: str, puzzle: Puzzle) -> dict:
@@ -234,7 +236,7 @@ def problem_row(identifier: str, puzzle: Puzzle) -> dict:
 
 
 def operation(kind: str, value: int | str, operand: int) -> str:
-    """The operation on a number, or on whosever number it is, for instance `34 + 5`."""
+    """The operation on a number or a box, for instance `34 + 5`."""
     return f"{operand}% of {value}" if kind == PERCENT else f"{value} {kind} {operand}"
 
 

@@ -77,19 +77,22 @@ def test_any_numbers_are_carried_on():
         assert implied_answer(puzzle, steps) == world.stated(puzzle, solution.values)
 
 
-QUESTION = "Step 1: 34 + 5 for Ann.\nStep 2: Ann / 3 for Ben.\nTell the numbers of Ben."
+QUESTION = "Step 1: Ann 34 + 5.\nStep 2: Ben A / 3.\nTell B."
+ANN = "### Step 1. Ann 34 + 5 = 39, A 39.\n\n"
 
 
 @pytest.mark.parametrize(
     ("reasoning", "on_the_line", "implied"),
     [
-        ("### Step 1. 34 + 5 = 39 Ann.\n\n### Step 2: 39 / 3 = 13 for Ben.\n\n", [True, True], "Ben 13"),
-        ("### Step 1. 34 + 5 = 29 Ann.\n\n### Step 2) 29 / 3 = 9, Ben.\n\n", [True, True], "Ben 9"),
-        ("### Step 1. 34 + 5 = 39 Ann.\n\n### Step 2. 34 / 3 = 13 Ben.\n\n", [True, False], "Ben 13"),
-        ("### Step 1. 34 + 5 = 39 Ann.\n\n### Step 2. 39 / 3 = 13 Cleo.\n\n", [True, False], None),
-        ("### Step 1. 34 + 5 = 39 Ann.\n\n### Step 3. 39 / 3 = 13 Ben.\n\n", [True, False], None),
-        ("### Step 1. Thirty-nine.\n\n### Step 2. 39 / 3 = 13 Ben.\n\n", [False, False], "Ben 13"),
-        ("### Step 1. 34 + 5 = 39 Ann.\n\n", [True], None),
+        (ANN + "### Step 2: Ben 39 / 3 = 13 so B 13.\n\n", [True, True], "B 13"),
+        ("### Step 1. Ann 34 + 5 = 29, A 29.\n\n### Step 2) Ben 29 / 3 = 9; B 9.\n\n", [True, True], "B 9"),
+        (ANN + "### Step 2. Ben 34 / 3 = 13, B 13.\n\n", [True, False], "B 13"),
+        (ANN + "### Step 2. Ben 39 / 3 = 13, B 31.\n\n", [True, False], "B 31"),
+        (ANN + "### Step 2. Cleo 39 / 3 = 13, B 13.\n\n", [True, False], "B 13"),
+        (ANN + "### Step 2. Ben 39 / 3 = 13, C 13.\n\n", [True, False], None),
+        (ANN + "### Step 3. Ben 39 / 3 = 13, B 13.\n\n", [True, False], None),
+        ("### Step 1. Thirty-nine.\n\n### Step 2. Ben 39 / 3 = 13, B 13.\n\n", [False, False], "B 13"),
+        (ANN, [True], None),
     ],
 )
 def test_reading_by_hand(reasoning, on_the_line, implied):
@@ -99,6 +102,6 @@ def test_reading_by_hand(reasoning, on_the_line, implied):
 
 
 def test_a_read_step():
-    assert read_step("### Step 3: 25% of 60 = 15 for Cleo.\n\n", 3) == Written("Cleo", "25% of 60", 15)
-    assert read_step("### Step 3: 25% of 60 = 15 for Cleo.", 3) is None
+    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.\n\n", 3) == Written("Cleo", "25% of 60", 15, "C", 15)
+    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.", 3) is None
     assert read_step("", 3) is None
