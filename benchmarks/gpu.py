@@ -149,7 +149,7 @@ def inputs(values: flags.FlagValues, habits, scale: Scale, scratch: Path) -> tup
     import torch
 
     from benchmarks import synthetic
-    from cord_jax.planning import SearchSettings
+    from cord_jax.engine.plan import SearchSettings
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
@@ -224,7 +224,7 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     import jax.numpy as jnp
 
     from cord_jax.mesh import compiler_options
-    from cord_jax.proposals import propose
+    from cord_jax.search.proposals import propose
 
     plan, index = engine.plan, engine.plan.meta
     reader, constants, state = plan.readers[index], engine._constants[index], engine._state.readers[index]
@@ -290,9 +290,9 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     from transformers import AutoConfig
 
     from benchmarks.transformers_search import Work
-    from cord_jax import settling
     from cord_jax.mesh import compiler_options
-    from cord_jax.slots import SubBatch
+    from cord_jax.search import settling
+    from cord_jax.search.slots import SubBatch
 
     plan, state = engine.plan, engine._state
     num_rows = plan.shards.rows
@@ -333,7 +333,7 @@ def random_candidates(plan, vocabularies: int, habits):
     import jax
     import jax.numpy as jnp
 
-    from cord_jax import settling
+    from cord_jax.search import settling
 
     rng = np.random.default_rng(0)
     shapes = settling.candidate_shapes(plan, vocabularies, plan.shards.rows)

@@ -93,12 +93,12 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
 
     from benchmarks import synthetic
     from benchmarks.peer import timed
-    from cord_jax.engine import Engine
+    from cord_jax.engine.engine import Engine
+    from cord_jax.engine.plan import SearchSettings
+    from cord_jax.engine.teachers import load_teachers
     from cord_jax.mesh import parse_mesh
-    from cord_jax.planning import SearchSettings
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
-    from cord_jax.teachers import load_teachers
 
     endless = synthetic.Habits(step_lengths=(1e6,), topic_shares=(1.0,), last_step=0.0, response=1e6)
     pool = synthetic.write_pool(

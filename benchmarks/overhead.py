@@ -24,17 +24,17 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
-from cord_jax import search, settling
-from cord_jax.engine import Engine, Finished
+from cord_jax.engine.engine import Engine, Finished
+from cord_jax.engine.plan import SearchSettings
+from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
-from cord_jax.planning import SearchSettings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.slots import SubBatch
-from cord_jax.state import DONE, FREE, SEARCHING, SearchPlan
-from cord_jax.steps import DROPPED
-from cord_jax.teachers import load_teachers
+from cord_jax.search import loop, settling
+from cord_jax.search.round_record import DROPPED
+from cord_jax.search.slots import SubBatch
+from cord_jax.search.state import DONE, FREE, SEARCHING, SearchPlan
 from launch import common
 
 FLAGS = flags.FlagValues()
@@ -69,11 +69,11 @@ class StagedEngine(Engine):
         super()._make_programs(plan)
         self.seconds = Counter()
         changes = functools.partial(jax.jit, donate_argnums=1)
-        self._due = jax.jit(functools.partial(search.due, plan))
+        self._due = jax.jit(functools.partial(loop.due, plan))
         self._exchanged = jax.jit(functools.partial(settling.exchange_steps, plan, self.exchange))
         self._scored = jax.jit(functools.partial(settling.score, plan))
-        self._settled = changes(functools.partial(search.settle, plan))
-        self._written = changes(functools.partial(search.write, plan))
+        self._settled = changes(functools.partial(loop.settle, plan))
+        self._written = changes(functools.partial(loop.write, plan))
         self._advance = self._advance_in_parts
 
     def _timed(self, part: str, program, *arguments):
@@ -86,7 +86,7 @@ class StagedEngine(Engine):
         plan = self.plan
         for _ in range(max_rounds):
             phase_n = np.asarray(state.phase_n)
-            if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(search.stalled(plan, state)):
+            if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(loop.stalled(plan, state)):
                 break
             state, now = self._due(state)
             batch = SubBatch(now.slot_r, now.ready_r)

@@ -77,9 +77,9 @@ class EngineSearch:
     """The engine, kept between searches so that it compiles once."""
 
     def __init__(self, spec, problems, settings, devices: int = 1):
-        from cord_jax.engine import Engine
+        from cord_jax.engine.engine import Engine
+        from cord_jax.engine.teachers import load_teachers
         from cord_jax.mesh import parse_mesh
-        from cord_jax.teachers import load_teachers
 
         mesh = parse_mesh(f"data:{devices},model:1")
         self.problems, self.teachers = problems, load_teachers(spec, mesh)
@@ -87,7 +87,7 @@ class EngineSearch:
 
     def search(self) -> list[Outcome]:
         from cord_jax.answers import Grader
-        from cord_jax.harvest import read_trace
+        from cord_jax.engine.harvest import read_trace
 
         outcomes = {}
         with Grader("exact") as grader:
@@ -116,8 +116,8 @@ class Draws:
         import jax
         import torch
 
-        from cord_jax.requests import problem_digest
-        from cord_jax.sampling import problem_key, row_key
+        from cord_jax.engine.encoded_problems import problem_digest
+        from cord_jax.search.sampling import problem_key, row_key
 
         row = problem, step, beam, proposer
         if row not in self.made:
@@ -202,7 +202,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     import jax
     import torch
 
-    from cord_jax.planning import SearchSettings
+    from cord_jax.engine.plan import SearchSettings
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 

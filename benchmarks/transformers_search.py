@@ -18,13 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from cord_jax import segmentation
-from cord_jax.planning import SearchSettings
+from cord_jax.engine.plan import SearchSettings
+from cord_jax.engine.teachers import ANSWER_CUE, distinct_readers
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
-from cord_jax.prompts import render_prompt
-from cord_jax.teachers import ANSWER_CUE, distinct_readers
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text import segmentation
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 SEGMENTATION = "prompt"
 

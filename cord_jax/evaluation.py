@@ -22,13 +22,13 @@ from jax.sharding import Mesh
 import models
 from cord_jax import statistics
 from cord_jax.answers import Grader, predicted_answer
-from cord_jax.decoding import generate
+from cord_jax.engine.generate import generate
+from cord_jax.engine.teachers import stacks_layers
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.prompts import encode_prompts
 from cord_jax.run_directory import check_run, fingerprint, open_run
-from cord_jax.teachers import stacks_layers
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.vocabulary import Vocabulary
 
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"

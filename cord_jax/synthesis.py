@@ -14,15 +14,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cord_jax.answers import Grader
-from cord_jax.engine import Engine
-from cord_jax.harvest import read_trace, read_tree
-from cord_jax.journal import Journal, from_text, to_text
+from cord_jax.engine.engine import Engine
+from cord_jax.engine.harvest import read_trace, read_tree
+from cord_jax.engine.journal import Journal, from_text, to_text
+from cord_jax.engine.plan import CLOSING, SearchSettings
+from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import device_name, parse_mesh
-from cord_jax.planning import CLOSING, SearchSettings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
-from cord_jax.teachers import load_teachers
 from cord_jax.traces import SUMMARY, Trace, TraceFiles, summarize
 
 _REPORT_SECONDS = 10.0

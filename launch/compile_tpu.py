@@ -72,25 +72,25 @@ def compile_job(values: flags.FlagValues) -> bool:
     needed = "pool" if values.job == "search" else "student"
     if values[needed].value is None:
         raise UserError(f"--job={values.job} needs --{needed}; see --help")
-    from cord_jax import compile_report, topologies
+    from cord_jax.dry_run import report, topologies
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     chip, devices = topologies.describe(values.topology)
     if values.job == "search":
-        from cord_jax.planning import SearchSettings
+        from cord_jax.engine.plan import SearchSettings
         from cord_jax.pool import read_pool
 
         settings = SearchSettings(**{name: values[name].value for name in _OF_SEARCH})
-        return compile_report.report_search(read_pool(values.pool), settings, chip, devices, values.mesh, say)
+        return report.report_search(read_pool(values.pool), settings, chip, devices, values.mesh, say)
     import models
     from cord_jax.student.config import StudentConfig
 
     chosen = {name: values[name].value for name in _OF_STUDENT}
     settings = StudentConfig(values.student, "-", "-", mesh=values.mesh or "fsdp:-1", **chosen)
     config = models.read_config(values.student)
-    return compile_report.report_student(config, settings, chip, devices, values.mesh is None, say)
+    return report.report_student(config, settings, chip, devices, values.mesh is None, say)
 
 
 def main(values: flags.FlagValues) -> None:

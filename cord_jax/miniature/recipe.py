@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import models
-from cord_jax.engine import CLOSING
+from cord_jax.engine.engine import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
 from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution
 from cord_jax.miniature.world import Puzzle
-from cord_jax.prompts import render_prompt
 from cord_jax.student import StudentConfig, train
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 SEED = 1
 TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300

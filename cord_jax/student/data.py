@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 
 from cord_jax.errors import UserError
-from cord_jax.prompts import THINK_START, open_thinking, render_messages, render_prompt
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 _THINK_END = "</think>\n\n"
 

@@ -21,11 +21,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.student.attention import Attention, choose_attention
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
 from models import lora
-from models.checkpoint import default_stacked
+from models.attention.packed import Attention, choose_attention
+from models.checkpoint.load_save import default_stacked
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.sharding import parameter_shardings

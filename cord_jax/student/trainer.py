@@ -29,7 +29,7 @@ from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples, show_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 from models import lora
 
 HF = "hf"

@@ -9,7 +9,7 @@ from benchmarks import gpu, synthetic
 from benchmarks.drawing import DrawingReader
 from benchmarks.transformers_search import Reader
 from cord_jax.errors import UserError
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 
 FLAGS = gpu.FLAGS
 

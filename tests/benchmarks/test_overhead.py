@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks import overhead
+from cord_jax.engine.plan import SearchSettings
+from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
-from cord_jax.planning import SearchSettings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.teachers import load_teachers
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 

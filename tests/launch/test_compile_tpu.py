@@ -7,15 +7,21 @@ import json
 import jax
 import pytest
 
-from cord_jax import compile_report, costs, fitting, passes, topologies
-from cord_jax.compilation import Compiled, abstract_search, bytes_per_device, compile_program, lower_round
+from cord_jax.dry_run import costs, lower, report, suggest, topologies
+from cord_jax.dry_run.abstract import (
+    Compiled,
+    abstract_search,
+    bytes_per_device,
+    compile_program,
+    lower_round,
+)
+from cord_jax.dry_run.student import cheaper
+from cord_jax.dry_run.topologies import CHIPS
+from cord_jax.engine.plan import SearchSettings
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
-from cord_jax.planning import SearchSettings
 from cord_jax.pool import read_pool
-from cord_jax.student.compilation import cheaper
 from cord_jax.student.config import StudentConfig
-from cord_jax.topologies import CHIPS
 from launch import common
 from launch import compile_tpu as entry_point
 
@@ -74,9 +80,9 @@ def test_a_pass_is_compiled_and_the_compiler_counts_what_arithmetic_does(pool):
     search = abstract_search(spec, settings, mesh)
     assert [reader.split_columns for reader in search.plan.readers] == [False, True]
     assert all(reader.stacked for reader in search.plan.readers)
-    found = passes.counted(passes.lower_decode, spec, settings, mesh, 1, SMALL["num_hidden_layers"])
+    found = lower.counted(lower.lower_decode, spec, settings, mesh, 1, SMALL["num_hidden_layers"])
     assert found.flops == pytest.approx(costs.decode_token(search, 1).flops, rel=0.25)
-    compiled = compile_program(lambda: passes.lower_decode(search, 1))
+    compiled = compile_program(lambda: lower.lower_decode(search, 1))
     assert compiled.fits(chip.usable_bytes) and not compiled.fits(1000)
     held = bytes_per_device((search.constants[1], search.state.readers[1]))
     assert compiled.memory.arguments == pytest.approx(held, rel=0.1)
@@ -152,7 +158,7 @@ def test_arithmetic_counts_weights_and_keys(pool):
 def test_the_best_mesh_fits_and_more_slots_do_not(pool):
     spec, settings = read_pool(pool), SearchSettings(**LIMITS)
     chip = dataclasses.replace(CHIPS["v5e"], usable_bytes=60e6)
-    best = fitting.best_of(fitting.candidates(spec, settings, chip, jax.devices()), chip)
+    best = suggest.best_of(suggest.candidates(spec, settings, chip, jax.devices()), chip)
     assert best.fits(chip)
     more = dataclasses.replace(settings, slots=64 * 8)
     mesh = parse_mesh(best.mesh)
@@ -160,7 +166,7 @@ def test_the_best_mesh_fits_and_more_slots_do_not(pool):
     assert bytes_per_device(search.state) > chip.usable_bytes
     with pytest.raises(UserError, match="take a larger topology"):
         tiny = dataclasses.replace(chip, usable_bytes=1e6)
-        fitting.best_of(fitting.candidates(spec, settings, tiny, jax.devices()), tiny)
+        suggest.best_of(suggest.candidates(spec, settings, tiny, jax.devices()), tiny)
 
 
 def test_cheaper_settings_keep_the_batch():
@@ -172,8 +178,8 @@ def test_cheaper_settings_keep_the_batch():
 
 def test_the_report_stops_at_what_does_not_fit(pool, monkeypatch):
     refused = Compiled(None, "Ran out of memory", 0, 0, 1)
-    monkeypatch.setattr(compile_report, "compile_program", lambda lower: refused)
+    monkeypatch.setattr(report, "compile_program", lambda lower: refused)
     lines, settings = [], SearchSettings(slots=1, **LIMITS)
     arguments = (read_pool(pool), settings, CHIPS["v5e"], jax.devices(), "data:1,model:1", lines.append)
-    assert not compile_report.report_search(*arguments)
+    assert not report.report_search(*arguments)
     assert len(lines) == 3 and lines[-1].endswith("does not fit (1 s to compile): Ran out of memory")

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from cord_jax.engine import Engine, SearchSettings
+from cord_jax.engine.engine import Engine, SearchSettings
+from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.teachers import load_teachers
 
 LIMITS = dict(max_steps=4, max_step_tokens=20, max_thinking_tokens=70, max_answer_tokens=12)
 

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cord_jax import teachers
-from cord_jax.compilation import abstract_search
+from cord_jax.dry_run.abstract import abstract_search
+from cord_jax.engine import teachers
+from cord_jax.engine.plan import SearchSettings
 from cord_jax.mesh import parse_mesh
-from cord_jax.planning import SearchSettings
 from cord_jax.pool import read_pool
-from cord_jax.search import due
-from cord_jax.state import SEARCHING
-from cord_jax.steps import SettledStep
-from models import piecewise_attention
+from cord_jax.search.loop import due
+from cord_jax.search.round_record import SettledStep
+from cord_jax.search.state import SEARCHING
+from models.attention import tree_pieces
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 
@@ -69,7 +69,7 @@ def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeyp
     size, number = engine.plan.chunk, -(-(prompt + 110) // engine.plan.chunk)
     # Regions as small as a chunk: blocks as on a TPU, or pieces of a single one as on a CPU.
     blocks = (size,) * number if stacked else (size * number,)
-    monkeypatch.setattr(piecewise_attention, "PIECE", size)
+    monkeypatch.setattr(tree_pieces, "PIECE", size)
     tight = tuple(dataclasses.replace(reader, blocks=blocks) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected

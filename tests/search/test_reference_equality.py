@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cord_jax import planning, teachers
+from cord_jax.engine import plan, teachers
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
@@ -79,7 +79,7 @@ def pools(tmp_path_factory):
 )
 def test_engine_equals_brute_force(pools, monkeypatch, segmentation, seed, beam_width, slots, wide):
     if wide:  # what is done for wide networks on a CPU, for all
-        monkeypatch.setattr(planning, "WIDE", 0)
+        monkeypatch.setattr(plan, "WIDE", 0)
     directory, pool = pools(segmentation, seed)
     found = engine_rows(
         directory,

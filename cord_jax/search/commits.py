@@ -1,0 +1,312 @@
+"""Committing: readers take what has been chosen into their prefix trees, and the cues of what comes next.
+
+A text is stored once, at the pool's running cursor; a branch is the set of its columns. Cues (the heading of the
+next step) lie behind the cursor, so that the next commit overwrites them. Columns that no branch needs any more are
+squeezed out when that frees a region of the pool. Everything here is of one shard.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cord_jax.search import packing, readers, slots
+from cord_jax.search.jax_tools import pytree, when
+from cord_jax.search.packing import Forks
+from cord_jax.search.readers import ReaderConstants, ReaderPlan, ReaderState
+from cord_jax.search.shards import Shards
+from cord_jax.search.slots import SubBatch
+from models.attention import kv_cache
+from models.attention.prefix_tree import Packed, extend
+
+
+@pytree
+class Chosen:
+    """What the rows of a sub-batch commit, in the numbering of the new beams.
+
+    Attributes:
+      parent_rb: int32, the beam whose path each new beam continues.
+      length_rb: int32, tokens of its text; 0 for a beam that gets none.
+      token_rbt: int32, the text's tokens in the reader's vocabulary.
+      cue_rb: int32, row of `cue_xm` that follows, -1 for none.
+      permanent_r: bool, the cue becomes part of the path (the one before an answer).
+      shared_r: bool, the text and the cue of beam 0 are those of every beam.
+    """
+
+    parent_rb: jax.Array
+    length_rb: jax.Array
+    token_rbt: jax.Array
+    cue_rb: jax.Array
+    permanent_r: jax.Array
+    shared_r: jax.Array
+
+
+@pytree
+class Passage:
+    """What a pass over packed forks has read.
+
+    Attributes:
+      packed: its tokens, those of the rows of a shard.
+      cache: their keys and values.
+      start_rx: int32, the place of each fork's first token.
+    """
+
+    packed: Packed
+    cache: object
+    start_rx: jax.Array
+
+
+def cues_only(chosen: Chosen, taken_r) -> Chosen:
+    """What is left to read where the texts themselves are in the pool, in the new beams' numbering."""
+    beams = jnp.arange(chosen.parent_rb.shape[1], dtype=jnp.int32)
+    return dataclasses.replace(
+        chosen,
+        parent_rb=jnp.where(taken_r[:, None], beams, chosen.parent_rb),
+        length_rb=jnp.where(taken_r[:, None], 0, chosen.length_rb),
+    )
+
+
+def cue_lengths(constants: ReaderConstants, chosen: Chosen):
+    """Tokens of each new beam's cue, int32 [r, b]."""
+    return jnp.where(chosen.cue_rb >= 0, constants.cue_length_x[jnp.maximum(chosen.cue_rb, 0)], 0)
+
+
+def take_paths(state: ReaderState, batch: SubBatch, chosen: Chosen):
+    """The paths that the new beams continue, bool [r, b, s]."""
+    return jnp.take_along_axis(batch.take(state.path_nbs), chosen.parent_rb[..., None], axis=1)
+
+
+def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, chosen: Chosen, need_r):
+    """What the rows' pools must do to take `need_r` more columns.
+
+    Returns: `(compact_r, fits_r)`, bool: whether compaction frees a region of the pool, and whether there is room
+      after it.
+    """
+    cursor_r = batch.take(state.cursor_n)
+    live_r = take_paths(state, batch, chosen).any(1).sum(-1)
+    end_k = jnp.array([0, *plan.region_ends])
+
+    def regions(columns_r):
+        return (columns_r[:, None] > end_k).sum(-1)
+
+    return regions(live_r + need_r) < regions(cursor_r + need_r), live_r + need_r <= plan.columns
+
+
+@jax.named_scope("compact")
+def compact(
+    stacked: bool, state: ReaderState, shards: Shards, batch: SubBatch, chosen: Chosen
+) -> ReaderState:
+    """Squeezes the columns on no path of a new beam out of the pools of the rows that count."""
+
+    def squeeze(state: ReaderState):
+        live_rs = take_paths(state, batch, chosen).any(1)
+        # Where shards agree to compact a row, those whose row does not count leave its columns where they are.
+        order_rs = jnp.argsort(batch.valid_r[:, None] & ~live_rs, axis=1, stable=True)
+
+        def permuted(x_ns):
+            return batch.put(x_ns, jnp.take_along_axis(batch.take(x_ns), order_rs, axis=1))
+
+        def permuted_row(row, pool):
+            permute = functools.partial(_permuted, stacked, batch.slot_r[row], order_rs[row])
+            return when(shards.agreed(batch.valid_r[row]), permute, pool)
+
+        # Paths of beams that nobody continues lose columns here; they are never read again.
+        old_rbs = batch.take(state.path_nbs) & live_rs[:, None]
+        path_rbs = jnp.take_along_axis(old_rbs, order_rs[:, None], axis=2)
+        return dataclasses.replace(
+            state,
+            pool=lax.fori_loop(0, shards.rows, permuted_row, state.pool),
+            token_ns=permuted(state.token_ns),
+            depth_ns=permuted(state.depth_ns),
+            path_nbs=batch.put(state.path_nbs, path_rbs),
+            cursor_n=batch.put(state.cursor_n, live_rs.sum(-1).astype(jnp.int32)),
+        )
+
+    return when(shards.agreed(batch.valid_r.any()), squeeze, state)
+
+
+def _permuted(stacked: bool, slot, order_s, pool):
+    """The pool with the columns of a slot in another order."""
+
+    def permute(layer, blocks):
+        def one(axis, *parts):
+            taken = [kv_cache.as_stored(slots.take_one(x, slot, layer)) for x in parts]
+            whole = kv_cache.as_stored(jnp.concatenate(taken, axis=axis))
+            ends = [end for _, end in kv_cache.spans([x.shape[axis] for x in parts])]
+            moved = jnp.split(jnp.take(whole, order_s, axis=axis), ends[:-1], axis)
+            moved = map(kv_cache.as_stored, moved)
+            return tuple(slots.put_one(x, slot, new, layer) for x, new in zip(parts, moved))
+
+        moved = jax.tree.map(one, kv_cache.COLUMNS, *blocks)
+        return tuple(map(kv_cache.KeyValue, *moved))
+
+    if stacked:
+        return lax.fori_loop(0, len(pool[0].key), permute, pool)
+    return tuple(permute(None, blocks) for blocks in pool)
+
+
+def take_over(
+    plan: ReaderPlan,
+    state: ReaderState,
+    shards: Shards,
+    batch: SubBatch,
+    chosen: Chosen,
+    passage: Passage,
+    start_rx,
+    length_rx,
+    permanent_rx,
+    *,
+    width: int,
+    chunk: int,
+) -> tuple[ReaderState, jax.Array]:
+    """Moves segments x of a passage to the pools' cursors, one behind another.
+
+    Args:
+      start_rx, length_rx: where each lies in its packed text. A segment belongs to the new beam x mod B; the
+        first B are texts, and the others, if any, cues.
+      permanent_rx: bool, it becomes part of its beam's path; what does not must come last.
+      width: tokens of all segments of a row, at most.
+
+    Returns:
+      The state with paths in the new beams' numbering, and the columns of the cues, bool [r, b, s].
+    """
+    num_beams = chosen.parent_rb.shape[1]
+    width, text_width = packing.round_up(width, chunk), passage.packed.token_w.shape[0]
+    length_rx = jnp.where(batch.valid_r[:, None], length_rx, 0)
+    segment_rw, offset_rw = packing.places(length_rx, width)
+    source_rw = jnp.clip(packing.pick(start_rx, segment_rw) + offset_rw, 0, text_width - 1)
+    cursor_r = batch.take(state.cursor_n)
+    pool = kv_cache.commit(
+        plan.stacked,
+        state.pool,
+        passage.cache,
+        batch.slot_r,
+        source_rw,
+        cursor_r,
+        length_rx.sum(1),
+        chunk=chunk,
+        chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
+        write=shards.write_split_columns if plan.split_columns else slots.write_columns,
+        columns_first=plan.attention == "flash",
+    )
+    offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
+    written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
+    place_rs = jnp.clip(offset_rs, 0, width - 1)
+    segment_rs = packing.pick(segment_rw, place_rs)
+
+    def noted(x_ns, text_w):
+        new_rs = text_w[packing.pick(source_rw, place_rs)]
+        return batch.put(x_ns, jnp.where(written_rs, new_rs, batch.take(x_ns)))
+
+    of_beam_rbs = segment_rs[:, None] % num_beams == jnp.arange(num_beams)[:, None]
+    mine_rbs = written_rs[:, None] & (of_beam_rbs | chosen.shared_r[:, None, None])
+    stays_rs = packing.pick(permanent_rx, segment_rs)
+    path_rbs = take_paths(state, batch, chosen) | (mine_rbs & stays_rs[:, None])
+    cue_rbs = mine_rbs & (segment_rs >= num_beams)[:, None]
+    kept_r = jnp.where(permanent_rx, length_rx, 0).sum(1)
+    state = dataclasses.replace(
+        state,
+        pool=pool,
+        token_ns=noted(state.token_ns, passage.packed.token_w),
+        depth_ns=noted(state.depth_ns, passage.packed.position_w),
+        cursor_n=batch.put(state.cursor_n, cursor_r + kept_r),
+        path_nbs=batch.put(state.path_nbs, path_rbs),
+        length_nb=batch.put(state.length_nb, path_rbs.sum(-1).astype(jnp.int32)),
+    )
+    return state, cue_rbs
+
+
+def take_scored(
+    plan: ReaderPlan,
+    state: ReaderState,
+    shards: Shards,
+    batch: SubBatch,
+    chosen: Chosen,
+    passage: Passage,
+    choice_rb,
+    *,
+    chunk: int,
+) -> ReaderState:
+    """Commits steps that the scoring pass has already read: the candidates `choice_rb`, its forks."""
+    return take_over(
+        plan,
+        state,
+        shards,
+        batch,
+        chosen,
+        passage,
+        packing.pick(passage.start_rx, choice_rb),
+        chosen.length_rb,
+        jnp.ones_like(choice_rb, bool),
+        width=chosen.token_rbt[0].size,
+        chunk=chunk,
+    )[0]
+
+
+def append(
+    plan: ReaderPlan,
+    constants: ReaderConstants,
+    state: ReaderState,
+    shards: Shards,
+    batch: SubBatch,
+    chosen: Chosen,
+    *,
+    chunk: int,
+    together: int,
+) -> tuple[ReaderState, jax.Array]:
+    """Reads the chosen texts, each with its cue, and sets the views from which proposals go on.
+
+    Returns: the state, and the columns of each new beam with its cue, bool [r, b, s].
+    """
+    rows, num_beams = chosen.parent_rb.shape
+    cue_width = constants.cue_xm.shape[1]
+    cue_length_rb = jnp.where(batch.valid_r[:, None], cue_lengths(constants, chosen), 0)
+    forks = Forks(
+        token_rxt=chosen.token_rbt,
+        length_rx=jnp.where(batch.valid_r[:, None], chosen.length_rb, 0),
+        base_rx=jnp.take_along_axis(batch.take(state.length_nb), chosen.parent_rb, axis=1),
+        branch_rx=jnp.broadcast_to(jnp.arange(num_beams, dtype=jnp.int32), (rows, num_beams)),
+        tail_rxa=constants.cue_xm[jnp.maximum(chosen.cue_rb, 0)],
+        tail_length_rx=cue_length_rb,
+        form_rxa=jnp.ones((rows, num_beams, cue_width), jnp.int32),
+        offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, num_beams, cue_width)),
+    )
+    packed, start_rb = packing.pack(forks, shards, chunk, together)
+    cache, _ = extend(
+        readers.decoder(plan, constants),
+        state.pool,
+        batch.slot_r,
+        take_paths(state, batch, chosen),
+        batch.take(state.depth_ns),
+        packed,
+        chunk=chunk,
+        reach=forks.reach,
+        attention=plan.attention,
+        together=together,
+        leaves_out=plan.leaves_out,
+    )
+    cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
+    state, cue_rbs = take_over(
+        plan,
+        state,
+        shards,
+        batch,
+        chosen,
+        Passage(packed, cache, start_rb),
+        jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
+        jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
+        jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
+        width=num_beams * forks.reach,
+        chunk=chunk,
+    )
+    full_rbs = batch.take(state.path_nbs) | cue_rbs
+    view_rbs = full_rbs & (jnp.arange(full_rbs.shape[-1]) != last_columns(full_rbs)[..., None])
+    return dataclasses.replace(state, view_nbs=batch.put(state.view_nbs, view_rbs)), full_rbs
+
+
+def last_columns(full_rbs):
+    """The greatest column of each branch, which holds its last token, int32 [r, b]."""
+    column_s = jnp.arange(full_rbs.shape[-1], dtype=jnp.int32)
+    return jnp.where(full_rbs, column_s, 0).max(-1)

@@ -1,0 +1,1 @@
+"""The selectors: each gives every candidate a number, the more the better."""
