@@ -74,6 +74,7 @@ class SynthesisConfig:
         r"\n stands for a new line",
         escapes=True,
     )
+    filters: str = setting(default="", help="what drops candidates before they are scored")
     grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(

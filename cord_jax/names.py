@@ -14,6 +14,8 @@ DECODINGS = {
 }
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",
+    "random": "a draw",
+    "max_length": "the meta-prover's tokens of the reasoning",
 }
 SEGMENTATIONS = {
     "prompt": "at the next '### Step' heading",

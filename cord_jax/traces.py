@@ -125,9 +125,11 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One proposal of the search.
+    """One proposal of the search, a node of its tree.
 
     Attributes:
+      node: its number within the problem, from 1, in the order of the rows.
+      parent: the node that it extends, 0 for the root.
       problem: the problem's id.
       step: the round it was proposed in, from 1.
       beam: the beam that it extends.
@@ -140,6 +142,8 @@ class Candidate:
       ended: what ended it, one of `ENDINGS`.
     """
 
+    node: int
+    parent: int
     problem: str
     step: int
     beam: int

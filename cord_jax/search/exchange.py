@@ -19,7 +19,15 @@ from cord_jax.filters import Filter, drop_reasons
 from cord_jax.search import proposals
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.readers import BOUNDARY, EOS, LIMIT
-from cord_jax.search.round_record import ABSENT, CONCLUDING, DROPPED, ENDED, VALID, CandidateText, SettledRound
+from cord_jax.search.round_record import (
+    ABSENT,
+    CONCLUDING,
+    DROPPED,
+    ENDED,
+    VALID,
+    CandidateText,
+    SettledRound,
+)
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import RECALLING, SearchPlan, SearchState
 from cord_jax.search.texts import SearchTexts

@@ -48,6 +48,7 @@ class ReaderPlan:
     leaves_out: bool
     chunk: int
     together: int
+    unit: int
     start: int
     free: int
 

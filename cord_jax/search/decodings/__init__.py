@@ -1,14 +1,16 @@
 """The decodings: which nodes of the tree are extended next, and when a search is over (method, sections 3.8 and 3.14).
 
-A decoding is one file with one frozen dataclass that has the attributes and methods of `Decoding`, and one line in
-`engine.plan.decoding_of`. The loop does the rest: it makes nodes of the candidates, brings back texts of nodes that
+A decoding is one file, with a frozen dataclass that has the attributes and methods of `Decoding` and a function `decoding`
+that makes one, and one line in `names.DECODINGS`, whose name is the file's. The loop does the rest: it makes nodes of the candidates, brings back texts of nodes that
 were left aside, and keeps in the KV caches what the decoding says.
 """
 
+import importlib
 from typing import Any, Protocol
 
 import jax
 
+from cord_jax.config import SynthesisConfig
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.tree import Frontier, Tree
 
@@ -63,6 +65,7 @@ class Decoding(Protocol):
       places: nodes that are extended in a round, at most.
       opened_first: places at which the root is extended in the first round.
       max_rounds: rounds of a search, at most.
+      kept: nodes with texts of their own that the KV caches must hold at a time, about.
       goes_back: whether it may choose a node that was left aside when it was proposed, whose text is not in the KV caches
         then and must be brought back.
     """
@@ -70,6 +73,7 @@ class Decoding(Protocol):
     places: int
     opened_first: int
     max_rounds: int
+    kept: int
     goes_back: bool
 
     def empty_memory(self, slots: int) -> Any:
@@ -94,3 +98,8 @@ class Decoding(Protocol):
         Args:
           lineage_rbi: of the nodes of the new frontier, which must be among them.
         """
+
+
+def make_decoding(config: SynthesisConfig) -> Decoding:
+    """The decoding of a run; `config` is resolved."""
+    return importlib.import_module(f"{__name__}.{config.decoding}").decoding(config)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from cord_jax.config import SynthesisConfig
 from cord_jax.search.decodings import Decision, Round
 from cord_jax.search.packing import pick
 from cord_jax.search.tree import NONE, ROOT, Frontier, Tree, first_node, of_node
@@ -74,9 +75,10 @@ class Beam:
         return lineage_rbi.any(1)
 
 
-def beam(width: int, max_steps: int) -> Beam:
+def decoding(config: SynthesisConfig) -> Beam:
     """The paper's decoding: B hypotheses, which start from one empty trace."""
-    return Beam(places=width, kept=width, opened_first=1, max_rounds=max_steps)
+    width = config.beam_width
+    return Beam(places=width, kept=width, opened_first=1, max_rounds=config.max_steps)
 
 
 def select(carried_score_rb, carried_rb, candidate_score_rj, candidate_rj, num_beams: int):

@@ -1,13 +1,15 @@
 """The selectors: each gives every candidate a number, the more the better (method, section 3.13).
 
-A scorer is one file with one frozen dataclass that has the attributes and methods of `Scorer`, and one line in
-`engine.plan.SCORERS`.
+A scorer is one file, with a frozen dataclass that has the attributes and methods of `Scorer` and a function `scorer` that
+makes one, and one line in `names.SELECTORS`, whose name is the file's.
 """
 
+import importlib
 from typing import Protocol
 
 import jax
 
+from cord_jax.config import SynthesisConfig
 from cord_jax.search.commits import Passage
 from cord_jax.search.exchange import Candidates
 from cord_jax.search.readers import ReaderConstants
@@ -46,3 +48,8 @@ class Scorer(Protocol):
           have no meaning; and what the meta-prover has read to score them, the candidates' steps being its forks, or
           None if it has not read all of them in one pass.
         """
+
+
+def make_scorer(config: SynthesisConfig) -> Scorer:
+    """The scorer of a run's selector; `config` is resolved."""
+    return importlib.import_module(f"{__name__}.{config.selector}").scorer(config)

@@ -19,3 +19,8 @@ class MaxLength:
         thinking_rb = of_node(batch.take(state.tree.thinking_nmj), batch.take(state.frontier.node_nb))
         tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
         return (thinking_rb[:, place_j] + tokens_rj).astype(jnp.float32), None
+
+
+def scorer(config) -> MaxLength:
+    """The scorer of a run; it has no settings of its own."""
+    return MaxLength()

@@ -178,3 +178,8 @@ class PredictivePerplexity:
 
         score_grj = lax.map(lambda xs: run(*xs)[0], tuple(map(split, of_candidates)))
         return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
+
+
+def scorer(config) -> PredictivePerplexity:
+    """The scorer of a run; it has no settings of its own."""
+    return PredictivePerplexity()

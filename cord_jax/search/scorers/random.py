@@ -28,3 +28,8 @@ class Random:
         of_rows = jax.vmap(of_row, (0, 0, 0, None))
         steps_rj, label_rj = depth_rb[:, place_j] + 1, label_rb[:, place_j]
         return of_rows(batch.take(state.clock.key_n2), steps_rj, label_rj, proposer_j), None
+
+
+def scorer(config) -> Random:
+    """The scorer of a run; it has no settings of its own."""
+    return Random()
