@@ -11,6 +11,7 @@ METHODS = {
 DECODINGS = {
     "beam": "keep the best beam_width traces at every step",
     "greedy": "keep one",
+    "mcts": "Monte Carlo tree search, which may go back to any trace",
 }
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",

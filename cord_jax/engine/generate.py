@@ -167,8 +167,6 @@ def _write(plan: SlotPlan, constants, state: SlotState):
 def _take_out(state: SlotState) -> tuple[SlotState, _Sampled]:
     """Frees the slots whose samples have all ended; returns what they hold."""
     done_n, rows = _all_ended(state), state.readers[0].rows
-    sampled = _Sampled(
-        done_n, state.clock.problem_n, rows.count_nq, rows.stopped_nq, sampled_tokens(rows)
-    )
+    sampled = _Sampled(done_n, state.clock.problem_n, rows.count_nq, rows.stopped_nq, sampled_tokens(rows))
     clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
     return dataclasses.replace(state, clock=clock), sampled

@@ -143,9 +143,7 @@ def reader_parts(
     """The readers as the planner takes them, and their arrays."""
     parts, constants = [], []
     for reader in teachers.readers:
-        tables = make_tables(
-            reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps
-        )
+        tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
         sampling = sampling_of(teachers.spec, reader.proposers)
         parts.append(ReaderParts(reader.model, reader.vocabulary_index, reader.proposers, sampling, tables))
         constants.append(reader_constants(reader.model, tables, mesh))

@@ -70,7 +70,11 @@ def _import(names: str, name: str) -> Filter:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # a module may raise anything when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f'--filters={names}: "{name}" cannot be imported ({reason}); check the name') from None
+        raise UserError(
+            f'--filters={names}: "{name}" cannot be imported ({reason}); check the name'
+        ) from None
     if not callable(found):
-        raise UserError(f'--filters={names}: "{name}" is no function; name one that takes a step and earlier steps')
+        raise UserError(
+            f'--filters={names}: "{name}" is no function; name one that takes a step and earlier steps'
+        )
     return found

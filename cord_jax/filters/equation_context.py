@@ -116,7 +116,12 @@ class Context:
         attached = before.end == first.start
         match before.kind:
             case "word":
-                return first.kind in ("number", "fraction") and not attached and side.computed and self._lets_go(start - 1)
+                return (
+                    first.kind in ("number", "fraction")
+                    and not attached
+                    and side.computed
+                    and self._lets_go(start - 1)
+                )
             case "line" | "end":
                 return start < 2 or tokens[start - 2].kind not in ("operator", "power")
             case "marker" | "compare":
@@ -168,7 +173,11 @@ class Context:
                     more += 1
                 if more < len(tokens) and tokens[more].kind in PLAIN and not self._equation_follows(more):
                     return False
-                return not attached and self._stands_alone(after) and (left.computed or after.text.lower() in ("and", "so"))
+                return (
+                    not attached
+                    and self._stands_alone(after)
+                    and (left.computed or after.text.lower() in ("and", "so"))
+                )
         return False
 
     @staticmethod

@@ -91,7 +91,9 @@ def tokenize(text: str) -> list[Token]:
         kind, found, start, end = match.lastgroup, match.group(), match.start(), match.end()
         before = tokens[-1].kind if tokens else "line"
         if kind == "number":
-            attached = found[0] == "." and start > 0 and (text[start - 1].isalnum() or text[start - 1] in ")}")
+            attached = (
+                found[0] == "." and start > 0 and (text[start - 1].isalnum() or text[start - 1] in ")}")
+            )
             tokens += [Token("unknown", found, start, end)] if attached else _numbers(found, start, end)
             continue
         if kind == "word":
@@ -103,7 +105,9 @@ def tokenize(text: str) -> list[Token]:
         elif kind == "power":
             found = "**"
         elif kind == "operator":
-            ranges = found == "–" and not (text[start - 1 : start].isspace() and text[end : end + 1].isspace())
+            ranges = found == "–" and not (
+                text[start - 1 : start].isspace() and text[end : end + 1].isspace()
+            )
             kind, found = ("unknown", found) if ranges else (kind, _SIGNS[found])
         elif kind == "other":
             kind = "unknown"
@@ -123,7 +127,9 @@ def _numbers(found: str, start: int, end: int) -> list[Token]:
         pieces, sign = [raised[1], exponent], ("power", "**")
     else:
         pieces, sign = re.split("[xX]", found_plain), ("operator", "*")
-        if len(pieces) > 1 and (pieces[0] == "0" or pieces[-1] in ("2", "3")):  # hexadecimal; x² that lost its form
+        if len(pieces) > 1 and (
+            pieces[0] == "0" or pieces[-1] in ("2", "3")
+        ):  # hexadecimal; x² that lost its form
             pieces = [""]
     if not all(_NUMBER.fullmatch(piece) and len(piece) <= MAX_DIGITS for piece in pieces):
         return [Token("unknown", found, start, end)]

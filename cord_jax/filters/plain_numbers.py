@@ -65,7 +65,8 @@ def read_side(tokens: Sequence[Token]) -> Side | None:
     places = [len(text.partition(".")[2]) for text in decimals]
     # Half a unit of the last place, relative to the number.
     slack = sum(
-        (Fraction(1, 2 * 10**n) / Fraction(text) for n, text in zip(places, decimals) if Fraction(text)), Fraction(0)
+        (Fraction(1, 2 * 10**n) / Fraction(text) for n, text in zip(places, decimals) if Fraction(text)),
+        Fraction(0),
     )
     return Side(
         values,
@@ -94,14 +95,18 @@ def _mixes_percent(tokens: Sequence[Token]) -> bool:
             terms.append([])
         else:
             terms[-1].append(token)
-    alone = ["percent" in (term[-1].kind, term[-2].kind) and len(term) in (2, 3) for term in terms if len(term) > 1]
+    alone = [
+        "percent" in (term[-1].kind, term[-2].kind) and len(term) in (2, 3) for term in terms if len(term) > 1
+    ]
     return any(alone) and not all(alone) or any(alone) and any(len(term) == 1 for term in terms)
 
 
 def _expressions(tokens: Sequence[Token]) -> list[str]:
     """The side as Python expressions of whole numbers, one for each way in which it can be read."""
     pieces: list[str] = []
-    closers: list[tuple[str, str]] = []  # of brackets that are open: the kind that closes them, and its Python
+    closers: list[
+        tuple[str, str]
+    ] = []  # of brackets that are open: the kind that closes them, and its Python
     parts_of, moduli = None, []
     i = 0
 
@@ -168,7 +173,9 @@ def _value(node: ast.AST) -> Fraction:
             return Fraction(numerator, denominator)
         case ast.BinOp(left=ast.BinOp(op=ast.Div()), op=ast.Div()):  # 6 / 1/2 is read in two ways
             raise _NotUnderstood
-        case ast.UnaryOp(op=ast.USub(), operand=operand) if not _is_power(operand):  # -2^2 is read in two ways
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if not _is_power(
+            operand
+        ):  # -2^2 is read in two ways
             return -_value(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             value = _power(_value(left), _value(right))
@@ -186,7 +193,12 @@ def _value(node: ast.AST) -> Fraction:
     return value
 
 
-_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_OPERATIONS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def _is_power(node: ast.AST) -> bool:

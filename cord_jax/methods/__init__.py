@@ -4,6 +4,7 @@ A method is one file and one line of `names.METHODS`. The file has a function `s
 are searched for.
 """
 
+import dataclasses
 import importlib
 
 from cord_jax.config import SynthesisConfig
@@ -13,3 +14,13 @@ from cord_jax.engine.plan import SearchSettings
 def search_settings(config: SynthesisConfig) -> SearchSettings:
     """The search of a run's method."""
     return importlib.import_module(f"{__name__}.{config.method}").search_settings(config.resolved)
+
+
+def search_of(*, quantum: int | None = None, **settings) -> SearchSettings:
+    """The search that a `SynthesisConfig` with these settings asks for, for engines that are run without its files.
+
+    Args:
+      quantum: as in `SearchSettings`.
+    """
+    config = SynthesisConfig(pool="-", problems="-", output_dir="-", **settings)
+    return dataclasses.replace(search_settings(config), quantum=quantum)

@@ -38,9 +38,7 @@ def answer_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
     done_r = (stopped_r == readers.EOS) | (total_r >= plan.max_answer_tokens)
     place_ra = jnp.arange(answer.token_na.shape[1]) - had_r[:, None]
     new_ra = (place_ra >= 0) & (place_ra < count_r[:, None])
-    token_ra = jnp.where(
-        new_ra, packing.pick(piece_rt, jnp.clip(place_ra, 0, piece - 1)), answer.token_na
-    )
+    token_ra = jnp.where(new_ra, packing.pick(piece_rt, jnp.clip(place_ra, 0, piece - 1)), answer.token_na)
     zeros_rb = jnp.zeros((rows, plan.places), jnp.int32)
     first_b = jnp.arange(plan.places) == 0
     most = min(piece, plan.max_answer_tokens)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cord_jax.search import packing, readers, slots
-from cord_jax.search.jax_tools import pytree, when
+from cord_jax.search.jax_tools import axes, pytree, when
 from cord_jax.search.packing import Forks
 from cord_jax.search.readers import ReaderConstants, ReaderPlan, ReaderState
 from cord_jax.search.shards import Shards
@@ -36,11 +36,11 @@ class Chosen:
       shared_r: bool, the cue of place 0 is that of every place.
     """
 
-    length_rb: jax.Array
-    token_rbt: jax.Array
-    cue_rb: jax.Array
-    permanent_r: jax.Array
-    shared_r: jax.Array
+    length_rb: jax.Array = axes("row", "place")
+    token_rbt: jax.Array = axes("row", "place", "token")
+    cue_rb: jax.Array = axes("row", "place")
+    permanent_r: jax.Array = axes("row")
+    shared_r: jax.Array = axes("row")
 
 
 @pytree
@@ -53,9 +53,9 @@ class Branches:
       keeps_ri: bool, the nodes whose columns must stay in the KV caches.
     """
 
-    node_rb: jax.Array
-    lineage_rbi: jax.Array
-    keeps_ri: jax.Array
+    node_rb: jax.Array = axes("row", "place")
+    lineage_rbi: jax.Array = axes("row", "place", "node")
+    keeps_ri: jax.Array = axes("row", "node")
 
 
 @pytree
@@ -334,9 +334,7 @@ def append(
         jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
     )
     passage = Passage(packed, cache, start_rb)
-    state, cue_rbs = take_over(
-        plan, state, shards, batch, branches, passage, segments, places * forks.reach
-    )
+    state, cue_rbs = take_over(plan, state, shards, batch, branches, passage, segments, places * forks.reach)
     cue_rbs = jnp.where(chosen.shared_r[:, None, None], cue_rbs[:, :1], cue_rbs)
     full_rbs = batch.take(state.path_nbs) | cue_rbs
     view_rbs = full_rbs & (jnp.arange(full_rbs.shape[-1]) != last_columns(full_rbs)[..., None])

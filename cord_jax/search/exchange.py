@@ -245,7 +245,11 @@ class Exchange:
         """The steps of the nodes of the frontier, in every vocabulary, as the first candidates of their places."""
         nodes = enumerate(request.node_rb[row].tolist())
         return self._encode(
-            {place * self.num_proposers: self.texts.of_node(problem, node) for place, node in nodes if node > 0}
+            {
+                place * self.num_proposers: self.texts.of_node(problem, node)
+                for place, node in nodes
+                if node > 0
+            }
         )
 
     def _replay(self, found: Candidates, request: Request, row: int, recorded: SettledRound):

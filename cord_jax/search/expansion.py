@@ -131,9 +131,7 @@ def _next_frontier(plan, tree: Tree, frontier: Frontier, decision: Decision) -> 
     )
 
 
-def _task(
-    plan, state: SearchState, batch: SubBatch, candidates: Candidates, next_: _Next, phase_r
-) -> Task:
+def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, next_: _Next, phase_r) -> Task:
     """Commits steps and begins what is written from the frontier: next steps, or the winner's answer.
 
     Of a search that is over only the winner matters, and only to the teacher who writes its answer.
@@ -189,9 +187,7 @@ def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_
     needed_rb = (next_.source_rb >= 0) & jnp.where(over_r1, first_b & answers_r[:, None], True)
     source_rb = jnp.maximum(next_.source_rb, 0)
     length_rb = pick(candidates.length_urj[reader.vocabulary], source_rb)
-    token_rbt = jnp.take_along_axis(
-        candidates.token_urjt[reader.vocabulary], source_rb[..., None], axis=1
-    )
+    token_rbt = jnp.take_along_axis(candidates.token_urjt[reader.vocabulary], source_rb[..., None], axis=1)
     cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), cue_rb)
     return Chosen(
         length_rb=jnp.where(needed_rb, length_rb, 0),

@@ -58,7 +58,7 @@ def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Search
         rows, zeros_r = len(insertion.slot_r), jnp.zeros_like(insertion.problem_r)
         fresh = dict(
             frontier=first_frontier(rows, plan.places, plan.nodes, plan.opened_first),
-            memory=plan.decoding.first_memory(rows),
+            memory=plan.decoding.empty_memory(rows, plan.nodes),
             progress=Progress(zeros_r, insertion.replayed_r, zeros_r > 0, zeros_r + NONE),
             answer=Answer(batch.take(state.answer.token_na), zeros_r, zeros_r),
             closings=insertion.closings,

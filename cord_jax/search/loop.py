@@ -150,9 +150,7 @@ def settle(
     return perform(plan, constants, state, batch, task, scored)
 
 
-def write(
-    plan: SlotPlan, constants: tuple[ReaderConstants, ...], state: SlotState, quantum
-) -> SlotState:
+def write(plan: SlotPlan, constants: tuple[ReaderConstants, ...], state: SlotState, quantum) -> SlotState:
     """Every reader's rows write up to a quantum of tokens, on one shard."""
     new_readers, ticked_y, busy_y = [], state.meters.ticked_y, state.meters.busy_y
     for reader, k, s in zip(plan.readers, constants, state.readers):
@@ -223,7 +221,7 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sizes)
         **vars(empty_slots(plan, constants, sizes.prompt_width)),
         tree=empty_tree(n, rounds, plan.candidates),
         frontier=empty_frontier(n, plan.places, plan.nodes),
-        memory=plan.decoding.empty_memory(n),
+        memory=plan.decoding.empty_memory(n, plan.nodes),
         progress=Progress(integers_n, integers_n, integers_n > 0, integers_n + NONE),
         answer=Answer(jnp.zeros((n, plan.max_answer_tokens), jnp.int32), integers_n, integers_n),
         closings=empty_closings(n, sizes.closing_width, sizes.scored_width),

@@ -147,7 +147,9 @@ def start_rows(
         count_nq=zeros_rq,
         limit_nq=repeat(start.limit_rb),
         drawn_nq=zeros_rq + start.drawn_r[:, None],
-        key_nq2=keys(batch.take(state.clock.key_n2), repeat(start.step_rb), repeat(start.label_rb), proposer_q),
+        key_nq2=keys(
+            batch.take(state.clock.key_n2), repeat(start.step_rb), repeat(start.label_rb), proposer_q
+        ),
         feed_nq=repeat(packing.pick(batch.take(reader_state.token_ns), last_rb)),
         position_nq=repeat(packing.pick(batch.take(reader_state.depth_ns), last_rb)),
         boundary_nq=zeros_rq + jnp.where(start.answering_r, reader.free, reader.start)[:, None],

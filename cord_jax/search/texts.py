@@ -42,7 +42,9 @@ class SearchTexts:
         rounds = self._searches[problem].recorded
         return rounds[number] if number < len(rounds) else None
 
-    def note(self, problem: int, number: int, frontier_b: np.ndarray, texts: list[CandidateText | None]) -> None:
+    def note(
+        self, problem: int, number: int, frontier_b: np.ndarray, texts: list[CandidateText | None]
+    ) -> None:
         """Notes the candidates of a round, and the nodes that they extend."""
         search = self._searches[problem]
         search.texts[number], search.frontiers[number] = texts, frontier_b

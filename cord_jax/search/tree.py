@@ -142,3 +142,16 @@ def lineages(tree: Tree, frontier: Frontier, node_rb):
 
     begun_rbi = (number_i == ROOT) & (node_rb >= ROOT)[..., None]
     return lax.while_loop(unfinished, walk, (node_rb, begun_rbi))[1]
+
+
+def ancestors(tree: Tree, node_r):
+    """Finds the nodes from the root to one node of each row, both included, bool [r, i]."""
+    number_i = jnp.arange(tree.num_nodes)
+
+    def walk(carry):
+        node_r, found_ri = carry
+        parent_r = of_node(tree.parent_nmj, node_r[:, None])[:, 0]
+        return parent_r, found_ri | (node_r[:, None] == number_i)
+
+    begun_ri = jnp.broadcast_to(number_i == ROOT, (len(node_r), tree.num_nodes))
+    return lax.while_loop(lambda carry: (carry[0] > ROOT).any(), walk, (node_r, begun_ri))[1]

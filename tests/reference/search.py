@@ -50,9 +50,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A beam: its steps, and whether its thinking is over."""
+    """A beam: its steps, its node in the tree (its row, from 1), and whether its thinking is over."""
 
     steps: tuple[Step, ...] = ()
+    node: int = 0
 
     @property
     def reasoning(self) -> str:
@@ -227,6 +228,8 @@ class ProblemSearch:
             if dropped is None:
                 score = self.score(proposer, beam, proposal.text)
             row = {
+                "node": len(self.rows) + 1,
+                "parent": beam.node,
                 "problem": self.problem["id"],
                 "step": step,
                 "beam": beam_number,
@@ -240,7 +243,8 @@ class ProblemSearch:
             }
             self.rows.append(row)
             if dropped is None:
-                extended = Hypothesis(beam.steps + (Step(proposal.text, proposer, score, tokens, ended),))
+                taken = Step(proposal.text, proposer, score, tokens, ended)
+                extended = Hypothesis(beam.steps + (taken,), len(self.rows))
                 candidates.append(Candidate(extended, beam_number, proposer, row))
         return candidates
 

@@ -58,9 +58,6 @@ class Decision:
 class Decoding(Protocol):
     """A way of choosing among the nodes of a tree; static, so hashable.
 
-    Monte Carlo tree search fits in: one place, a `memory` of visits and sums by node, a `decide` that adds the best new
-    score to `frontier.lineage` and walks down from the root by UCB, and a `keeps` that lets go of what is closed.
-
     Attributes:
       places: nodes that are extended in a round, at most.
       opened_first: places at which the root is extended in the first round.
@@ -76,15 +73,12 @@ class Decoding(Protocol):
     kept: int
     goes_back: bool
 
-    def empty_memory(self, slots: int) -> Any:
-        """What it remembers of each slot beside the tree: a pytree whose fields declare their axes, or ()."""
+    def empty_memory(self, slots: int, nodes: int) -> Any:
+        """What it remembers of each slot beside the tree when a search begins: a pytree whose fields declare their axes,
+        or ().
+        """
 
-    def first_memory(self, rows: int) -> Any:
-        """The same for searches that begin."""
-
-    def decide(
-        self, memory: Any, tree: Tree, frontier: Frontier, settled: Round
-    ) -> tuple[Any, Decision]:
+    def decide(self, memory: Any, tree: Tree, frontier: Frontier, settled: Round) -> tuple[Any, Decision]:
         """Says what is extended after a round, or that the search is over. A pure function of arrays, row by row.
 
         Args:

@@ -28,12 +28,8 @@ class Beam:
     max_rounds: int
     goes_back = False
 
-    def empty_memory(self, slots: int) -> Any:
+    def empty_memory(self, slots: int, nodes: int) -> Any:
         """Nothing: the tree says all."""
-        return ()
-
-    def first_memory(self, rows: int) -> Any:
-        """Nothing."""
         return ()
 
     def decide(self, memory: Any, tree: Tree, frontier: Frontier, settled: Round) -> tuple[Any, Decision]:
@@ -41,14 +37,14 @@ class Beam:
         beams, candidates = self.places, settled.score_rj.shape[1]
         carried_rb = (frontier.node_nb > ROOT) & ~frontier.open_nb
         carried_score_rb = of_node(tree.score_nmj, frontier.node_nb)
-        kept_rb, source_rb = select(
-            carried_score_rb, carried_rb, settled.score_rj, settled.valid_rj, beams
-        )
+        kept_rb, source_rb = select(carried_score_rb, carried_rb, settled.score_rj, settled.valid_rj, beams)
         kept_rb &= jnp.arange(beams) < self.kept
         stepped_rb = kept_rb & (source_rb >= beams)
         chosen_rb = jnp.maximum(source_rb - beams, 0)
         new_rb = first_node(settled.number_r, candidates)[:, None] + chosen_rb
-        node_rb = jnp.where(source_rb >= beams, new_rb, pick(frontier.node_nb, jnp.minimum(source_rb, beams - 1)))
+        node_rb = jnp.where(
+            source_rb >= beams, new_rb, pick(frontier.node_nb, jnp.minimum(source_rb, beams - 1))
+        )
         goes_on_rb = stepped_rb & ~pick(settled.complete_rj, chosen_rb)
         over_r = ~goes_on_rb.any(1) | (settled.number_r + 1 >= self.max_rounds)
         # When a search ends only the winner matters any more.
