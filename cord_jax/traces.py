@@ -132,7 +132,7 @@ class Candidate:
       parent: the node that it extends, 0 for the root.
       problem: the problem's id.
       step: the round it was proposed in, from 1.
-      beam: the beam that it extends.
+      beam: the beam that it extends; with Monte Carlo tree search the number of the expansion, from 0.
       teacher: the proposer's name.
       text: canonical text.
       score: S with this step, 0 to 1 (float32); None if it was dropped.

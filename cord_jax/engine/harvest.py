@@ -9,6 +9,7 @@ from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import ABSENT, ENDED, VALID
+from cord_jax.search.tree import LOST
 from cord_jax.traces import Candidate, Step, Trace, Usage
 
 
@@ -35,11 +36,11 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
                 parent=row_of[int(tree.parent_nmj[m, j])],
                 problem=problem.id,
                 step=int(tree.depth_nmj[m, j]),
-                beam=j // len(names),
+                beam=int(tree.beam_nmj[m, j]),
                 teacher=names[j % len(names)],
                 text=candidate.text,
                 score=None if candidate.dropped else float(tree.score_nmj[m, j]),
-                kept=rank >= 0,
+                kept=rank != LOST,
                 rank=rank if rank >= 0 else None,
                 dropped=candidate.dropped,
                 ended=ENDED[tree.ended_nmj[m, j]],

@@ -18,7 +18,7 @@ from cord_jax.search.readers import ReaderPlan
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import ANSWERING, DONE, RECALLING, SEARCHING, Progress, SearchPlan, SearchState
 from cord_jax.search.tasks import Start, Task
-from cord_jax.search.tree import NONE, ROOT, Frontier, Tree, of_node
+from cord_jax.search.tree import LOST, NONE, ROOT, Frontier, Tree, of_node
 
 
 def expansion_task(
@@ -101,7 +101,8 @@ def _grown(plan, tree: Tree, frontier: Frontier, number_r, candidates: Candidate
         depth_nmj=of_node(tree.depth_nmj, parent_rj) + 1,
         score_nmj=score_rj,
         complete_nmj=candidates.concluded_rj,
-        rank_nmj=jnp.full(score_rj.shape, -1, jnp.int8),
+        beam_nmj=frontier.label_nb[:, place_j],
+        rank_nmj=jnp.full(score_rj.shape, LOST, jnp.int8),
         ended_nmj=candidates.ended_rj,
         dropped_nmj=candidates.dropped_rj,
         tokens_nmj=tokens_rj,

@@ -12,6 +12,8 @@ from jax import lax
 from cord_jax.search.jax_tools import axes, pytree
 
 ROOT, NONE = 0, -1
+# In place of a rank: not kept, and kept without a rank.
+LOST, UNRANKED = -1, -2
 
 
 @pytree
@@ -23,7 +25,8 @@ class Tree:
       depth_nmj: int32, steps of the trace that ends in it.
       score_nmj: float32, the selector's; -inf if it was dropped.
       complete_nmj: bool, its reasoning has ended.
-      rank_nmj: int8, its frontier place after the selection of its round, -1 if it was not kept.
+      beam_nmj: int32, the beam that it extends, or the number of its expansion (`Frontier.label_nb`).
+      rank_nmj: int8, its beam after the selection of its round, `LOST` or `UNRANKED`.
       ended_nmj, dropped_nmj: int8, indices into `round_record.ENDED` and `DROPPED`, or `round_record.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of its step.
       thinking_nmj: int32, the meta-prover's tokens of the trace that ends in it.
@@ -35,6 +38,7 @@ class Tree:
     depth_nmj: jax.Array = axes("slot", "round", "candidate")
     score_nmj: jax.Array = axes("slot", "round", "candidate")
     complete_nmj: jax.Array = axes("slot", "round", "candidate")
+    beam_nmj: jax.Array = axes("slot", "round", "candidate")
     rank_nmj: jax.Array = axes("slot", "round", "candidate")
     ended_nmj: jax.Array = axes("slot", "round", "candidate")
     dropped_nmj: jax.Array = axes("slot", "round", "candidate")

@@ -78,6 +78,38 @@ class Candidate:
     row: dict | None
 
 
+@dataclass(eq=False)
+class Node:
+    """A node of a Monte Carlo tree."""
+
+    hypothesis: Hypothesis
+    parent: "Node | None"
+    children: list["Node"] = field(default_factory=list)
+    expanded: bool = False
+    visits: int = 0
+    value: np.float32 = np.float32(0)
+
+    def __post_init__(self):
+        if self.parent is not None:
+            self.visits, self.value = 1, self.hypothesis.score
+
+    @property
+    def depth(self) -> int:
+        return len(self.hypothesis.steps)
+
+    def complete(self, max_steps: int) -> bool:
+        return self.hypothesis.complete or self.depth >= max_steps
+
+    def closed(self, max_steps: int) -> bool:
+        if self.complete(max_steps):
+            return True
+        return self.expanded and all(child.closed(max_steps) for child in self.children)
+
+    def bound(self, exploration: float) -> float:
+        width = np.sqrt(np.log(np.float32(self.parent.visits)) / np.float32(self.visits))
+        return np.float32(self.value / np.float32(self.visits) + np.float32(exploration) * width)
+
+
 @dataclass
 class Margins:
     """How near the run came to being decided by rounding.
@@ -101,6 +133,9 @@ class Settings:
     max_answer_tokens: int
     closing: str
     margins: Margins = field(default_factory=Margins)
+    decoding: str = "beam"
+    exploration: float = 0.2
+    max_expansions: int = 0
 
 
 def decimal(score: np.float32 | None) -> float | None:
@@ -295,13 +330,53 @@ class ProblemSearch:
         (winner,) = self.select(pool, 1)
         return winner, self.status(winner)
 
+    def mcts(self) -> tuple[Hypothesis, str]:
+        """Monte Carlo tree search, as in the method, section 3.14."""
+        settings = self.settings
+        root = Node(Hypothesis(), None)
+        nodes, barren = [root], None
+        for expansion in range(settings.max_expansions):
+            complete = [node for node in nodes if node.complete(settings.max_steps)]
+            if len({id(node.parent) for node in complete}) >= settings.beam_width:
+                break
+            if root.closed(settings.max_steps):
+                break
+            node = root
+            while node.children:
+                open_children = [c for c in node.children if not c.closed(settings.max_steps)]
+                node = max(open_children, key=lambda c: c.bound(settings.exploration))
+            candidates = self.extend(expansion, node.hypothesis, node.depth + 1)
+            for candidate in candidates:
+                candidate.row["kept"] = True
+                node.children.append(Node(candidate.hypothesis, node))
+            nodes += node.children
+            node.expanded = True
+            if not candidates and barren is None:
+                barren = node
+            value = max((c.hypothesis.score for c in candidates), default=np.float32(0))
+            while node is not None:
+                node.visits, node.value = node.visits + 1, np.float32(node.value + value)
+                node = node.parent
+        complete = [node for node in nodes if node.complete(settings.max_steps)]
+        left = [n for n in nodes[1:] if not n.closed(settings.max_steps) and not n.expanded]
+        for found in (complete, left):
+            if found:
+                winner = max(found, key=lambda node: node.hypothesis.score).hypothesis
+                return winner, self.status(winner)
+        return barren.hypothesis, "stuck"
+
     def status(self, winner: Hypothesis) -> str:
         if not winner.complete:
             return "max_steps"
         return "budget" if winner.steps[-1].ended == "budget" else "complete"
 
     def run(self) -> tuple[dict, list[dict]]:
-        winner, status = self.curation() if self.settings.method == "curation" else self.beam_search()
+        search = self.beam_search
+        if self.settings.decoding == "mcts":
+            search = self.mcts
+        if self.settings.method == "curation":
+            search = self.curation
+        winner, status = search()
         response = None if status == "stuck" else self.answer(winner)
         steps = []
         for step in winner.steps:
@@ -344,6 +419,9 @@ def reference_search(
     max_answer_tokens: int = 4096,
     closing: str = text.DEFAULT_CLOSING,
     margins: Margins | None = None,
+    decoding: str = "beam",
+    exploration: float = 0.2,
+    max_expansions: int | None = None,
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
 
@@ -352,6 +430,7 @@ def reference_search(
       problems: rows of a problem file: `id`, `question`, `answer`, and perhaps `context` and `answers`.
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
+      decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
       margins: filled, if given, with how near to a tie the run came.
 
     Returns:
@@ -371,6 +450,9 @@ def reference_search(
         max_answer_tokens,
         closing,
         Margins() if margins is None else margins,
+        decoding,
+        exploration,
+        max_expansions or beam_width * max_steps,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}

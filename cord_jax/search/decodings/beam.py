@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from cord_jax.config import SynthesisConfig
 from cord_jax.search.decodings import Decision, Round
 from cord_jax.search.packing import pick
-from cord_jax.search.tree import NONE, ROOT, Frontier, Tree, first_node, of_node
+from cord_jax.search.tree import LOST, NONE, ROOT, Frontier, Tree, first_node, of_node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Beam:
         over_r = ~goes_on_rb.any(1) | (settled.number_r + 1 >= self.max_rounds)
         # When a search ends only the winner matters any more.
         stays_rb = kept_rb & (~over_r[:, None] | (jnp.arange(beams) == 0))
-        rank_rj = jnp.full(settled.score_rj.shape, -1, jnp.int8)
+        rank_rj = jnp.full(settled.score_rj.shape, LOST, jnp.int8)
         for beam in range(beams):
             is_rj = jnp.arange(candidates) == chosen_rb[:, beam, None]
             rank_rj = jnp.where(is_rj & stepped_rb[:, beam, None], jnp.int8(beam), rank_rj)

@@ -9,7 +9,7 @@ from jax import lax
 from cord_jax.config import SynthesisConfig
 from cord_jax.search.decodings import Decision, Round
 from cord_jax.search.jax_tools import axes, pytree
-from cord_jax.search.tree import NONE, ROOT, Frontier, Tree, ancestors, first_node, of_node
+from cord_jax.search.tree import LOST, NONE, ROOT, UNRANKED, Frontier, Tree, ancestors, first_node, of_node
 
 
 @pytree
@@ -81,7 +81,7 @@ class MonteCarlo:
             node_rb=node_r1,
             open_rb=~over_r[:, None],
             label_rb=expansions_r[:, None],
-            rank_rj=jnp.full(settled.score_rj.shape, -1, jnp.int8),
+            rank_rj=jnp.where(settled.valid_rj, jnp.int8(UNRANKED), jnp.int8(LOST)),
             over_r=over_r,
             stuck_r=stuck_r,
             stuck_node_r=memory.stuck_n,
