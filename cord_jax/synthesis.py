@@ -40,6 +40,7 @@ def synthesize(
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
+    config = config.resolved
     problems = read_problems(config.problems)[: config.limit or None]
     spec = read_pool(config.pool)
     mesh = parse_mesh(config.mesh)
@@ -47,7 +48,7 @@ def synthesize(
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
-    run_is = {
+    run_is: dict[str, Any] = {
         "job": "synthesize",
         "settings": settings,
         "inputs": {"problems": fingerprint(config.problems)}

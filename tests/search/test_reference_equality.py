@@ -10,8 +10,8 @@ import pytest
 from cord_jax.engine import plan, teachers
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
-from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
-from tests.search.inputs import LIMITS, write_inputs
+from tests.reference.tiny import PROBLEMS
+from tests.search.inputs import LIMITS
 
 
 def engine_rows(directory: Path, output: str, **settings):
@@ -47,22 +47,6 @@ def assert_same(found, expected):
             ]
         else:
             assert trace[name] == value, name
-
-
-@pytest.fixture(scope="module")
-def pools(tmp_path_factory):
-    made = {}
-
-    def pool(segmentation, seed):
-        if (segmentation, seed) not in made:
-            directory = tmp_path_factory.mktemp(f"pool-{segmentation}-{seed}")
-            habits = Habits() if segmentation == "prompt" else PREFIX_HABITS
-            pool = write_pool(directory, seed, habits=habits)
-            write_inputs(directory, pool, PROBLEMS)
-            made[segmentation, seed] = directory, pool
-        return made[segmentation, seed]
-
-    return pool
 
 
 @pytest.mark.parametrize(
