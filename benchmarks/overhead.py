@@ -32,7 +32,7 @@ from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 from cord_jax.search import loop, settling
-from cord_jax.search.round_record import DROPPED
+from cord_jax.search.round_record import VALID
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import DONE, FREE, SEARCHING, SearchPlan
 from launch import common
@@ -113,7 +113,7 @@ class StagedEngine(Engine):
 def tokens_of(finished: Finished, plan: SearchPlan) -> dict[str, int]:
     """Tokens that the search of a problem sampled, read to score, and read to commit."""
     history = finished.history
-    valid_mj = history.dropped_nmj == DROPPED.index(None)
+    valid_mj = history.dropped_nmj == VALID
     kept_mj = history.rank_nmj >= 0
     others = len(plan.readers) - 1
     return {

@@ -19,6 +19,7 @@ from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.plan import CLOSING, SearchSettings
 from cord_jax.engine.teachers import load_teachers
+from cord_jax.filters import parse_filters
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
@@ -39,7 +40,7 @@ class SynthesisConfig:
       decoding: "beam", or "greedy": a beam of one.
       selector: what ranks candidates; "predictive_perplexity".
       segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing,
-      seed:
+      filters, seed:
         as in `cord_jax.planning.SearchSettings`.
       slots: problems searched at a time; changes no trace.
       mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
@@ -60,6 +61,7 @@ class SynthesisConfig:
     max_thinking_tokens: int = 16384
     max_answer_tokens: int = 4096
     closing: str = CLOSING
+    filters: str = ""
     seed: int = 0
     slots: int = 8
     mesh: str = "data:1,model:-1"
@@ -77,6 +79,7 @@ def synthesize(
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
+    parse_filters(config.filters)
     problems = read_problems(config.problems)[: config.limit or None]
     spec = read_pool(config.pool)
     mesh = parse_mesh(config.mesh)

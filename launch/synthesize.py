@@ -92,6 +92,14 @@ flags.DEFINE_string(
     r"candidate is scored; \n stands for a new line",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "filters",
+    "",
+    "what drops candidates before they are scored, comma-separated, in this order: arithmetic, steps with an equation "
+    "between plain numbers that does not hold; repetition, steps that say again what an earlier one has said; "
+    "package.module:function, those for which a function of your own is true",
+    flag_values=FLAGS,
+)
 flags.DEFINE_enum(
     "grader",
     "math_verify",

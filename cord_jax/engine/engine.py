@@ -25,6 +25,7 @@ from cord_jax.engine.plan import CLOSING as CLOSING
 from cord_jax.engine.plan import SearchSettings, capacities, granularity, plan_search
 from cord_jax.engine.teachers import Teachers, compile_reader
 from cord_jax.errors import UserError
+from cord_jax.filters import parse_filters
 from cord_jax.mesh import compiler_options
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
@@ -110,6 +111,7 @@ class Engine:
             segmentation_name=settings.segmentation,
             max_step_tokens=room.step_tokens,
             max_thinking_tokens=settings.max_thinking_tokens,
+            filters=parse_filters(settings.filters),
         )
         self.idle_row_share = 0.0
         self.lay_out(plan)
@@ -224,9 +226,6 @@ class Engine:
                     f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
                     'numbers; check its checkpoint, or load it with dtype = "float32"'
                 )
-            texts = [self.exchange.texts.pop((problem, step), []) for step in range(1, steps + 1)]
-            for step in range(1, steps + 1):
-                self.exchange.settled.pop((problem, step), None)
             yield Finished(
                 problem=problem,
                 history=history,
@@ -237,7 +236,7 @@ class Engine:
                 writer=int(record["writer_n"][slot]),
                 answer=record["answer_nu"][slot, : record["answer_count_n"][slot]].tolist(),
                 closing_tokens=self._requests.closing_tokens(problem),
-                texts=texts,
+                texts=self.exchange.take(problem, steps),
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
 

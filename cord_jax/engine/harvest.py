@@ -10,7 +10,7 @@ from cord_jax.answers import Grader, predicted_answer
 from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
 from cord_jax.problems import Problem
-from cord_jax.search.round_record import ABSENT, DROPPED, ENDED
+from cord_jax.search.round_record import ABSENT, ENDED, VALID
 from cord_jax.traces import Candidate, Step, Trace, Usage
 
 
@@ -41,7 +41,7 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
     for step in range(finished.steps):
         for j in np.flatnonzero(history.dropped_nmj[step] != ABSENT):
             beam, proposer = divmod(int(j), len(names))
-            dropped = DROPPED[history.dropped_nmj[step, j]]
+            candidate = finished.texts[step][j]
             rank = int(history.rank_nmj[step, j])
             rows.append(
                 Candidate(
@@ -49,11 +49,11 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
                     step=step + 1,
                     beam=beam,
                     teacher=names[proposer],
-                    text=finished.texts[step][j].text,
-                    score=None if dropped else float(history.score_nmj[step, j]),
+                    text=candidate.text,
+                    score=None if candidate.dropped else float(history.score_nmj[step, j]),
                     kept=rank >= 0,
                     rank=rank if rank >= 0 else None,
-                    dropped=dropped,
+                    dropped=candidate.dropped,
                     ended=ENDED[history.ended_nmj[step, j]],
                 )
             )
@@ -78,7 +78,7 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
     for step, j in path:
         committed[names[j % len(names)]] += finished.texts[step][j].own_tokens
     present_mj = (history.dropped_nmj != ABSENT) * history.sampled_nmj
-    read_mj = (history.dropped_nmj == 0) * (history.tokens_nmj + finished.closing_tokens)
+    read_mj = (history.dropped_nmj == VALID) * (history.tokens_nmj + finished.closing_tokens)
     usage = {
         name: Usage(
             int(present_mj[:, k :: len(names)].sum()), committed[name], int(read_mj[:, k :: len(names)].sum())

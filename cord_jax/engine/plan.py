@@ -85,6 +85,7 @@ class SearchSettings:
       beam_width: B; with "whole", traces a proposer.
       max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens: limits (design, section 3.6).
       closing: text between the reasoning and the answer when a candidate is scored.
+      filters: names of filters, comma-separated, in the order in which they apply (`cord_jax.filters`).
       seed: of all draws.
       slots: problems searched at a time.
       quantum: tokens that proposers write in a round, None for a fitting number; changes no trace.
@@ -97,6 +98,7 @@ class SearchSettings:
     max_thinking_tokens: int = 16384
     max_answer_tokens: int = 4096
     closing: str = CLOSING
+    filters: str = ""
     seed: int = 0
     slots: int = 8
     quantum: int | None = None

@@ -7,11 +7,13 @@ has fixed shapes.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from cord_jax.filters import Filter, drop_reasons
 from cord_jax.search.readers import BOUNDARY, EOS, LIMIT
-from cord_jax.search.round_record import ABSENT, CONCLUDING, DROPPED, ENDED, ReadStep, SettledStep
+from cord_jax.search.round_record import ABSENT, CONCLUDING, DROPPED, ENDED, VALID, ReadStep, SettledStep
 from cord_jax.text import segmentation
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -39,6 +41,8 @@ class Exchange:
       texts: canonical steps by (problem number, step), a list of `ReadStep | None` in the order j = beam *
         proposers + proposer. A repeated call writes the same again, so a callback that runs twice does no
         harm.
+      origins: for each beam, by the same keys, the candidate that it ended in before that step, int32, `step index
+        * J + j`, -1 at the start.
       settled: what an earlier run has settled, by the same keys; it is given instead of what proposals say.
     """
 
@@ -52,6 +56,7 @@ class Exchange:
         segmentation_name: str,
         max_step_tokens: int,
         max_thinking_tokens: int,
+        filters: Mapping[str, Filter] = {},
     ):
         self.vocabularies = vocabularies
         self.readers = readers
@@ -61,10 +66,12 @@ class Exchange:
         self.segmentation = segmentation_name
         self.max_step_tokens = max_step_tokens
         self.max_thinking_tokens = max_thinking_tokens
+        self.filters = filters
         self.texts: dict[tuple[int, int], list[ReadStep | None]] = {}
+        self.origins: dict[tuple[int, int], np.ndarray] = {}
         self.settled: dict[tuple[int, int], SettledStep] = {}
 
-    def __call__(self, width, problem_r, step_r, valid_r, open_rb, thinking_rb, proposals):
+    def __call__(self, width, problem_r, step_r, valid_r, open_rb, thinking_rb, origin_rb, proposals):
         """Reads the proposals of a sub-batch.
 
         Args:
@@ -72,14 +79,15 @@ class Exchange:
           problem_r, step_r, valid_r: the rows' problems and step numbers (from 1), and which rows count.
           open_rb: beams that proposed.
           thinking_rb: meta-prover's tokens of each beam's reasoning.
+          origin_rb: the candidate that each beam ends in, as in `SearchState`.
           proposals: for each reader `(token_rqt, count_rq, stopped_rq)`.
 
         Returns:
           A dict of the fields of `settling.Candidates`, and `longest` int32, tokens of the longest step. If it
           exceeds `width`, the call must be made again with more.
         """
-        problem_r, step_r, valid_r, open_rb, thinking_rb = map(
-            np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb)
+        problem_r, step_r, valid_r, open_rb, thinking_rb, origin_rb = map(
+            np.asarray, (problem_r, step_r, valid_r, open_rb, thinking_rb, origin_rb)
         )
         proposals = [tuple(map(np.asarray, proposal)) for proposal in proposals]
         rows, candidates = len(problem_r), self.num_beams * self.num_proposers
@@ -94,6 +102,7 @@ class Exchange:
         }
         for row in np.flatnonzero(valid_r):
             place = int(problem_r[row]), int(step_r[row])
+            self.origins[place] = origin_rb[row]
             settled = self.settled.get(place)
             if settled is None:
                 encoded = self._read_row(arrays, proposals, row, place, open_rb[row], thinking_rb[row])
@@ -119,12 +128,14 @@ class Exchange:
         steps = self._steps(proposals, row, place[1], open_b, thinking_b)
         encoded = self._encode({j: step.text for j, step in enumerate(steps) if step is not None})
         self._mark(steps, {j: len(ids) for j, ids in encoded[self.meta_vocabulary].items()}, thinking_b)
+        self._filter(steps, place)
         record: list[ReadStep | None] = [None] * len(steps)
         for j in encoded[0]:
             step = steps[j]
             arrays["ended_rj"][row, j] = ENDED.index(step.ended)
-            arrays["dropped_rj"][row, j] = DROPPED.index(step.dropped)
-            record[j] = ReadStep(step.text, len(encoded[self._writer_vocabulary(j)][j]))
+            arrays["dropped_rj"][row, j] = VALID if step.dropped is None else DROPPED
+            own_tokens = len(encoded[self._writer_vocabulary(j)][j])
+            record[j] = ReadStep(step.text, own_tokens, step.dropped)
         for reader, (_, count_rq, _) in zip(self.readers, proposals):
             for q in range(count_rq.shape[1]):
                 arrays["sampled_rj"][row, self._candidate(reader, q)] = count_rq[row, q]
@@ -189,3 +200,34 @@ class Exchange:
                 if key in seen:
                     steps[j] = dataclasses.replace(steps[j], dropped="duplicate")
                 seen.add(key)
+
+    def _filter(self, steps, place):
+        """Marks, in place, what the filters drop of those that are still valid."""
+        if not self.filters:
+            return
+        beams = [range(j, j + self.num_proposers) for j in range(0, len(steps), self.num_proposers)]
+        groups = [range(len(steps))] if self.segmentation == "whole" else beams
+        for group in groups:
+            valid = [j for j in group if steps[j] is not None and steps[j].dropped is None]
+            bodies = [segmentation.body(self.segmentation, place[1], steps[j].text) for j in valid]
+            earlier = [self._earlier(place, j // self.num_proposers) for j in valid]
+            for j, reason in zip(valid, drop_reasons(self.filters, list(zip(bodies, earlier)))):
+                steps[j] = dataclasses.replace(steps[j], dropped=reason)
+
+    def _earlier(self, place, beam: int) -> list[str]:
+        """The steps of a beam so far, without their headings."""
+        problem, step = place
+        bodies = []
+        while (origin := int(self.origins[problem, step][beam])) >= 0:
+            index, j = divmod(origin, self.num_beams * self.num_proposers)
+            beam, step = j // self.num_proposers, index + 1
+            bodies.append(segmentation.body(self.segmentation, step, self.texts[problem, step][j].text))
+        return bodies[::-1]
+
+    def take(self, problem: int, steps: int) -> list[list[ReadStep | None]]:
+        """The texts of a finished problem, for each step; they are forgotten here."""
+        places = [(problem, step) for step in range(1, steps + 1)]
+        for place in places:
+            self.origins.pop(place, None)
+            self.settled.pop(place, None)
+        return [self.texts.pop(place, []) for place in places]

@@ -10,16 +10,23 @@ from cord_jax.traces import decimal
 
 ENDED = ("marker", "think_end", "eos", "cap", "budget")
 CONCLUDING = ("think_end", "eos", "budget")
-DROPPED = (None, "empty", "invalid_utf8", "duplicate")
-ABSENT = -1  # in place of a reason: the beam was not open, so there is no candidate
+# What became of a candidate before it was scored. Absent: its beam was not open, so there is none.
+ABSENT, VALID, DROPPED = -1, 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadStep:
-    """A candidate as text: its canonical step, and the number of its tokens in its writer's vocabulary."""
+    """A candidate as text.
+
+    Attributes:
+      text: its canonical step.
+      own_tokens: the step's tokens in its writer's vocabulary.
+      dropped: why it is no candidate for selection; None if it is one.
+    """
 
     text: str
     own_tokens: int
+    dropped: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,7 @@ class SettledStep:
     Attributes:
       texts: the candidates as text; None where the beam was not open.
       score_j: float32, -inf if dropped.
-      ended_j, dropped_j: indices into `ENDED` and `DROPPED`, or `ABSENT`.
+      ended_j: indices into `ENDED`; dropped_j: `VALID`, `DROPPED` or `ABSENT`.
       sampled_j: tokens that their writers sampled.
     """
 
@@ -49,7 +56,7 @@ class SettledStep:
                 "own_tokens": text.own_tokens,
                 "score": decimal(self.score_j[j]) if np.isfinite(self.score_j[j]) else None,
                 "ended": ENDED[self.ended_j[j]],
-                "dropped": DROPPED[self.dropped_j[j]],
+                "dropped": text.dropped,
                 "sampled": int(self.sampled_j[j]),
             }
             for j, text in enumerate(self.texts)
@@ -65,9 +72,11 @@ class SettledStep:
             return np.array([absent if c is None else read(c) for c in candidates], dtype)
 
         return cls(
-            texts=[None if c is None else ReadStep(c["text"], c["own_tokens"]) for c in candidates],
+            texts=[
+                None if c is None else ReadStep(c["text"], c["own_tokens"], c["dropped"]) for c in candidates
+            ],
             score_j=values(lambda c: -np.inf if c["score"] is None else c["score"], -np.inf, np.float32),
             ended_j=values(lambda c: ENDED.index(c["ended"]), 0, np.int8),
-            dropped_j=values(lambda c: DROPPED.index(c["dropped"]), ABSENT, np.int8),
+            dropped_j=values(lambda c: VALID if c["dropped"] is None else DROPPED, ABSENT, np.int8),
             sampled_j=values(lambda c: c["sampled"], 0, np.int32),
         )

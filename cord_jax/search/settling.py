@@ -12,6 +12,7 @@ from cord_jax.search.commits import Chosen, Passage
 from cord_jax.search.exchange import Exchange
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.readers import ReaderConstants, ReaderPlan
+from cord_jax.search.round_record import VALID
 from cord_jax.search.scorers import predictive_perplexity
 from cord_jax.search.selection import select
 from cord_jax.search.slots import SubBatch
@@ -25,8 +26,8 @@ class Candidates:
 
     Attributes:
       token_urjt, length_urj: int32, the canonical steps in every vocabulary u.
-      ended_rj, dropped_rj: int8, indices into `steps.ENDED` and `steps.DROPPED`; `ABSENT` where the
-        beam was not open.
+      ended_rj: int8, indices into `round_record.ENDED`; dropped_rj: int8, `VALID`, `DROPPED`, or `ABSENT` where
+        the beam was not open.
       concluded_rj: bool, complete hypotheses.
       sampled_rj: int32, tokens that their writers sampled.
       replayed_r: bool, rows that an earlier run has settled; score_rj: float32, their scores.
@@ -94,6 +95,7 @@ def exchange_steps(
         batch.valid_r,
         batch.take(state.open_nb),
         batch.take(state.thinking_nb),
+        batch.take(state.origin_nb),
         written,
     )
     # The callback runs on one device: what it takes and gives is whole on all.
@@ -125,7 +127,7 @@ def candidate_shapes(plan: SearchPlan, vocabularies: int, rows: int) -> Candidat
 
 def remaining(candidates: Candidates, batch: SubBatch):
     """The candidates that were not dropped, of the rows that count, bool [r, j]."""
-    return (candidates.dropped_rj == 0) & batch.valid_r[:, None]
+    return (candidates.dropped_rj == VALID) & batch.valid_r[:, None]
 
 
 def step_task(

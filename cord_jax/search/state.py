@@ -86,8 +86,7 @@ class History:
     Attributes:
       score_nmj: float32, -inf if dropped.
       rank_nmj: int8, beam number after the selection, -1 if not kept.
-      ended_nmj, dropped_nmj: int8, indices into `steps.ENDED` and `steps.DROPPED`, or
-        `steps.ABSENT`.
+      ended_nmj: int8, indices into `round_record.ENDED`; dropped_nmj: int8, `VALID`, `DROPPED` or `ABSENT` there.
       tokens_nmj: int32, the meta-prover's tokens of the step.
       sampled_nmj: int32, tokens that the writer sampled for it, EOS included.
     """
