@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cord_jax import names, settings
 from cord_jax.errors import UserError
+from cord_jax.filters import parse_filters
 from cord_jax.mesh_text import parse_sizes
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
@@ -86,7 +87,13 @@ class SynthesisConfig:
         r"\n stands for a new line",
         escapes=True,
     )
-    filters: str = setting(default="", help="what drops candidates before they are scored")
+    filters: str = setting(
+        default="",
+        help="what drops candidates before they are scored, comma-separated, in this order: arithmetic, steps with an "
+        "equation between plain numbers that does not hold; repetition, steps that say again what an earlier one has "
+        "said; package.module:function, those for which a function of your own is true",
+        check=parse_filters,
+    )
     grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(

@@ -138,7 +138,7 @@ class Candidate:
       score: S with this step, 0 to 1 (float32); None if it was dropped.
       kept: whether the selection of its round kept it.
       rank: its beam number after that selection; None if not kept.
-      dropped: None, or one of `DROP_REASONS`.
+      dropped: None, one of `DROP_REASONS`, or the name of the filter that dropped it.
       ended: what ended it, one of `ENDINGS`.
     """
 

@@ -1,17 +1,18 @@
 """`arithmetic`: a step that states an equation between plain numbers that does not hold.
 
 The text is cut into tokens. A side of an equation is the longest run of numbers, operators and brackets beside its `=`;
-what stands before and after that run tells whether it is the whole side (`arithmetic_context`). Sides are evaluated
-exactly (`plain_numbers`). An equation of which anything is not understood is left alone, and so is one that the text
+what stands before and after that run tells whether it is the whole side (`equations.context`). Sides are evaluated
+exactly (`equations.sides`). An equation of which anything is not understood is left alone, and so is one that the text
 doubts, supposes or calls rounded: a filter must not drop what is right.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from cord_jax.filters.equation_context import Context
-from cord_jax.filters.equation_tokens import PLAIN, Token, tokenize, unwrap
-from cord_jax.filters.plain_numbers import MAX_TOKENS, Side, read_side
+from cord_jax.filters.equations.context import Context
+from cord_jax.filters.equations.sides import MAX_TOKENS, Side, read_side
+from cord_jax.filters.equations.tokens import PLAIN, Token, tokenize, unwrap
 
 
 def states_a_false_equation(step: str, earlier: Sequence[str] = ()) -> bool:
@@ -20,27 +21,34 @@ def states_a_false_equation(step: str, earlier: Sequence[str] = ()) -> bool:
 
 
 def false_equations(step: str) -> Iterator[str]:
-    """The equations of a step that do not hold, each with the word or sign that follows it."""
+    """The equations of a step that do not hold, the last one first, each with the word or sign that follows it."""
     if "=" not in step:
         return
     text = unwrap(step)
     tokens = tokenize(text)
     context = Context(tokens)
-    for at, token in enumerate(tokens):
-        if token.kind != "equals":
+    side = functools.cache(lambda start, stop: read_side(tokens[start:stop]))  # one may stand between two `=`
+    congruent: set[int] = set()  # `=` that may stand for a congruence
+    for at in reversed(range(len(tokens))):
+        if tokens[at].kind != "equals":
             continue
         start, stop = _start_before(tokens, at), _stop_after(tokens, at)
         if start is None or stop is None:
             continue
-        left, right = read_side(tokens[start:at]), read_side(tokens[at + 1 : stop])
-        if left is None or right is None or right.may_mean_more:
+        left, right = side(start, at), side(at + 1, stop)
+        if left is None or right is None:
             continue
-        if not left.computed and (left.percent or right.percent):
-            continue  # 48 = 120% says what 120% is
+        if right.may_mean_more or stop in congruent:  # 100 = 10 = 1 mod 9
+            congruent.add(at)
+            continue
+        if any(a == b for a in left.values for b in right.values):
+            continue
+        if not left.computed and (left.percent or right.percent):  # 48 = 120% says what 120% is
+            continue
         if not (context.begins_at(start, left) and context.ends_at(stop, left)):
             continue
         shown = text[tokens[start].start : tokens[min(stop, len(tokens) - 1)].end]
-        if not _holds(left, right, shown) and not context.excuses(at, _difference(left, right)):
+        if not _agree(left, right, shown) and not context.excuses(at, _difference(left, right)):
             yield shown
 
 
@@ -77,14 +85,17 @@ def _stop_after(tokens: Sequence[Token], at: int) -> int | None:
     return None if depth or len(tokens) > at + 1 + MAX_TOKENS else len(tokens)
 
 
-def _holds(left: Side, right: Side, shown: str) -> bool:
-    """Whether the sides agree, exactly or as rounded decimals.
+def _agree(left: Side, right: Side, shown: str) -> bool:
+    """Whether sides that are not equal agree as rounded decimals or in other units.
 
     Where percent or money is in play, one side may be a hundred times the other: `15 / 60 * 100 = 25%`.
     """
     hundreds = any(sign in shown for sign in ("%", "$", "¢", "cent", "dollar"))
     return any(
-        a == b or _is_rounded(a, b, right, power) or _is_rounded(b, a, left, -power)
+        a == b
+        or _is_rounded(a, b, right, 0)
+        or _is_rounded(b, a, left, power)
+        or _goes_on_rounded(a, b, right)
         for power in ((0, 2, -2) if hundreds else (0,))
         for a in (value * Fraction(10) ** power for value in left.values)
         for b in right.values
@@ -92,17 +103,21 @@ def _holds(left: Side, right: Side, shown: str) -> bool:
 
 
 def _is_rounded(exact: Fraction, value: Fraction, side: Side, power: int) -> bool:
-    """Whether the value of a side can stem from decimal numbers that were rounded, the other side being exact.
+    """Whether a side is a decimal number, and the other one rounded to its digits; percentages also to whole ones.
 
     Args:
-      power: of ten by which the other side was multiplied.
+      value: of the side, multiplied by 10 to this power.
     """
-    if side.decimals is not None:
-        # Percentages may be rounded to whole ones.
-        return side.decimals > (-1 if side.percent else 0) and 2 * abs(exact - value) * 10**side.decimals <= 1
-    if side.places is None or (exact * 10**side.places).denominator == 1:
+    if side.decimals is None or side.decimals < (0 if side.percent else 1):
         return False
-    return abs(exact - value) <= side.slack * max(abs(exact), abs(value))
+    return 2 * abs(exact - value) * 10**side.decimals <= Fraction(10) ** power
+
+
+def _goes_on_rounded(exact: Fraction, value: Fraction, right: Side) -> bool:
+    """Whether the right side has decimal numbers where exact ones would have no end: `20 + 10/3 = 20 + 3.33`."""
+    if right.places is None or (exact * 10**right.places).denominator == 1:
+        return False
+    return abs(exact - value) <= right.slack * max(abs(exact), abs(value))
 
 
 def _difference(left: Side, right: Side) -> Fraction:

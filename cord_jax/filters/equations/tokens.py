@@ -59,6 +59,7 @@ _COMMANDS = {
 _SIGNS = dict.fromkeys("*×·⋅∙", "*") | dict.fromkeys("/÷∕⁄", "/") | dict.fromkeys("-−–", "-") | {"+": "+"}
 _SEPARATORS = re.compile(r"\{,\}|\\,|,\\!")
 _NUMBER = re.compile(r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|0|[1-9][0-9]*)(?:\.[0-9]+)?|\.[0-9]+")
+_WHOLE = re.compile(rf"0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}}")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _RAISED = re.compile(rf"(.*[0-9])([{_SUPERSCRIPTS}]+)")
 _FACTOR_FOLLOWS = re.compile(r"[ \t]*\\?\$?[0-9.]")
@@ -101,7 +102,7 @@ def tokenize(text: str) -> list[Token]:
         elif kind == "command":
             kind, found = _COMMANDS.get(found, ("unknown", found))
         elif found in ("*", "**"):
-            kind = _star(kind, before, text[start - 1 : start], text[end : end + 1])
+            kind = _star(kind, before, text[start - 1 : start], text[end : end + 2])
         elif kind == "power":
             found = "**"
         elif kind == "operator":
@@ -120,6 +121,8 @@ def tokenize(text: str) -> list[Token]:
 
 def _numbers(found: str, start: int, end: int) -> list[Token]:
     """A cluster that begins like a number: a number, a product (`3x4`), a power (`5²`), or nothing known."""
+    if _WHOLE.fullmatch(found):
+        return [Token("number", found, start, end)]
     found_plain = _SEPARATORS.sub(",", found)
     raised = _RAISED.fullmatch(found_plain)
     if raised:
@@ -159,14 +162,19 @@ def _star(kind: str, before: str, previous: str, following: str) -> str:
 
     Args:
       kind: power or operator; before: the kind of the token before.
-      previous, following: the characters beside it, "" at an end of the text.
+      previous, following: the character before it and the two after it, "" at an end of the text.
     """
-    opens, closes = previous.strip() == "", following.strip() == ""
+    opens, closes = previous.strip() == "", following[:1].strip() == ""
     if opens and closes:
         return kind
     if opens:
         return "skip" if kind == "power" or before not in ("word", *OPERANDS) else "unknown"
-    factor = following.isalnum() or following in tuple("-−.($\\")
+    factor = (
+        following[:1].isalnum()
+        or following[:1] in tuple("-−($\\")
+        or following[:1] == "."
+        and following[1:].isdigit()
+    )
     return kind if not closes and factor and before in ("word", "unknown", *OPERANDS) else "skip"
 
 

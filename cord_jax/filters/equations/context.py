@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
-from cord_jax.filters.equation_tokens import OPERANDS, PLAIN, Token
-from cord_jax.filters.plain_numbers import Side
+from cord_jax.filters.equations.sides import Side
+from cord_jax.filters.equations.tokens import OPERANDS, PLAIN, Token
 
 
 def _words(text: str) -> frozenset[str]:
@@ -13,7 +13,7 @@ def _words(text: str) -> frozenset[str]:
 
 # Words before a number with which it is part of something that is not understood: `half of 30`, `Day 1`.
 _BINDING = _words(
-    "of and or times plus minus by over from to with half twice thrice double triple quarter third square squared "
+    "of and or times plus minus by over from to half twice thrice double triple quarter third square squared "
     "root sqrt cube cubed log ln lg sin cos tan cot sec exp max min gcd lcm mod choose than less more per dozen "
     "hundred thousand million billion multiply multiplied divide divided add added adding subtract subtracted "
     "subtracting between first last next previous factorial power powers digit digits not "
@@ -24,9 +24,10 @@ _BINDING = _words(
 )
 _DETERMINERS = _words("the a an her his its their our your my this that these those")
 _TOTALS = _words("total sum cost amount profit")  # a total of 3 + 4
+_RESULTS = _words("sum sums up comes came amounts adds totals equal equals leads down")  # adds up to 3 + 4
 # Words after a number with which it says something else: `3 million`, `7 remainder 2`, `3 to 1`.
 _CONTINUING = _words(
-    "remainder rem times plus minus divided multiplied over choose or hundred hundreds thousand thousands million "
+    "remainder rem plus minus divided multiplied over choose or hundred hundreds thousand thousands million "
     "millions billion billions trillion dozen dozens to through factorial squared cubed out"
 )
 _SUPPOSING = _words(
@@ -38,9 +39,10 @@ _REFUTING = _words(
     "mistaken mistakenly mistakes error errors absurd inconsistent nonsense untrue fails fail"
 )
 _DENYING = _words("not never cannot neither nor instead")
+_ROUNDED = _words("to up down off it")  # round to
 _ASSENT = _words("true right correct possible valid hold work equal make")  # That is not right.
 _ROUNDING = _words(
-    "about approximately approx approximate approximates roughly round rounds rounded rounding nearest around almost "
+    "about approximately approx approximate approximates roughly rounded rounding nearest around almost "
     "nearly estimate estimated estimates estimation"
 )
 # With these a number may be the whole part of the value.
@@ -89,13 +91,23 @@ class Context:
                 kind = "denying" if word.endswith(("n't", "n’t")) else _KINDS.get(word)
                 if kind == "supposing":
                     self._supposed.add(clause)
-                elif kind == "denying" and at + 1 < len(tokens) and tokens[at + 1].text.lower() in _ASSENT:
+                following = tokens[at + 1].text.lower() if at + 1 < len(tokens) else ""
+                if kind == "denying" and following in _ASSENT:
                     said.add("refuting")
+                if word == "round" and following in _ROUNDED:
+                    said.add("rounding")
                 if kind is not None:
                     said.add(kind)
                 clause += word == "then"
             elif token.kind == "compare" and token.text in "≈∼≅":
                 said.add("cutting")
+            elif (
+                token.text in ("\\pmod", "\\pod")
+                or token.kind == "mod"
+                and at
+                and tokens[at - 1].kind == "left"
+            ):
+                said.add("other numbers")
             elif token.kind == "equals":
                 self._first_equals.setdefault(sentence, at)
             elif token.kind in ("end", "line", "marker"):
@@ -140,8 +152,8 @@ class Context:
         """Whether a word has nothing to do with the number after it."""
         word = self._tokens[at].text
         before = [token.text.lower() for token in self._tokens[max(0, at - 2) : at] if token.kind == "word"]
-        if word.lower() == "of":
-            return before[-1:] != [] and before[-1] in _TOTALS
+        if word.lower() in ("of", "to"):
+            return bool(before) and before[-1] in (_TOTALS if word.lower() == "of" else _RESULTS)
         if word.lower() in _DETERMINERS:
             return not (before and before[-1] in _BINDING)
         plain = word.isalpha() and len(word) > 1 and not word.isupper()
@@ -173,11 +185,8 @@ class Context:
                     more += 1
                 if more < len(tokens) and tokens[more].kind in PLAIN and not self._equation_follows(more):
                     return False
-                return (
-                    not attached
-                    and self._stands_alone(after)
-                    and (left.computed or after.text.lower() in ("and", "so"))
-                )
+                alone = self._stands_alone(after) or after.text == "a" and kinds[0] == "word"  # 3 a day
+                return not attached and alone and (left.computed or after.text.lower() in ("and", "so"))
         return False
 
     @staticmethod

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from cord_jax.filters.equation_tokens import Token
+from cord_jax.filters.equations.tokens import Token
 
 MAX_TOKENS = 200  # of a side
 _MAX_BITS = 4096  # of the numerators and denominators of all values
@@ -52,7 +52,8 @@ def read_side(tokens: Sequence[Token]) -> Side | None:
     kinds = [token.kind for token in number]
     if kinds in (["number"], ["number", "percent"]):
         percent = len(kinds) == 2
-        value = Fraction(number[0].text) * (-1 if negative else 1) / (100 if percent else 1)
+        value = _number(("-" if negative else "") + number[0].text)
+        value = value / 100 if percent else value
         return Side((value,), len(number[0].text.partition(".")[2]) + 2 * percent, percent)
     if _is_range(tokens) or _mixes_percent(tokens):
         return None
@@ -76,6 +77,11 @@ def read_side(tokens: Sequence[Token]) -> Side | None:
         places=max(places, default=None),
         slack=slack,
     )
+
+
+@functools.lru_cache(4096)
+def _number(text: str) -> Fraction:
+    return Fraction(text)
 
 
 def _is_range(tokens: Sequence[Token]) -> bool:
@@ -141,12 +147,15 @@ def _expressions(tokens: Sequence[Token]) -> list[str]:
             closing, text = closers.pop() if closers else ("", "")
             if closing != kind:
                 raise _NotUnderstood
+            parts_of = None if parts_of is not None and parts_of > len(closers) else parts_of
             if text == ")/(":
                 opens(i + 1)
                 i += 1
                 closers.append(("close", "))"))
         elif text in ("+", "-") and parts_of == len(closers):
             raise _NotUnderstood  # 20% of 50 + 10
+        elif text == "/" and i > 1 and tokens[i - 1].kind == "number" and tokens[i - 2].text == "/":
+            raise _NotUnderstood  # 6 / 1/2
         pieces.append(text)
         i += 1
     if closers or len(moduli) > 1:
@@ -171,8 +180,6 @@ def _value(node: ast.AST) -> Fraction:
     match node:
         case ast.Tuple(elts=[ast.Constant(value=int(numerator)), ast.Constant(value=int(denominator))]):
             return Fraction(numerator, denominator)
-        case ast.BinOp(left=ast.BinOp(op=ast.Div()), op=ast.Div()):  # 6 / 1/2 is read in two ways
-            raise _NotUnderstood
         case ast.UnaryOp(op=ast.USub(), operand=operand) if not _is_power(
             operand
         ):  # -2^2 is read in two ways
