@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import statistics
-from cord_jax.answers import Grader, predicted_answer
+from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.engine.generate import generate
 from cord_jax.engine.teachers import stacks_layers
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
@@ -51,7 +51,7 @@ class EvaluationConfig:
       seed: random seed.
       slots: samples decoded at a time; changes no sample.
       mesh: as in `cord_jax.mesh.parse_mesh`; changes no sample.
-      grader: `math_verify` or `exact`.
+      grader: "auto" or "exact".
       limit: the first so many problems of the file; 0 is all.
     """
 
@@ -66,7 +66,7 @@ class EvaluationConfig:
     seed: int = 0
     slots: int = 32
     mesh: str = "data:1,model:-1"
-    grader: str = "math_verify"
+    grader: str = "auto"
     limit: int = 0
 
 
@@ -115,7 +115,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     }
     with (
         open_run(config.output_dir, **run_is, environment=environment) as run,
-        Grader(config.grader) as grader,
+        open_grader(config.grader) as grader,
     ):
         file = run.json_lines(SAMPLES)
         rows = file.read()
@@ -209,7 +209,9 @@ def _grade(
     """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
     texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
     answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
-    correct = grader.grade([(answer, problem.forms) for answer in answers])
+    correct = grader.grade_responses(
+        [Submission(problem, text, answer) for text, answer in zip(texts, answers, strict=True)]
+    )
     return [
         {
             "problem": problem.id,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cord_jax.answers import Grader
+from cord_jax.grading import open_grader
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
@@ -43,7 +43,7 @@ class SynthesisConfig:
         as in `cord_jax.planning.SearchSettings`.
       slots: problems searched at a time; changes no trace.
       mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
-      grader: "math_verify" or "exact".
+      grader: "auto" or "exact".
       limit: the first so many problems of the file; 0 is all.
     """
 
@@ -63,7 +63,7 @@ class SynthesisConfig:
     seed: int = 0
     slots: int = 8
     mesh: str = "data:1,model:-1"
-    grader: str = "math_verify"
+    grader: str = "auto"
     limit: int = 0
 
 
@@ -106,7 +106,7 @@ def synthesize(
     environment = {name: str(values[name]) for name in not_settings} | {"device": device_name(mesh)}
     with (
         open_run(config.output_dir, **run_is, environment=environment) as run,
-        Grader(config.grader) as grader,
+        open_grader(config.grader) as grader,
     ):
         files = TraceFiles(run)
         done = files.finished()

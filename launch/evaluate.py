@@ -50,9 +50,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum(
     "grader",
-    "math_verify",
-    ["math_verify", "exact"],
-    "how predicted answers are checked: math_verify, as mathematics; exact, as text",
+    "auto",
+    ["auto", "exact"],
+    "how predicted answers are checked: auto, words, choices, numbers and mathematics each in their own way; exact, as text",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
