@@ -86,8 +86,8 @@ class EngineSearch:
         self.engine = Engine(self.teachers, problems, settings, mesh)
 
     def search(self) -> list[Outcome]:
-        from cord_jax.grading import open_grader
         from cord_jax.engine.harvest import read_trace
+        from cord_jax.grading import open_grader
 
         outcomes = {}
         with open_grader("exact") as grader:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
+from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import ABSENT, DROPPED, ENDED
 from cord_jax.traces import Candidate, Step, Trace, Usage

@@ -64,6 +64,9 @@ class AutoGrader(TextGrader):
         self._workers.close()
 
 
+GRADER = AutoGrader
+
+
 def _decide_here(predicted: str, forms: tuple[str, ...]) -> bool | None:
     """The verdict, if it takes neither mathematics nor long texts."""
     if verbatim(predicted) in map(verbatim, forms):

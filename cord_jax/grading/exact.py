@@ -15,3 +15,6 @@ class ExactGrader(TextGrader):
             predicted is not None and verbatim(predicted) in map(verbatim, forms)
             for predicted, forms in pairs
         ]
+
+
+GRADER = ExactGrader

@@ -30,7 +30,7 @@ class Grader(abc.ABC):
     def grade_responses(self, submissions: Sequence[Submission]) -> list[bool]:
         """Whether each response is right; one that states no answer never is."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, most hold nothing
         """Gives back what the grader holds."""
 
 

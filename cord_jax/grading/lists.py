@@ -64,7 +64,7 @@ def _depths(text: str) -> list[int] | None:
     An interval's two brackets may be of different kinds.
     """
     depths, open_ = [], []
-    for i, character in enumerate(text):
+    for character in text:
         depths.append(len(open_))
         if character in _OPENING:
             open_.append("{" if character == "{" else "(")
