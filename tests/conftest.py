@@ -17,6 +17,15 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skips modules that need torch where it is not installed."""
+    report = yield
+    if report.failed and "No module named 'torch'" in str(report.longrepr):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), None, "Skipped: needs torch")
+    return report
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Real problem sets and vocabularies: the directory $CORD_SHARED, else `../shared` beside the repository.
