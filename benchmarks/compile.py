@@ -54,7 +54,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     """Compiles every program for every target; the numbers of the table."""
     import jax
 
-    from cord_jax import topologies
+    from cord_jax.dry_run import topologies
 
     targets = {"cpu": jax.devices("cpu")[:1]}
     if values.topology:
@@ -102,16 +102,16 @@ def write_configs(values: flags.FlagValues, directory: Path) -> tuple[Path, Path
 def programs(values: flags.FlagValues, pool: Path, student: Path, devices: Sequence) -> dict[str, Callable]:
     """What lowers each program for these devices."""
     import models
-    from cord_jax.compilation import abstract_search, lower_round
+    from cord_jax.dry_run.abstract import abstract_search, lower_round
+    from cord_jax.dry_run.lower import lower_commit, lower_decode, lower_scoring
+    from cord_jax.dry_run.student import abstract_step
     from cord_jax.mesh import parse_mesh
-    from cord_jax.passes import lower_commit, lower_decode, lower_scoring
-    from cord_jax.planning import SearchSettings
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.student import StudentConfig
-    from cord_jax.student.compilation import abstract_step
 
     count = len(devices)
-    settings = SearchSettings(slots=values.slots, beam_width=values.beam_width)
+    settings = search_of(slots=values.slots, beam_width=values.beam_width)
     search = abstract_search(read_pool(pool), settings, parse_mesh(f"data:1,model:{count}", devices))
     writer = next(index for index, reader in enumerate(search.plan.readers) if reader.proposers)
     training = StudentConfig(
@@ -134,7 +134,7 @@ def compile_times(lower: Callable) -> dict[str, float]:
     import jax
 
     from benchmarks.peer import timed
-    from cord_jax.compilation import compile_program
+    from cord_jax.dry_run.abstract import compile_program
 
     jax.clear_caches()
     before = time.process_time()

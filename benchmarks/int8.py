@@ -16,10 +16,10 @@ from absl import app, flags
 from flax import nnx
 
 import models
-from cord_jax.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.problems import read_problems
-from cord_jax.prompts import render_prompt
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face checkpoint directory.", required=True)
 PROBLEMS = flags.DEFINE_string("problems", None, "Problem file with solutions.", required=True)

@@ -77,20 +77,20 @@ class EngineSearch:
     """The engine, kept between searches so that it compiles once."""
 
     def __init__(self, spec, problems, settings, devices: int = 1):
-        from cord_jax.engine import Engine
+        from cord_jax.engine.engine import Engine
+        from cord_jax.engine.teachers import load_teachers
         from cord_jax.mesh import parse_mesh
-        from cord_jax.teachers import load_teachers
 
         mesh = parse_mesh(f"data:{devices},model:1")
         self.problems, self.teachers = problems, load_teachers(spec, mesh)
         self.engine = Engine(self.teachers, problems, settings, mesh)
 
     def search(self) -> list[Outcome]:
-        from cord_jax.answers import Grader
-        from cord_jax.harvest import read_trace
+        from cord_jax.engine.harvest import read_trace
+        from cord_jax.grading import open_grader
 
         outcomes = {}
-        with Grader("exact") as grader:
+        with open_grader("exact") as grader:
             for finished in self.engine.run(range(len(self.problems))):
                 trace = read_trace(finished, self.problems[finished.problem], self.teachers, grader)
                 outcomes[finished.problem] = Outcome(
@@ -116,8 +116,8 @@ class Draws:
         import jax
         import torch
 
-        from cord_jax.requests import problem_digest
-        from cord_jax.sampling import problem_key, row_key
+        from cord_jax.engine.encoded_problems import problem_digest
+        from cord_jax.search.sampling import problem_key, row_key
 
         row = problem, step, beam, proposer
         if row not in self.made:
@@ -202,7 +202,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     import jax
     import torch
 
-    from cord_jax.planning import SearchSettings
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
@@ -215,7 +215,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     alike = dict(temperature=temperature, top_k=0, top_p=1.0)
     proposers = tuple(dataclasses.replace(proposer, **alike) for proposer in spec.proposers)
     spec = dataclasses.replace(spec, proposers=proposers)
-    settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
+    settings = search_of(**{name: values[name].value for name in SETTINGS})
     engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), data_shards(values)))
     peer = PeerSearch(spec, problems, settings, noise=Draws(engine, settings) if temperature else None)
     programs = {"cord_jax": engine.search}

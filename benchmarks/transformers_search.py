@@ -18,13 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from cord_jax import segmentation
-from cord_jax.planning import SearchSettings
+from cord_jax.engine.plan import SearchSettings
+from cord_jax.engine.teachers import ANSWER_CUE, distinct_readers
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
-from cord_jax.prompts import render_prompt
-from cord_jax.teachers import ANSWER_CUE, distinct_readers
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text import segmentation
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 SEGMENTATION = "prompt"
 
@@ -456,7 +456,7 @@ class TransformersSearch:
             beam = Beam((*beams[c.beam].steps, step), c.complete)
             pool.append(((-c.score, 1, c.beam, c.proposer), beam, c))
         pool.sort(key=lambda entry: entry[0])
-        return [(beam, candidate) for _, beam, candidate in pool[: self.settings.beam_width]]
+        return [(beam, candidate) for _, beam, candidate in pool[: self.settings.decoding.places]]
 
     def _source(self, index: int, pasts, scored: Past | None, row: int, candidate: Candidate):
         """Where a reader finds the past of a candidate's beam: `(past, row, ids that are yet to be read)`."""

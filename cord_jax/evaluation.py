@@ -5,14 +5,12 @@ graded is the answer that the text after the last `</think>` states, or the whol
 samples come from the decoder of the search engine, and depend on seed, problem and sample index only.
 """
 
-import dataclasses
 import itertools
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,54 +18,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 import models
-from cord_jax import statistics
-from cord_jax.answers import Grader, predicted_answer
-from cord_jax.decoding import generate
+from cord_jax import settings, statistics
+from cord_jax.config import EvaluationConfig
+from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.engine.teachers import stacks_layers
+from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.prompts import encode_prompts
 from cord_jax.run_directory import check_run, fingerprint, open_run
-from cord_jax.teachers import stacks_layers
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.vocabulary import Vocabulary
 
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 _REPORT_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """What to evaluate, and how.
-
-    Attributes:
-      model: HF checkpoint directory.
-      problems: problem file.
-      output_dir: run directory, created or continued.
-      samples: answers per problem (paper: 16).
-      temperature: of sampling; 0 is argmax.
-      top_k: sample among so many tokens; 0 is off.
-      top_p: sample among tokens of this probability mass; 1 is off.
-      max_tokens: tokens of one sample at most.
-      seed: random seed.
-      slots: samples decoded at a time; changes no sample.
-      mesh: as in `cord_jax.mesh.parse_mesh`; changes no sample.
-      grader: `math_verify` or `exact`.
-      limit: the first so many problems of the file; 0 is all.
-    """
-
-    model: Path | str
-    problems: Path | str
-    output_dir: Path | str
-    samples: int = 16
-    temperature: float = 0.6
-    top_k: int = 0
-    top_p: float = 1.0
-    max_tokens: int = 32768
-    seed: int = 0
-    slots: int = 32
-    mesh: str = "data:1,model:-1"
-    grader: str = "math_verify"
-    limit: int = 0
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
@@ -85,12 +49,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """
     problems = read_problems(config.problems)[: config.limit or None]
     mesh = parse_mesh(config.mesh)
-    run_is = {
+    run_is: dict[str, Any] = {
         "job": "evaluate",
-        "settings": {
-            name: getattr(config, name)
-            for name in ("samples", "temperature", "top_k", "top_p", "max_tokens", "seed", "grader", "limit")
-        },
+        "settings": settings.deciding(config),
         "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
     }
     writes = jax.process_index() == 0
@@ -107,15 +68,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         ):
             pass
         return {}
-    environment = {
-        "model": config.model,
-        "problems": config.problems,
-        "slots": config.slots,
-        "mesh": config.mesh,
-    }
     with (
-        open_run(config.output_dir, **run_is, environment=environment) as run,
-        Grader(config.grader) as grader,
+        open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
+        open_grader(config.grader) as grader,
     ):
         file = run.json_lines(SAMPLES)
         rows = file.read()
@@ -150,7 +105,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 def summarize(rows: Sequence[Mapping[str, Any]], problems: Sequence[str], samples: int) -> dict[str, Any]:
     """The part of the summary that follows from the rows of `samples.jsonl`; see `evaluate`."""
-    by_problem = {problem: [] for problem in problems}
+    by_problem: dict[str, list[bool]] = {problem: [] for problem in problems}
     for row in rows:
         by_problem[row["problem"]].append(row["correct"])
     pass_at_1 = statistics.pass_at_1(by_problem)
@@ -181,23 +136,20 @@ def _generate(
     mesh: Mesh,
 ) -> Iterator[tuple[int, int, Sequence[int], str]]:
     """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
-    chosen = np.flatnonzero(pending)
-    if chosen.size:
-        for index, sample, ids, ended in generate(
-            model,
-            vocabulary,
-            [prompts[i] for i in chosen],
+    chosen = np.flatnonzero(pending).tolist()
+    if chosen:
+        settings = SampleSettings(
             samples=config.samples,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             max_tokens=config.max_tokens,
             seed=config.seed,
-            keys=[problems[i].id for i in chosen],
             slots=config.slots,
-            mesh=mesh,
-        ):
-            yield int(chosen[index]), sample, ids, ended
+        )
+        given, keys = [prompts[i] for i in chosen], [problems[i].id for i in chosen]
+        for index, sample, ids, ended in generate(model, vocabulary, given, keys, settings, mesh):
+            yield chosen[index], sample, ids, ended
 
 
 def _grade(
@@ -209,7 +161,9 @@ def _grade(
     """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
     texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
     answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
-    correct = grader.grade([(answer, problem.forms) for answer in answers])
+    correct = grader.grade_responses(
+        [Submission(problem, text, answer) for text, answer in zip(texts, answers, strict=True)]
+    )
     return [
         {
             "problem": problem.id,

@@ -1,4 +1,4 @@
-"""The pool file: which models write, and which one judges (design, section 5)."""
+"""The pool: which models write, and which one judges (design, section 5)."""
 
 import dataclasses
 import math
@@ -21,8 +21,8 @@ class ProposerSpec:
 
     Attributes:
       name: the name that traces record.
-      checkpoint: absolute path of a Hugging Face directory. Proposers may share one; its weights are loaded
-        once.
+      checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns. Proposers may share one; its
+        weights are loaded once.
       temperature: 0 means argmax.
       top_k: 0 means off.
       top_p: 1 means off.
@@ -46,7 +46,7 @@ class MetaProverSpec:
     """The model that scores candidates.
 
     Attributes:
-      checkpoint: absolute path of a Hugging Face directory.
+      checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns.
       system_prompt: None means what the chat template does by itself.
       dtype, weights: as in `ProposerSpec`.
       name: the proposer that it is, or None if it has its own table.
@@ -58,6 +58,13 @@ class MetaProverSpec:
     weights: str | None = None
     name: str | None = None
 
+    @classmethod
+    def of(cls, proposer: ProposerSpec) -> "MetaProverSpec":
+        """A proposer as meta-prover."""
+        return cls(
+            proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights, proposer.name
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class PoolSpec:
@@ -67,19 +74,46 @@ class PoolSpec:
     meta_prover: MetaProverSpec
 
 
-def read_pool(path: str | Path) -> PoolSpec:
-    """Reads a pool file. Checkpoints are relative to it.
+def read_pool(source: str | Path | PoolSpec) -> PoolSpec:
+    """Reads a pool file, whose checkpoints are relative to it, or checks a pool, whose are relative to the working
+    directory.
 
     Raises:
-      UserError: the file cannot be read, or a key or value in it is not what it must be.
+      UserError: the file cannot be read, or a key or value is not what it must be.
     """
-    path = Path(path)
+    if isinstance(source, PoolSpec):
+        return _read_table(Path("pool"), Path.cwd(), _as_table(source))
+    path = Path(source)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: the pool file cannot be read: {error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
+    return _read_table(path, path.parent, table)
+
+
+def _as_table(spec: PoolSpec) -> dict[str, Any]:
+    """The pool as its file would have it."""
+
+    def row(part: Any) -> dict[str, Any]:
+        values = {name: value for name, value in dataclasses.asdict(part).items() if value is not None}
+        return values | {"checkpoint": str(part.checkpoint)}
+
+    judge, proposers = spec.meta_prover, list(spec.proposers)
+    for part, kind in [(judge, MetaProverSpec), *((proposer, ProposerSpec) for proposer in proposers)]:
+        if not isinstance(part, kind):
+            raise UserError(f"pool: a {type(part).__name__} stands where a {kind.__name__} must be")
+    if judge.name is not None and judge not in [MetaProverSpec.of(proposer) for proposer in proposers]:
+        raise UserError(
+            f'pool, meta_prover: "{judge.name}" is no proposer of these settings; give MetaProverSpec.of(proposer), or '
+            "leave its name out"
+        )
+    return {"meta_prover": judge.name or row(judge), "proposer": [row(proposer) for proposer in proposers]}
+
+
+def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:
+    """The pool of a file's content; checkpoints are relative to `directory`, messages speak of `path`."""
     _check_keys(path, "the pool", table, _POOL_KEYS)
     rows = table.get("proposer")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -88,20 +122,21 @@ def read_pool(path: str | Path) -> PoolSpec:
         )
     proposers: list[ProposerSpec] = []
     for number, row in enumerate(rows, start=1):
-        proposer = _read_proposer(path, f"proposer {number}", row)
+        proposer = _read_proposer(path, directory, f"proposer {number}", row)
         if proposer.name in [other.name for other in proposers]:
             raise UserError(
                 f'{path}, proposer {number}: the name "{proposer.name}" is taken; names must be unique'
             )
         proposers.append(proposer)
-    pool = PoolSpec(tuple(proposers), _read_meta_prover(path, table.get("meta_prover"), proposers))
+    meta_prover = _read_meta_prover(path, directory, table.get("meta_prover"), proposers)
+    pool = PoolSpec(tuple(proposers), meta_prover)
     _check_shared(path, pool)
     return pool
 
 
-def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
+def _read_proposer(path: Path, directory: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     _check_keys(path, where, row, _PROPOSER_KEYS)
-    name = _text(path, where, row, "name", required=True)
+    name = _required_text(path, where, row, "name")
     where = f'{where} ("{name}")'
     temperature = _number(path, where, row, "temperature", 0.6)
     if temperature < 0:
@@ -118,7 +153,7 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
         )
     return ProposerSpec(
         name,
-        _checkpoint(path, where, row),
+        _checkpoint(path, directory, where, row),
         temperature,
         top_k,
         top_p,
@@ -128,17 +163,13 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     )
 
 
-def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> MetaProverSpec:
+def _read_meta_prover(
+    path: Path, directory: Path, value: Any, proposers: list[ProposerSpec]
+) -> MetaProverSpec:
     if isinstance(value, str):
         for proposer in proposers:
             if proposer.name == value:
-                return MetaProverSpec(
-                    proposer.checkpoint,
-                    proposer.system_prompt,
-                    proposer.dtype,
-                    proposer.weights,
-                    proposer.name,
-                )
+                return MetaProverSpec.of(proposer)
         names = ", ".join(proposer.name for proposer in proposers)
         raise UserError(
             f'{path}: meta_prover "{value}" is no proposer; name one of {names}, '
@@ -147,7 +178,7 @@ def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> 
     if isinstance(value, dict):
         _check_keys(path, "meta_prover", value, _META_PROVER_KEYS)
         return MetaProverSpec(
-            _checkpoint(path, "meta_prover", value),
+            _checkpoint(path, directory, "meta_prover", value),
             _text(path, "meta_prover", value, "system_prompt"),
             _choice(path, "meta_prover", value, "dtype", DTYPES),
             _choice(path, "meta_prover", value, "weights", WEIGHTS),
@@ -163,11 +194,15 @@ def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[st
             raise UserError(f'{path}, {where}: unknown key "{key}"; allowed are {", ".join(allowed)}')
 
 
-def _text(path: Path, where: str, table: dict[str, Any], key: str, required: bool = False) -> str | None:
+def _text(path: Path, where: str, table: dict[str, Any], key: str) -> str | None:
+    return None if table.get(key) is None else _required_text(path, where, table, key, may_be_blank=True)
+
+
+def _required_text(
+    path: Path, where: str, table: dict[str, Any], key: str, may_be_blank: bool = False
+) -> str:
     value = table.get(key)
-    if value is None and not required:
-        return None
-    if not isinstance(value, str) or (required and not value.strip()):
+    if not isinstance(value, str) or not (may_be_blank or value.strip()):
         raise UserError(f"{path}, {where}: {key} must be a text in quotes")
     return value
 
@@ -186,20 +221,20 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
     return value
 
 
-def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
-    checkpoint = (
-        path.parent / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()
-    ).resolve()
+def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
+    checkpoint = (directory / Path(_required_text(path, where, table, "checkpoint")).expanduser()).resolve()
     if not checkpoint.is_dir():
         raise UserError(
-            f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to this file"
+            f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to {directory}"
         )
     return checkpoint
 
 
 def _check_shared(path: Path, pool: PoolSpec) -> None:
     """A checkpoint is loaded once, so those that share it must agree on how."""
-    users = [(f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers]
+    users: list[tuple[str, ProposerSpec | MetaProverSpec]] = [
+        (f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers
+    ]
     users.append(("meta_prover", pool.meta_prover))
     first: dict[Path, tuple[str, ProposerSpec | MetaProverSpec]] = {}
     for where, user in users:

@@ -15,11 +15,11 @@ Names of arrays end in letters that give their axes:
 layout over devices.
 """
 
-from models.checkpoint import abstract as abstract
-from models.checkpoint import build as build
-from models.checkpoint import load as load
-from models.checkpoint import read_config as read_config
-from models.checkpoint import save as save
+from models.checkpoint.load_save import abstract as abstract
+from models.checkpoint.load_save import build as build
+from models.checkpoint.load_save import load as load
+from models.checkpoint.load_save import read_config as read_config
+from models.checkpoint.load_save import save as save
 from models.config import ModelConfig as ModelConfig
 from models.decoder import Decoder as Decoder
 from models.errors import CheckpointError as CheckpointError

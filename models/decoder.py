@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.attention import NO_WINDOW, causal_mask, dense_attention
+from models.attention.dense import NO_WINDOW, causal_mask, dense_attention
+from models.attention.kv_cache import LayerCache
 from models.config import ModelConfig
-from models.kv_cache import LayerCache
+from models.cpu.leading import Leading, of_leading
 from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
-from models.leading import Leading, of_leading
 from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 

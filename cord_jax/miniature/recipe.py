@@ -28,14 +28,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 import models
-from cord_jax.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
 from cord_jax.miniature.wording import WORDINGS, SlipRates, Solution, write_solution
 from cord_jax.miniature.world import Puzzle
-from cord_jax.prompts import render_prompt
 from cord_jax.student import StudentConfig, train
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 SEED = 1
 TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300

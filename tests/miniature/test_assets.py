@@ -11,14 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
-from cord_jax.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.miniature import ASSETS, HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, world
 from cord_jax.miniature.recipe import MEMBERS, pool_toml, problem_files
 from cord_jax.miniature.wording import WORDINGS, write_solution
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.prompts import render_prompt
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 FAMILIES = {"sums": "qwen2", "products": "llama", "shares": "phi3", "student": "qwen2"}
 

@@ -10,9 +10,9 @@ from cord_jax.evaluation import EvaluationConfig, evaluate
 from cord_jax.miniature import HELD_OUT_PROBLEMS, STUDENT, world
 from cord_jax.miniature.wording import WORDINGS, write_solution
 from cord_jax.problems import read_problems
-from cord_jax.prompts import render_prompt
 from cord_jax.student import StudentConfig, train
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 MAX_TOKENS = 320
 

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import VOCABULARIES, save_vocabulary, train_vocabulary
-from cord_jax.prompts import render_prompt
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

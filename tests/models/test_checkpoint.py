@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from safetensors.numpy import load_file, save_file
 
 import models
-from models import reading, safetensors
+from models.checkpoint import read_parameters, safetensors
 from tests.models.references import CLASSES, FAMILIES, load_reference, logits_of, relative_error
 
 
@@ -329,10 +329,10 @@ def test_stacks_written_tensor_by_tensor_on_the_devices_are_the_same(reference, 
     ref = reference(family, 3, **EVEN, **(moe if family == "qwen3_moe" else {}))
     whole = models.load(ref.directory, stacked=True)
     shards = []
-    read_shard = reading.read_shard
-    monkeypatch.setattr(reading, "READ_STACKS_WHOLE", set())
+    read_shard = read_parameters.read_shard
+    monkeypatch.setattr(read_parameters, "READ_STACKS_WHOLE", set())
     monkeypatch.setattr(
-        reading, "read_shard", lambda parts, *a: shards.append(parts) or read_shard(parts, *a)
+        read_parameters, "read_shard", lambda parts, *a: shards.append(parts) or read_shard(parts, *a)
     )
     for mesh in (None, mesh_of(2, 4)):
         assert_same_weights(models.load(ref.directory, mesh=mesh, stacked=True), whole)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import flash_attention
-from models.flash_attention import TILE, Source, sight
+from models.attention import tree_triton
+from models.attention.tree_triton import TILE, Source, sight
 
 # Queries c, heads g and m, width e, columns of a pool, (columns, written) of a ring of each query.
 CASES = {
@@ -51,7 +51,7 @@ def test_attention_equals_that_of_torch(case):
 
         keys, values = [*keys, of_x(key)], [*values, of_x(value)]
         masks.append(own.reshape(x, queries, -1))
-    found = jax.jit(lambda query: flash_attention.attend(query, sources))(jnp.asarray(query))
+    found = jax.jit(lambda query: tree_triton.attend(query, sources))(jnp.asarray(query))
     expected = torch.nn.functional.scaled_dot_product_attention(
         torch.tensor(query.swapaxes(1, 2)),
         torch.tensor(np.concatenate(keys, 2)),
@@ -76,4 +76,4 @@ def test_tiles_that_are_seen_come_first():
     [("bfloat16", 128, True), ("float16", 64, True), ("float32", 128, False), ("bfloat16", 96, False)],
 )
 def test_what_the_kernel_takes(dtype, head_dim, expected):
-    assert flash_attention.supported(jnp.dtype(dtype), head_dim) == expected
+    assert tree_triton.supported(jnp.dtype(dtype), head_dim) == expected

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import kv_cache
-from models.kv_cache import COLUMNS
+from models.attention import kv_cache
+from models.attention.kv_cache import COLUMNS
 
 CONFIG = types.SimpleNamespace(num_layers=2, num_kv_heads=2, head_dim=4)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.leading import Leading, of_leading, program_sizes
+from models.cpu.leading import Leading, of_leading, program_sizes
 
 
 @pytest.mark.parametrize("total, least", [(1, 1), (5, 1), (24, 1), (24, 8), (20, 8)])

@@ -14,7 +14,8 @@ from jax import lax
 from safetensors.torch import save_file
 
 import models
-from models import few_rows, kv_cache, prefix_tree
+from models.attention import kv_cache, prefix_tree
+from models.cpu import few_rows
 from tests.models.references import FAMILIES, TOKENS, load_reference, logits_of, relative_error
 
 

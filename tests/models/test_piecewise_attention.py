@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import piecewise_attention
-from models.kv_cache import KeyValue
+from models.attention import tree_pieces
+from models.attention.kv_cache import KeyValue
 
 SLOTS, ROWS, KV_HEADS, GROUP, WIDTH = 3, 4, 2, 2, 8
 
@@ -27,11 +27,9 @@ def expected_attention(query_nqhe, keys_nqghs, values_nqghs, seen_nqs):
 
 @functools.partial(jax.jit, static_argnames="stacked")
 def found_attention(query_nqhe, rings, near_nqt, blocks, seen, running_nq, stacked):
-    found = [piecewise_attention.pieces(mask & running_nq[..., None]) for mask in seen]
+    found = [tree_pieces.pieces(mask & running_nq[..., None]) for mask in seen]
     layer = 1 if stacked else None
-    return piecewise_attention.decode_attention(
-        query_nqhe, rings, layer, near_nqt, blocks, found, seen, running_nq
-    )
+    return tree_pieces.decode_attention(query_nqhe, rings, layer, near_nqt, blocks, found, seen, running_nq)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

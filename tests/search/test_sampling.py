@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from cord_jax.sampling import keep_top_k, keep_top_p
+from cord_jax.search.sampling import keep_top_k, keep_top_p
 
 
 def logits(seed: int) -> np.ndarray:

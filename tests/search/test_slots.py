@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cord_jax import slots
-from cord_jax.control import when
 from cord_jax.mesh import parse_mesh
-from cord_jax.shards import Shards
-from models import kv_cache
+from cord_jax.search import slots
+from cord_jax.search.jax_tools import when
+from cord_jax.search.shards import Shards
+from models.attention import kv_cache
 
 
 @pytest.mark.parametrize("mesh", [None, "data:1,model:2", "data:1,model:8"])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import models
+from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.teachers import load_teachers
 from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search.inputs import write_inputs
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config
 
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 from tests.reference.tiny import write_tokenizer
 
 FAMILIES = {"qwen2": Qwen2Config, "llama": LlamaConfig, "phi3": Phi3Config}

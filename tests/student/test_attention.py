@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cord_jax.mesh import parse_mesh
-from cord_jax.student.attention import blockwise, dense, splash
+from models.attention.packed import blockwise, dense, splash
 
 LENGTH = 256
 

@@ -7,7 +7,7 @@ import pytest
 
 from cord_jax.errors import UserError
 from cord_jax.student.data import Counts, RowFilter, read_examples, show_examples
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 from tests.reference.tiny import write_tokenizer
 
 TRACE = {

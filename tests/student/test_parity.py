@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 from cord_jax.student import StudentConfig, train
 from cord_jax.student.batches import plan
 from cord_jax.student.data import read_examples
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 from tests.student.students import read_metrics, write_student
 
 STEPS, BATCH, LENGTH, RATE, CLIP = 50, 4, 256, 2e-3, 2.0

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 
 FAMILIES = ("qwen2.5", "qwq-32b", "deepseek-r1-distill-qwen", "deepseek-r1", "llama-3.1", "phi-4", "phi-3")
 

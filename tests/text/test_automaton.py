@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cord_jax import segmentation as steps
-from cord_jax.automaton import compile_boundaries
 from cord_jax.errors import UserError
+from cord_jax.text import segmentation as steps
+from cord_jax.text.boundaries import compile_boundaries
 from tests.reference import text as reference
 
 from .test_segmentation import BAD_BYTES, PIECES

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cord_jax.errors import UserError
-from cord_jax.prompts import render_prompt
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 from tests.reference import text as reference
 
 from . import small

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cord_jax.segmentation import PREFIX_WORDS, SEGMENTATIONS, Proposal, find_boundary, heading, read_proposal
+from cord_jax.text.segmentation import (
+    PREFIX_WORDS,
+    SEGMENTATIONS,
+    Proposal,
+    find_boundary,
+    heading,
+    read_proposal,
+)
 from tests.reference import text as reference
 
 # What proposals are made of here: markers, their pieces, what comes near to one, and characters of every

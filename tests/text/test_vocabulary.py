@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 
 from cord_jax.errors import UserError
 from cord_jax.problems import read_problems
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.vocabulary import Vocabulary
 
 from . import small
 from .conftest import FAMILIES

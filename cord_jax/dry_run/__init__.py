@@ -1,0 +1,1 @@
+"""Whether a job fits a machine and how long it takes, without the machine."""

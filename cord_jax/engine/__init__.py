@@ -1,0 +1,1 @@
+"""The host's side of a search: problems into slots, finished ones out."""

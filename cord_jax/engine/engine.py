@@ -1,0 +1,323 @@
+"""The host's side of a search: problems go into free slots, finished ones come out.
+
+    engine = Engine(teachers, problems, settings, mesh)
+    for finished in engine.run(range(len(problems))):
+        ...
+
+The engine owns the compiled programs `insert`, `advance` and `harvest` and the device state between them. It
+widens what turns out too narrow (a pool without room even after compaction, a step longer in another
+vocabulary than its writer could make it) and goes on with the same problems.
+"""
+
+import dataclasses
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cord_jax.engine.encoded_problems import EncodedProblems
+from cord_jax.engine.plan import SearchSettings, plan_search
+from cord_jax.engine.teachers import Teachers, reader_parts
+from cord_jax.errors import UserError
+from cord_jax.filters import parse_filters
+from cord_jax.mesh import compiler_options
+from cord_jax.problems import Problem
+from cord_jax.search import loop, packing
+from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
+from cord_jax.search.insertion import insert
+from cord_jax.search.jax_tools import axes, pytree
+from cord_jax.search.round_record import CandidateText, SettledRound
+from cord_jax.search.state import (
+    ANSWERING,
+    DONE,
+    FREE,
+    RECALLING,
+    SEARCHING,
+    Answer,
+    Clock,
+    Meters,
+    Progress,
+    SearchPlan,
+    SearchState,
+    SlotPlan,
+    state_shardings,
+    with_columns,
+)
+from cord_jax.search.texts import SearchTexts
+from cord_jax.search.tree import Frontier, Tree
+
+
+@pytree
+class Peek:
+    """What the host looks at between calls of the search: where slots are, and what must be widened."""
+
+    clock: Clock
+    progress: Progress
+    meters: Meters
+    longest: jax.Array = axes()
+
+
+@pytree
+class Harvest:
+    """What is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
+
+    clock: Clock
+    progress: Progress
+    tree: Tree
+    frontier: Frontier
+    answer: Answer
+    done_n: jax.Array = axes("slot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What is left of a problem's search when its slot is given back; arrays of the host.
+
+    Attributes:
+      problem: index of the problem.
+      tree: `Tree` without the slot axis, of the rounds that were settled.
+      texts: for each round the candidates as text, in the order j.
+      winner: the node whose trace it is.
+      stuck: nothing could be extended, and the winner is the first node that had nothing left.
+      answer: the response's tokens, EOS included; its writer is the winner's.
+      closing_tokens: the meta-prover's tokens of all its closings.
+      seconds: from insertion to harvest.
+    """
+
+    problem: int
+    tree: Tree
+    texts: list[list[CandidateText | None]]
+    winner: int
+    stuck: bool
+    answer: list[int]
+    closing_tokens: int
+    seconds: float
+
+
+class Engine:
+    """Searches problems with a loaded pool."""
+
+    def __init__(self, teachers: Teachers, problems: Sequence[Problem], settings: SearchSettings, mesh: Mesh):
+        """Encodes the prompts and closings of all problems and lays out the state.
+
+        Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
+        """
+        self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
+        self._encoded = EncodedProblems(teachers, problems, settings.closing)
+        parts, self._constants = reader_parts(teachers, settings.segmentation, settings.max_steps, mesh)
+        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh)
+        self._texts = SearchTexts(plan.num_proposers, plan.candidates)
+        self.exchange = Exchange(
+            list(teachers.vocabularies),
+            [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
+            exchange_rules(plan, settings),
+            self._texts,
+        )
+        self.idle_row_share = 0.0
+        self.lay_out(plan)
+
+    def lay_out(self, plan: SearchPlan) -> None:
+        """Starts anew with a plan of other capacities; they change no trace."""
+        self._make_programs(plan)
+        self._state = self._empty()
+
+    def _make_programs(self, plan: SearchPlan) -> None:
+        """Makes the programs for a plan; they compile when they first run."""
+        self.plan = plan
+        empty = functools.partial(loop.empty_state, self.plan, sizes=self._encoded.sizes)
+        shapes = jax.eval_shape(empty, self._constants)
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        sharding = state_shardings(shapes, self.mesh)
+        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
+        self._insert = insert_program(self.plan, sharding)
+        self._advance = advance_program(self.plan, self.exchange, sharding)
+        self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
+        self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
+
+    def lower(self):
+        """The search program as lowered for this mesh, for inspection (`.as_text()`, `.compile()`)."""
+        return self._advance.lower(self._constants, self._state, np.int32(1))
+
+    def run(
+        self,
+        indices: Iterable[int],
+        *,
+        recorded: Mapping[int, Sequence[SettledRound]] = {},
+        on_settled: Callable[[list[tuple[int, int, SettledRound]]], None] | None = None,
+        max_rounds: int = 64,
+    ) -> Iterator[Finished]:
+        """Searches the problems of these indices and yields them as they finish.
+
+        Args:
+          recorded: rounds that an earlier run has settled, by problem; they are only read, and not searched again.
+          on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
+            way: (problem, round from 1, what was settled).
+          max_rounds: rounds after which the host gets a look at the state, finished or not.
+        """
+        waiting = deque(indices)
+        inserted_at: dict[int, float] = {}
+        told = {problem: len(rounds) for problem, rounds in recorded.items()}
+        free = list(range(self.plan.slots))
+        while waiting or len(free) < self.plan.slots:
+            while waiting and free:
+                slot_r, problem_r, free = free_rows(self.plan, free, waiting)
+                self._insert_problems(slot_r, problem_r, recorded)
+                inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
+            self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
+            peek = jax.device_get(peek)
+            done_n, short_x = peek.clock.phase_n == DONE, peek.meters.short_yx.any(0)
+            if short_x.any() or peek.longest > self.plan.step_width:
+                self._widen(peek.longest, short_x)
+            elif done_n.any():
+                yield from self._collect(inserted_at)
+                free = sorted(free + np.flatnonzero(done_n).tolist())
+            if on_settled is not None:
+                on_settled(self._newly_settled(peek, told))
+            ticked = float(peek.meters.ticked_y.sum())
+            self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
+
+    def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
+        """Inserts problems; what was settled of them before, the exchange will say again."""
+        replayed_r = np.zeros_like(problem_r)
+        for row in np.flatnonzero(problem_r >= 0):
+            rounds = recorded.get(int(problem_r[row]), ())
+            self._texts.begin(int(problem_r[row]), rounds)
+            replayed_r[row] = len(rounds)
+        insertion = self._encoded.insertion(slot_r, problem_r, replayed_r)
+        self._state = self._insert(self._state, insertion)
+
+    def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
+        """What has been settled since the last look, of problems that are not done; `told` counts it."""
+        under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, ANSWERING))
+        settled_n = peek.progress.round_n
+        new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
+        new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
+        if not new:
+            return []
+        tree = jax.device_get(self._replicate(self._state.tree))
+        rounds = []
+        for slot, problem in new:
+            for number in range(told.get(problem, 0), int(settled_n[slot])):
+                settled = SettledRound(
+                    texts=self._texts.of_round(problem, number),
+                    score_j=tree.score_nmj[slot, number],
+                    ended_j=tree.ended_nmj[slot, number],
+                    dropped_j=tree.dropped_nmj[slot, number],
+                    sampled_j=tree.sampled_nmj[slot, number],
+                )
+                rounds.append((problem, number + 1, settled))
+            told[problem] = int(settled_n[slot])
+        return rounds
+
+    def _collect(self, inserted_at: dict[int, float]) -> Iterator[Finished]:
+        """Takes the finished problems out of their slots."""
+        self._state, harvest = self._harvest(self._state)
+        harvest = jax.device_get(harvest)
+        for slot in np.flatnonzero(harvest.done_n):
+            problem, rounds = int(harvest.clock.problem_n[slot]), int(harvest.progress.round_n[slot])
+            tree = jax.tree.map(lambda x: x[slot, :rounds], harvest.tree)
+            if np.isnan(tree.score_nmj).any():
+                raise UserError(
+                    f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
+                    'numbers; check its checkpoint, or load it with dtype = "float32"'
+                )
+            stuck = int(harvest.progress.stuck_n[slot])
+            yield Finished(
+                problem=problem,
+                tree=tree,
+                texts=self._texts.take(problem, rounds),
+                winner=int(harvest.frontier.node_nb[slot, 0]) if stuck < 0 else stuck,
+                stuck=stuck >= 0,
+                answer=harvest.answer.token_na[slot, : harvest.answer.count_n[slot]].tolist(),
+                closing_tokens=self._encoded.closing_tokens(problem),
+                seconds=time.monotonic() - inserted_at.pop(problem),
+            )
+
+    def _widen(self, longest, short) -> None:
+        """Makes room for what did not fit and compiles the programs anew. Rare: capacities are estimates."""
+        plan = self.plan
+        if longest > plan.step_width:
+            width = packing.round_up(int(longest) * 5 // 4, 16)
+            plan = dataclasses.replace(plan, step_width=width, read_width=max(plan.read_width, width))
+        readers = tuple(
+            reader.widened(packing.round_up(reader.columns // 3, reader.unit)) if is_short else reader
+            for reader, is_short in zip(plan.readers, short)
+        )
+        wider = dataclasses.replace(plan, readers=readers)
+        widen = functools.partial(with_columns, plan, wider)
+        shapes = jax.eval_shape(widen, self._state)
+        self._state = jax.jit(widen, out_shardings=state_shardings(shapes, self.mesh))(self._state)
+        self._make_programs(wider)
+
+
+def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
+    """How the proposals of a search become candidates."""
+    return ExchangeRules(
+        meta_vocabulary=plan.readers[plan.meta].vocabulary,
+        places=plan.places,
+        segmentation=settings.segmentation,
+        max_step_tokens=plan.max_step_tokens,
+        max_thinking_tokens=plan.max_thinking_tokens,
+        filters=parse_filters(settings.filters),
+        filters_together=settings.filters_together,
+    )
+
+
+def free_rows(
+    plan: SlotPlan, free: list[int], waiting: deque[int]
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Takes waiting problems into free slots, as many of each shard as a sub-batch has rows.
+
+    Returns:
+      `(slot_r, problem_r, free)`: local slots, the problems put there (-1 for a row without), and what is
+      still free.
+    """
+    shards = plan.shards
+    per_shard = plan.slots // shards.count
+    slot_r = np.zeros(shards.count * shards.rows, np.int32)
+    problem_r = np.full(len(slot_r), -1, np.int32)
+    taken = set()
+    for shard in range(shards.count):
+        mine = [slot for slot in free if slot // per_shard == shard][: shards.rows]
+        for row, slot in enumerate(mine, start=shard * shards.rows):
+            if waiting:
+                slot_r[row], problem_r[row] = slot % per_shard, waiting.popleft()
+                taken.add(slot)
+    return slot_r, problem_r, [slot for slot in free if slot not in taken]
+
+
+def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState):
+    """The jitted search: `(constants, state, rounds) -> (state, what the host looks at)`.
+
+    It consumes the state, which lies as `sharding` (from `state_shardings`) says.
+    """
+    replicated = NamedSharding(sharding.clock.phase_n.mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(_advance_and_peek, plan, exchange),
+        donate_argnums=1,
+        out_shardings=(sharding, replicated),
+        compiler_options=compiler_options(replicated.mesh),
+    )
+
+
+def insert_program(plan: SearchPlan, sharding: SearchState):
+    """The jitted `insertion.insert`: `(state, insertion) -> state`. It consumes the state."""
+    return jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
+
+
+def _advance_and_peek(plan, exchange, constants, state, max_rounds):
+    state = loop.advance(plan, exchange, constants, state, max_rounds)
+    return state, Peek(state.clock, state.progress, state.meters, state.longest)
+
+
+def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:
+    """Frees the slots of finished problems; returns what is known of them."""
+    done_n = state.clock.phase_n == DONE
+    harvest = Harvest(state.clock, state.progress, state.tree, state.frontier, state.answer, done_n)
+    clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
+    return dataclasses.replace(state, clock=clock), harvest

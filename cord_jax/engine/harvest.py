@@ -1,0 +1,109 @@
+"""From a finished search to its trace and its tree: the winner is followed back from its last step to its first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cord_jax.engine.engine import Finished
+from cord_jax.engine.teachers import Teachers
+from cord_jax.grading import Grader, Submission, predicted_answer
+from cord_jax.problems import Problem
+from cord_jax.search.round_record import ABSENT, ENDED, VALID
+from cord_jax.search.tree import LOST
+from cord_jax.traces import Candidate, Step, Trace, Usage
+
+
+def winning_path(finished: Finished) -> list[tuple[int, int]]:
+    """The nodes from the root to the winner, without the root, as (round, candidate)."""
+    parent_mj, path, node = finished.tree.parent_nmj, [], finished.winner
+    while node > 0:
+        path.append(divmod(node - 1, parent_mj.shape[1]))
+        node = int(parent_mj[path[-1]])
+    return path[::-1]
+
+
+def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> list[Candidate]:
+    """Every candidate of the search, in the order of round, place and proposer."""
+    tree, rows = finished.tree, []
+    present = [tuple(map(int, index)) for index in np.argwhere(tree.dropped_nmj != ABSENT)]
+    # Nodes are numbered by their rows; on the device, by their rounds and candidates.
+    row_of = {0: 0} | {1 + m * tree.parent_nmj.shape[1] + j: n for n, (m, j) in enumerate(present, start=1)}
+    for number, (m, j) in enumerate(present, start=1):
+        candidate, rank = finished.texts[m][j], int(tree.rank_nmj[m, j])
+        rows.append(
+            Candidate(
+                node=number,
+                parent=row_of[int(tree.parent_nmj[m, j])],
+                problem=problem.id,
+                step=int(tree.depth_nmj[m, j]),
+                beam=int(tree.beam_nmj[m, j]),
+                teacher=names[j % len(names)],
+                text=candidate.text,
+                score=None if candidate.dropped else float(tree.score_nmj[m, j]),
+                kept=rank != LOST,
+                rank=rank if rank >= 0 else None,
+                dropped=candidate.dropped,
+                ended=ENDED[tree.ended_nmj[m, j]],
+            )
+        )
+    return rows
+
+
+def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader: Grader) -> Trace:
+    """The trace of a finished search, its answer graded."""
+    names, tree = teachers.names, finished.tree
+    path = winning_path(finished)
+    steps = tuple(
+        Step(
+            text=finished.texts[m][j].text,
+            teacher=names[j % len(names)],
+            score=float(tree.score_nmj[m, j]),
+            tokens=int(tree.tokens_nmj[m, j]),
+            ended=ENDED[tree.ended_nmj[m, j]],
+        )
+        for m, j in path
+    )
+    committed = dict.fromkeys(names, 0)
+    for m, j in path:
+        committed[names[j % len(names)]] += finished.texts[m][j].own_tokens
+    present_mj = (tree.dropped_nmj != ABSENT) * tree.sampled_nmj
+    read_mj = (tree.dropped_nmj == VALID) * (tree.tokens_nmj + finished.closing_tokens)
+    usage = {
+        name: Usage(
+            int(present_mj[:, k :: len(names)].sum()), committed[name], int(read_mj[:, k :: len(names)].sum())
+        )
+        for k, name in enumerate(names)
+    }
+    if finished.stuck:
+        status, response, predicted, correct = "stuck", None, None, False
+    else:
+        status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(
+            steps[-1].ended, "max_steps"
+        )
+        writer = (finished.winner - 1) % len(names)
+        vocabulary = next(r.vocabulary for r in teachers.readers if writer in r.proposers)
+        answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
+        response = vocabulary.text(answer)
+        predicted = predicted_answer(response)
+        (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
+    extra = dict(problem.extra)
+    for name in ("context", "solution"):
+        if getattr(problem, name) is not None:
+            extra[name] = getattr(problem, name)
+    if problem.answers:
+        extra["answers"] = list(problem.answers)
+    return Trace(
+        id=problem.id,
+        question=problem.question,
+        answer=problem.answer,
+        status=status,
+        score=steps[-1].score if steps else None,
+        reasoning="".join(step.text for step in steps),
+        response=response,
+        predicted_answer=predicted,
+        correct=correct,
+        steps=steps,
+        usage=usage,
+        seconds=finished.seconds,
+        extra=extra,
+    )

@@ -1,0 +1,168 @@
+"""Loading a pool: checkpoints, vocabularies and readers, each once however many proposers share it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import models
+from cord_jax.engine.plan import ReaderParts, leaves_out_rows
+from cord_jax.engine.tables import Tables, make_tables
+from cord_jax.pool import PoolSpec
+from cord_jax.problems import Problem
+from cord_jax.search.readers import ReaderConstants
+from cord_jax.search.sampling import SamplingSettings
+from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.vocabulary import Vocabulary
+from models.checkpoint.load_save import default_stacked
+from models.cpu import few_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """One checkpoint with one system prompt.
+
+    Attributes:
+      checkpoint: its directory.
+      system_prompt: None for what its chat template does by itself.
+      model: the network; readers of one checkpoint share it.
+      vocabulary: its tokenizer.
+      vocabulary_index: index among the distinct vocabularies of the pool.
+      proposers: indices of the proposers that write through it.
+    """
+
+    checkpoint: Path
+    system_prompt: str | None
+    model: models.Decoder
+    vocabulary: Vocabulary
+    vocabulary_index: int
+    proposers: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teachers:
+    """A loaded pool.
+
+    Attributes:
+      spec: what was asked for.
+      readers: the distinct (checkpoint, system prompt) pairs.
+      meta: index of the meta-prover's reader.
+      vocabularies: the distinct vocabularies.
+    """
+
+    spec: PoolSpec
+    readers: tuple[Reader, ...]
+    meta: int
+    vocabularies: tuple[Vocabulary, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The proposers' names, in their order."""
+        return tuple(proposer.name for proposer in self.spec.proposers)
+
+
+class ReaderKey(NamedTuple):
+    """What makes two proposers share a reader."""
+
+    checkpoint: Path
+    system_prompt: str | None
+    dtype: str | None
+    weights: str | None
+
+
+def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], int]:
+    """The readers of a pool, each with its proposers, in the order of first use; the meta-prover's index."""
+    used: dict[ReaderKey, tuple[int, ...]] = {}
+    for index, proposer in enumerate(spec.proposers):
+        key = ReaderKey(proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights)
+        used[key] = (*used.get(key, ()), index)
+    judge = spec.meta_prover
+    meta = ReaderKey(judge.checkpoint, judge.system_prompt, judge.dtype, judge.weights)
+    used.setdefault(meta, ())
+    return used, list(used).index(meta)
+
+
+def stacks_layers(config: models.ModelConfig, platform: str) -> bool:
+    """Whether the layers of a network that writes are one stack on a platform.
+
+    Not on a GPU: a loop over them copies every layer's weights, keys and values for every token.
+    """
+    return platform != "gpu" and default_stacked(config, platform)
+
+
+def load_teachers(
+    spec: PoolSpec, mesh: Mesh, problems: Sequence[Problem] = (), new_tokens: int = 0
+) -> Teachers:
+    """Loads every checkpoint and vocabulary of a pool once.
+
+    Args:
+      problems, new_tokens: what is read and, at most, written in this run: dynamic and longrope frequencies are those
+        of the longest sequence.
+
+    Raises: `UserError` or `models.CheckpointError`, naming the directory.
+    """
+    used, meta = distinct_readers(spec)
+    vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(key.checkpoint for key in used)}
+    fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
+    model_of: dict[Path, models.Decoder] = {}
+    for key in used:
+        path = key.checkpoint
+        if path in model_of:
+            continue
+        length = None
+        if new_tokens and models.read_config(path).rope.depends_on_length:
+            prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
+            length = new_tokens + max(map(len, prompts), default=0)
+        stacked = stacks_layers(models.read_config(path), mesh.devices.flat[0].platform)
+        model_of[path] = models.load(path, mesh, key.dtype, stacked, length, key.weights)
+        if leaves_out_rows(model_of[path].config.hidden_size, mesh):
+            few_rows.arrange(model_of[path])
+    readers = [
+        Reader(
+            checkpoint=key.checkpoint,
+            system_prompt=key.system_prompt,
+            model=model_of[key.checkpoint],
+            vocabulary=vocabulary_of[key.checkpoint],
+            vocabulary_index=fingerprints.index(vocabulary_of[key.checkpoint].fingerprint),
+            proposers=proposers,
+        )
+        for key, proposers in used.items()
+    ]
+    distinct = [next(v for v in vocabulary_of.values() if v.fingerprint == print_) for print_ in fingerprints]
+    return Teachers(spec, tuple(readers), meta, tuple(distinct))
+
+
+def reader_parts(
+    teachers: Teachers, segmentation_name: str, max_steps: int, mesh: Mesh
+) -> tuple[list[ReaderParts], tuple[ReaderConstants, ...]]:
+    """The readers as the planner takes them, and their arrays."""
+    parts, constants = [], []
+    for reader in teachers.readers:
+        tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
+        sampling = sampling_of(teachers.spec, reader.proposers)
+        parts.append(ReaderParts(reader.model, reader.vocabulary_index, reader.proposers, sampling, tables))
+        constants.append(reader_constants(reader.model, tables, mesh))
+    return parts, tuple(constants)
+
+
+def reader_constants(model: models.Decoder, tables: Tables, mesh: Mesh) -> ReaderConstants:
+    """A reader's arrays: the weights as they lie, and the tables whole on every device."""
+    _, weights = nnx.split(model)
+    whole = NamedSharding(mesh, PartitionSpec())
+    arrays = {name: jax.device_put(jnp.asarray(value), whole) for name, value in tables.arrays.items()}
+    return ReaderConstants(weights=weights, **arrays)
+
+
+def sampling_of(spec: PoolSpec, proposers: Sequence[int]) -> SamplingSettings:
+    """The sampling settings of some of a pool's proposers."""
+    writers = [spec.proposers[index] for index in proposers]
+    return SamplingSettings(
+        tuple(p.temperature for p in writers),
+        tuple(p.top_k for p in writers),
+        tuple(p.top_p for p in writers),
+    )

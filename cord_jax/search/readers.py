@@ -1,0 +1,232 @@
+"""A reader: one checkpoint with one system prompt, and all that it keeps of the problems it reads.
+
+Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a
+checkpoint and a system prompt share a reader, so that weights, keys and values exist once. A reader knows
+tokens of its own vocabulary only; text comes and goes through `exchange`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from cord_jax.search.jax_tools import axes, pytree
+from cord_jax.search.sampling import SamplingSettings
+from models.attention import kv_cache, tree_pieces
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderPlan:
+    """What is static about a reader; it decides what is compiled.
+
+    Attributes:
+      graphdef: the decoder's structure; `nnx.merge(graphdef, weights)` gives the decoder.
+      stacked: whether its layers are one stack.
+      vocabulary: index of its vocabulary among the distinct ones of the run.
+      proposers: indices of the proposers that write through it, ascending; empty for a mere meta-prover.
+      sampling: their settings.
+      blocks: columns of each block of its pool, prompts and dead branches included.
+      split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
+      attention: how it reads its pool, one of `prefix_tree.ATTENTION`.
+      leaves_out: whether products with weights leave out rows that stand still, and padding (`models.leading`).
+      start: state of the boundary automaton at the start of a step's sampled text.
+      free: an automaton state that no token leaves, for text that ends by EOS only.
+    """
+
+    graphdef: Any
+    stacked: bool
+    vocabulary: int
+    proposers: tuple[int, ...]
+    sampling: SamplingSettings
+    blocks: tuple[int, ...]
+    split_columns: bool
+    attention: str
+    leaves_out: bool
+    chunk: int
+    together: int
+    unit: int
+    start: int
+    free: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of the whole pool."""
+        return sum(self.blocks)
+
+    def widened(self, columns: int) -> "ReaderPlan":
+        """The plan with so many columns more. Where all blocks are read by pieces, a further block would gain nothing,
+        and a loop over none of its pieces takes a while, too."""
+        last = self.blocks[-1]
+        more = (last + columns,) if self.attention == "pieces" else (last, columns)
+        return dataclasses.replace(self, blocks=(*self.blocks[:-1], *more))
+
+    @property
+    def region_ends(self) -> list[int]:
+        """Where regions end that are read or left out, and so are worth being freed: blocks or pieces."""
+        region = tree_pieces.PIECE if self.attention == "pieces" else self.columns
+        ends = {end for _, end in kv_cache.spans(self.blocks)}
+        return sorted(ends | set(range(region, self.columns, region)))
+
+
+@pytree
+class ReaderConstants:
+    """A reader's arrays that never change in a run.
+
+    Attributes:
+      weights: the decoder's parameters.
+      token_class_v: int32, class of each id in the boundary table.
+      table_uc: int32, next automaton state by state and class.
+      done_u: bool, states in which a boundary has been decided.
+      defined_v: bool, ids that the tokenizer defines; no other is ever sampled or counted.
+      eos_v: bool, ids that end a text.
+      cue_xm: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
+        step t.
+      cue_length_x: int32.
+    """
+
+    weights: Any = axes()
+    token_class_v: jax.Array = axes("token id")
+    table_uc: jax.Array = axes("state", "class")
+    done_u: jax.Array = axes("state")
+    defined_v: jax.Array = axes("token id")
+    eos_v: jax.Array = axes("token id")
+    cue_xm: jax.Array = axes("cue", "token")
+    cue_length_x: jax.Array = axes("cue")
+
+
+@pytree
+class Rows:
+    """The proposals being written: q = beam * proposers + proposer rows a slot.
+
+    Keys, values and tokens of a row lie in a ring of t columns; all rows write the same column at the same
+    tick, so a row's columns are `(start + i) % t`.
+
+    Attributes:
+      token_nqt: int32, sampled tokens.
+      start_nq: int32, ring column of the row's first sampled token.
+      count_nq: int32, tokens sampled, EOS included.
+      limit_nq: int32, tokens that it may sample.
+      drawn_nq: int32, draws of this text before the row began (an answer is written in several pieces).
+      key_nq2: uint32, raw random key.
+      feed_nq: int32, the token to be read next; `position_nq` the depth of the row's first feed.
+      boundary_nq: int32, automaton state.
+      running_nq: bool, still inside its proposal.
+      stopped_nq: int32, why it ended: one of `STOPPED`.
+      local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
+    """
+
+    token_nqt: jax.Array = axes("slot", "text", "own column")
+    start_nq: jax.Array = axes("slot", "text")
+    count_nq: jax.Array = axes("slot", "text")
+    limit_nq: jax.Array = axes("slot", "text")
+    drawn_nq: jax.Array = axes("slot", "text")
+    key_nq2: jax.Array = axes("slot", "text", "word")
+    feed_nq: jax.Array = axes("slot", "text")
+    position_nq: jax.Array = axes("slot", "text")
+    boundary_nq: jax.Array = axes("slot", "text")
+    running_nq: jax.Array = axes("slot", "text")
+    stopped_nq: jax.Array = axes("slot", "text")
+    local: Any = axes(..., "slot", "text", "kv head", "own column", "width")
+
+    def small(self) -> "Rows":
+        """The rows without their keys and values."""
+        return dataclasses.replace(self, local=())
+
+
+STOPPED = ("running", "eos", "boundary", "limit")
+EOS, BOUNDARY, LIMIT = 1, 2, 3
+
+
+@pytree
+class ReaderState:
+    """What a reader holds of all slots.
+
+    Attributes:
+      pool: keys and values of the prefix trees, as in `models.kv_cache`.
+      token_ns, depth_ns: int32, id and depth of the token in each column.
+      node_ns: int32, the node of the tree whose text the column belongs to, -1 for none.
+      cursor_n: int32, first free column.
+      path_nbs: bool, the columns of each place of the frontier: those of its node and that node's ancestors.
+      view_nbs: bool, the columns that proposals of the place see: its path and the forced cue, less the last
+        token, which is the first that they feed.
+      length_nb: int32, tokens on the path.
+      prompt_nt, prompt_length_n: int32, the prompts' tokens, and how many there are.
+      tick_y: int32, the ring column that is written next, of each shard.
+      rows: the proposals; None for a reader that does not propose.
+    """
+
+    pool: Any = axes(..., "slot", "kv head", "entry", "entry")
+    token_ns: jax.Array = axes("slot", "column")
+    depth_ns: jax.Array = axes("slot", "column")
+    node_ns: jax.Array = axes("slot", "column")
+    cursor_n: jax.Array = axes("slot")
+    path_nbs: jax.Array = axes("slot", "place", "column")
+    view_nbs: jax.Array = axes("slot", "place", "column")
+    length_nb: jax.Array = axes("slot", "place")
+    prompt_nt: jax.Array = axes("slot", "token")
+    prompt_length_n: jax.Array = axes("slot")
+    tick_y: jax.Array = axes("shard")
+    rows: Rows | None
+
+
+def heads_or_columns(num_kv_heads: int, columns: int, mesh: Mesh) -> str | None:
+    """What of the keys and values `[..., g, s, e]` of a block lies over the mesh's `model` axis.
+
+    "heads", or "columns" where heads do not divide, or None where neither does. Attention over split columns
+    needs sums over `model` of what a query gets from each part: little beside the reading of a pool that
+    every device would hold whole.
+    """
+    model = mesh.shape["model"]
+    if num_kv_heads % model == 0:
+        return "heads"
+    return "columns" if columns % model == 0 else None
+
+
+def decoder(plan: ReaderPlan, constants: ReaderConstants):
+    """The reader's network."""
+    return nnx.merge(plan.graphdef, constants.weights)
+
+
+def empty_state(model, plan: ReaderPlan, slot_plan, prompt_width: int) -> ReaderState:
+    """Makes a reader that has read nothing.
+
+    Args:
+      slot_plan: a `state.SlotPlan`.
+    """
+    n, b, s = slot_plan.slots, slot_plan.places, plan.columns
+    q, t = b * len(plan.proposers), slot_plan.max_step_tokens
+    integers = functools.partial(jnp.zeros, dtype=jnp.int32)
+    rows = None
+    if plan.proposers:
+        rows = Rows(
+            token_nqt=integers((n, q, t)),
+            start_nq=integers((n, q)),
+            count_nq=integers((n, q)),
+            limit_nq=integers((n, q)),
+            drawn_nq=integers((n, q)),
+            key_nq2=jnp.zeros((n, q, 2), jnp.uint32),
+            feed_nq=integers((n, q)),
+            position_nq=integers((n, q)),
+            boundary_nq=integers((n, q)),
+            running_nq=jnp.zeros((n, q), bool),
+            stopped_nq=integers((n, q)),
+            local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), t, model.dtype),
+        )
+    return ReaderState(
+        pool=kv_cache.empty_pool(model.config, model.is_stacked, n, plan.blocks, model.dtype),
+        token_ns=integers((n, s)),
+        depth_ns=integers((n, s)),
+        node_ns=integers((n, s)) - 1,
+        cursor_n=integers((n,)),
+        path_nbs=jnp.zeros((n, b, s), bool),
+        view_nbs=jnp.zeros((n, b, s), bool),
+        length_nb=integers((n, b)),
+        prompt_nt=integers((n, prompt_width)),
+        prompt_length_n=integers((n,)),
+        tick_y=integers((slot_plan.shards.count,)),
+        rows=rows,
+    )

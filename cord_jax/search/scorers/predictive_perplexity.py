@@ -1,0 +1,185 @@
+"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; design, section 3.7).
+
+S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
+`.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
+with the closing before it and the full stop behind it, is a twig. Only the positions before the answer's
+tokens are projected to logits.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cord_jax.search import packing, readers
+from cord_jax.search.closings import Closings
+from cord_jax.search.commits import Passage
+from cord_jax.search.packing import Forks
+from cord_jax.search.shards import Shards
+from models.attention.prefix_tree import extend
+
+# Logits alive at a time, in numbers: 64 Mi float32 are 256 MiB.
+LOGITS_AT_A_TIME = 1 << 26
+
+
+def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
+    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
+    defines; `closing_start_rj` is where in its packed text a candidate's closing begins.
+    """
+    token_rz = packing.pick(closings.token_na, closings.scored_nz)
+    # The logits of a token stand at the place before it; a closing always has a token before its answer's
+    # first.
+    place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
+    place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
+    hidden_xd = hidden_wd[place_x]
+    target_x = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
+
+    def log_probability(hidden_xd, target_x):
+        logits_xv = jnp.where(defined_v, model.unembed(hidden_xd), -jnp.inf)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits_xv), target_x[:, None], axis=1)[:, 0]
+
+    most = max(1, LOGITS_AT_A_TIME // defined_v.shape[0])
+    parts = next(
+        parts
+        for parts in range(1, len(target_x) + 1)
+        if len(target_x) % parts == 0 and len(target_x) // parts <= most
+    )
+    return packing.in_parts(log_probability, parts, hidden_xd, target_x).reshape(place_rjz.shape)
+
+
+def scores(log_probability_rjz, closings: Closings, num_forms: int):
+    """exp of the mean over each form's tokens; the greatest over the forms, float32 [r, j]."""
+    by_form = []
+    for form in range(1, num_forms + 1):
+        mine_r1z = (closings.scored_form_nz == form)[:, None]
+        count_r1 = mine_r1z.sum(-1)
+        mean_rj = jnp.where(mine_r1z, log_probability_rjz, 0.0).sum(-1) / jnp.maximum(count_r1, 1)
+        by_form.append(jnp.where(count_r1 > 0, jnp.exp(mean_rj), -jnp.inf))
+    return jnp.stack(by_form).max(0)
+
+
+def score_candidates(
+    model,
+    defined_v,
+    pool,
+    slot_r,
+    path_rbs,
+    depth_rs,
+    closings: Closings,
+    step_rjt,
+    step_length_rj,
+    base_rj,
+    branch_rj,
+    valid_rj,
+    *,
+    shards: Shards,
+    chunk: int,
+    num_forms: int,
+    attention: str,
+    together: int,
+    leaves_out: bool,
+):
+    """Scores a group of candidates of each row in one pass.
+
+    Args:
+      model: the meta-prover's network.
+      defined_v: ids that its tokenizer defines.
+      pool, slot_r, path_rbs, depth_rs: the rows' prefix trees.
+      closings: of the rows' problems.
+      step_rjt, step_length_rj: the canonical steps in the meta-prover's tokens.
+      base_rj, branch_rj: length and number of the beam that each continues.
+      valid_rj: candidates that were not dropped; others are not computed.
+      chunk, attention, together, leaves_out: as in `prefix_tree.extend`.
+      num_forms: most forms of an answer.
+
+    Returns:
+      `(score_rj float32, passage)`: the scores, and all that was read.
+    """
+
+    def of_candidates(x_ra):
+        return jnp.broadcast_to(x_ra[:, None], (*valid_rj.shape, *x_ra.shape[1:]))
+
+    forks = Forks(
+        token_rxt=step_rjt,
+        length_rx=jnp.where(valid_rj, step_length_rj, 0),
+        base_rx=base_rj,
+        branch_rx=branch_rj,
+        tail_rxa=of_candidates(closings.token_na),
+        tail_length_rx=jnp.where(valid_rj, closings.length_n[:, None], 0),
+        form_rxa=of_candidates(closings.form_na),
+        offset_rxa=of_candidates(closings.offset_na),
+    )
+    packed, start_rj = packing.pack(forks, shards, chunk, together)
+    cache, hidden_wd = extend(
+        model,
+        pool,
+        slot_r,
+        path_rbs,
+        depth_rs,
+        packed,
+        chunk=chunk,
+        reach=forks.reach,
+        attention=attention,
+        together=together,
+        leaves_out=leaves_out,
+    )
+    log_probability_rjz = answer_log_probabilities(
+        model, hidden_wd, closings, start_rj + step_length_rj, defined_v
+    )
+    score_rj = scores(log_probability_rjz, closings, num_forms)
+    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, cache, start_rj)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictivePerplexity:
+    """The paper's score, by the meta-prover."""
+
+    needs_answer = True
+
+    @jax.named_scope("score")
+    def __call__(self, plan, constants, state, batch, candidates):
+        """Scores as `Scorer` says."""
+        group, meta = plan.score_group, plan.meta
+        reader, s, k = plan.readers[meta], state.readers[meta], constants[meta]
+        new_rj = candidates.remaining(batch)
+        place_j = np.arange(plan.candidates) // plan.num_proposers
+        base_rj = batch.take(s.length_nb)[:, place_j]
+        run = functools.partial(
+            score_candidates,
+            readers.decoder(reader, k),
+            k.defined_v,
+            s.pool,
+            batch.slot_r,
+            batch.take(s.path_nbs),
+            batch.take(s.depth_ns),
+            jax.tree.map(batch.take, state.closings),
+            shards=plan.shards,
+            chunk=reader.chunk,
+            num_forms=plan.num_forms,
+            attention=reader.attention,
+            together=reader.together,
+            leaves_out=reader.leaves_out,
+        )
+        of_candidates = (
+            candidates.token_urjt[reader.vocabulary],
+            candidates.length_urj[reader.vocabulary],
+            base_rj,
+            jnp.broadcast_to(place_j, base_rj.shape).astype(jnp.int32),
+            new_rj,
+        )
+        if group == plan.candidates:
+            return run(*of_candidates)
+
+        def split(x_rj):
+            return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
+
+        score_grj = lax.map(lambda xs: run(*xs)[0], tuple(map(split, of_candidates)))
+        return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
+
+
+def scorer(config) -> PredictivePerplexity:
+    """The scorer of a run; it has no settings of its own."""
+    return PredictivePerplexity()

@@ -1,0 +1,1 @@
+"""Text as the teachers' shared currency: prompts, vocabularies, where steps end."""

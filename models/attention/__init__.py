@@ -1,0 +1,1 @@
+"""Every attention there is, and the keys and values that it reads."""

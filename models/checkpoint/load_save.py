@@ -1,0 +1,271 @@
+"""Hugging Face directories <-> decoders.
+
+Loading starts from the parameters that the architecture has, finds the tensors that each is made of, and
+reads for every shard that this process holds just the bytes of that shard.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from models.checkpoint import safetensors
+from models.checkpoint.read_parameters import read_parameter
+from models.checkpoint.tensor_map import Part, as_tensor, dotted, parts_of_parameters, tensors_of_parts
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.errors import CheckpointError
+from models.families import config_from_hf
+
+# What belongs to a checkpoint beside config.json and the weights.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Tensors of old checkpoints that follow from the config.
+RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
+SHARD_BYTES = 5_000_000_000
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """The architecture of a checkpoint directory, from its `config.json`.
+
+    Raises:
+      CheckpointError: see `models.config_from_hf`; also no such file, or not JSON.
+    """
+    file = Path(directory) / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{file}: no such file; expected a Hugging Face checkpoint directory")
+    try:
+        hf = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not JSON ({error})") from error
+    try:
+        return config_from_hf(hf)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("config.json", str(file), 1)) from None
+
+
+def abstract(
+    config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False, weights: str | None = None
+) -> Decoder:
+    """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
+    return Decoder(config, None, dtype, stacked, weights=weights)
+
+
+def build(
+    config: ModelConfig,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    dtype: Any = jnp.float32,
+    stacked: bool | None = None,
+    weights: str | None = None,
+) -> Decoder:
+    """A decoder with random weights that depend on the seed and not on the mesh; arguments as in `load`."""
+    stacked = default_stacked(config) if stacked is None else stacked
+    return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh, weights)
+
+
+def default_stacked(config: ModelConfig, platform: str | None = None) -> bool:
+    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them.
+
+    `platform` is that of the devices; None for jax's default.
+    """
+    alike = config.experts is None or len(set(config.experts.layers)) == 1
+    return alike and (platform or jax.default_backend()) != "cpu"
+
+
+def load(
+    path: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    stacked: bool | None = None,
+    max_length: int | None = None,
+    weights: str | None = None,
+) -> Decoder:
+    """Loads a Hugging Face checkpoint directory.
+
+    Args:
+      path: directory with `config.json` and safetensors.
+      mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each
+        process reads only the bytes of the shards that its own devices hold.
+      dtype: of the parameters and the computation; None: that of the checkpoint's config.
+      stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
+      max_length: greatest length of a sequence in this run, in tokens. Dynamic and longrope frequencies
+        depend on it and are fixed for the run; None: sequences stay within the length before scaling.
+      weights: "int8" for weight-only int8 of the layers' projections (see `Decoder`), rounded tensor by
+        tensor on the devices: about half the memory of bfloat16.
+
+    Raises:
+      CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
+        tensor; weights that are not finite; pickled weights.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    if max_length is not None:
+        config = config.for_length(max_length)
+    stored = safetensors.read_directory(directory)
+    dtype = jnp.dtype(config.dtype if dtype is None else dtype)
+    stacked = default_stacked(config) if stacked is None else stacked
+    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights))
+    variables = {dotted(key): variable for key, variable in nnx.to_flat_state(state)}
+    shapes = {name: variable.shape for name, variable in variables.items()}
+    parts = parts_of_parameters(config, shapes)
+    check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
+    arrays: dict[str, jax.Array] = {}
+    for name, shares in parts.items():
+        if shares:
+            names = [name, scale_of(name)] if variables[name].dtype == jnp.int8 else [name]
+            found = read_parameter(shares, [variables[n] for n in names], stored, mesh)
+            arrays.update(zip(names, found))
+    loaded = [(key, v.replace(arrays[dotted(key)])) for key, v in nnx.to_flat_state(state)]
+    return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def scale_of(kernel: str) -> str:
+    """The parameter that holds the scales of an int8 kernel."""
+    return kernel.removesuffix("kernel") + "scale"
+
+
+def check_tensors(
+    config: ModelConfig,
+    expected: dict[str, tuple[int, ...]],
+    stored: dict[str, safetensors.Tensor],
+    directory: Path,
+) -> None:
+    """Raises CheckpointError unless the checkpoint has exactly the tensors of the architecture."""
+    needs = f"config.json ({config.family}, {config.num_layers} layers)"
+    for name, shape in expected.items():
+        if name not in stored:
+            raise CheckpointError(
+                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; {needs} needs it"
+            )
+        tensor = stored[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name!r} has shape {list(tensor.shape)}, config.json needs "
+                f"{list(shape)}"
+            )
+    for name, tensor in stored.items():
+        if name in expected or RECOMPUTED.fullmatch(name):
+            continue
+        if name == "lm_head.weight" and config.head != "language_model":
+            continue  # a reward model may keep the head of the language model that it was made from
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            # transformers ties the two only where they are equal.
+            if safetensors.equal(tensor, stored["model.embed_tokens.weight"]):
+                continue
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name!r} differs from 'model.embed_tokens.weight' although "
+                "config.json ties them; expected equal tensors, or tie_word_embeddings false"
+            )
+        raise CheckpointError(
+            f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: {needs} has no "
+            "place for it"
+        )
+
+
+def save(
+    model: Decoder, path: str | Path, source: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes a Hugging Face directory that `models.load` and transformers read.
+
+    In a cluster every process calls this, and the first one writes.
+
+    Args:
+      model: its weights are written in their dtype, its `config.hf` as `config.json` with that dtype.
+      path: directory; made if absent.
+      source: checkpoint directory to copy tokenizer, chat template and generation config from.
+      shard_bytes: greatest size of a file; more weights are split into shards with an index.
+
+    Raises:
+      ValueError: the weights are int8, which is a way to run a checkpoint and not a format.
+    """
+    if any(array.dtype == jnp.int8 for array in jax.tree.leaves(nnx.state(model))):
+        raise ValueError(
+            "int8 weights are not saved: load the checkpoint without weights='int8' and save that"
+        )
+    directory = Path(path)
+    dtype = np.dtype(model.dtype)
+    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
+    shapes = {name: array.shape for name, array in parameters.items()}
+    parts = parts_of_parameters(model.config, shapes)
+    files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
+    if jax.process_index() > 0:
+        for tensors in files.values():
+            for _ in gather_tensors(tensors, parts, parameters):
+                pass
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    hf = json.loads(model.config.hf)
+    hf.pop("torch_dtype", None)
+    hf.setdefault("model_type", model.config.family)
+    hf["dtype"] = dtype.name
+    (directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
+    for name in COMPANIONS:
+        if source is not None and (Path(source) / name).exists():
+            shutil.copyfile(Path(source) / name, directory / name)
+    for old in ("model.safetensors", "model.safetensors.index.json"):
+        (directory / old).unlink(missing_ok=True)  # either would be read instead of the new files
+    for file, tensors in files.items():
+        entries = [(name, dtype, shape) for name, shape in tensors.items()]
+        safetensors.write_file(directory / file, entries, gather_tensors(tensors, parts, parameters))
+    if len(files) > 1:
+        places = {name: file for file, tensors in files.items() for name in tensors}
+        size = sum(array.nbytes for array in parameters.values())
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def plan_files(
+    tensors: dict[str, tuple[int, ...]], dtype: np.dtype, shard_bytes: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Divides tensors over files of at most `shard_bytes` (or one tensor): file -> name -> shape."""
+    groups: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for name, shape in sorted(tensors.items()):
+        length = int(np.prod(shape)) * dtype.itemsize
+        if groups[-1] and size + length > shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = shape
+        size += length
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
+
+
+def gather_tensors(
+    tensors: dict[str, tuple[int, ...]], parts: dict[str, list[Part]], parameters: dict[str, jax.Array]
+) -> Iterator[np.ndarray]:
+    """The tensors in order, each put together from the parameters that it holds."""
+    places: dict[str, list[tuple[str, Part]]] = {name: [] for name in tensors}
+    for path, shares in parts.items():
+        for part in shares:
+            if part.name in places:
+                places[part.name].append((path, part))
+    for name in tensors:
+        rows = []
+        for path, part in sorted(places[name], key=lambda place: place[1].row):
+            block = parameters[path][part.index] if part.index else parameters[path]
+            whole = block.is_fully_addressable
+            host = np.asarray(block) if whole else multihost_utils.process_allgather(block, tiled=True)
+            rows.append(as_tensor(host, part.entry))
+        yield rows[0] if len(rows) == 1 else np.concatenate(rows)

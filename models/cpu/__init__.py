@@ -1,0 +1,1 @@
+"""Rearrangements of products that only CPUs gain from."""
