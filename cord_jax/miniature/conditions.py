@@ -26,14 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+from cord_jax import synthesize
 from cord_jax.miniature import world
 from cord_jax.miniature.decomposition import Rounds, count_rounds
 from cord_jax.miniature.quickstart import synthesis_config
 from cord_jax.miniature.recipe import TEACHERS, as_lines, mixed_solution
 from cord_jax.miniature.wording import WORDINGS
-from cord_jax.prompts import render_prompt
-from cord_jax.synthesis import synthesize
-from cord_jax.vocabulary import Vocabulary
+from cord_jax.text.prompts import render_prompt
+from cord_jax.text.vocabulary import Vocabulary
 
 CHECK_SEED = 77
 TEMPERATURE = 0.6  # the pool's

@@ -14,21 +14,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cord_jax.evaluation import EvaluationConfig, evaluate
+from cord_jax import EvaluationConfig, StudentConfig, SynthesisConfig, evaluate, synthesize, train
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, report
 from cord_jax.miniature.decomposition import Rounds, Trace, count_rounds, read_trace
 from cord_jax.miniature.figure import draw
 from cord_jax.pool import read_pool
 from cord_jax.run_directory import write_atomically
-from cord_jax.student import StudentConfig, train
-from cord_jax.synthesis import SynthesisConfig, synthesize
 
 METHODS = {
     "curation": {"method": "curation", "filters": "arithmetic"},
     "cord": {"method": "cord"},
     "cord_filtered": {"method": "cord", "filters": "arithmetic"},
 }
-# The longest solution of 14 steps has about 190 tokens, its answer about 40.
+# The longest solution of 12 steps has about 190 tokens, its answer about 35.
 MAX_STEPS, MAX_REASONING, MAX_RESPONSE, MAX_STEP = 16, 256, 64, 24
 _ALL_DEVICES = "data:-1,model:1"
 

@@ -134,10 +134,11 @@ MEMBERS = (
             Stage("anybody", 14000, (1, 6), 256, 8, "constant", 3e-3),
             Stage("anybody", 24000, _LONG, 384, 6, "constant", 2e-3),
             Stage("anybody", 14000, _LONG, 384, 6, "cosine", 2e-3, SEED + 1),
+            Stage("anybody", 32000, (world.MIN_STEPS, world.MAX_STEPS), 384, 6, "cosine", 2e-3, SEED + 2),
         ),
     ),
     Member(
-        "student", "sums", _slips(0.40, None), (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 2),), "trunk"
+        "student", "sums", _slips(0.40, None), (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 3),), "trunk"
     ),
     Member("sums", "sums", _slips(0.63, "sums"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
     Member("products", "products", _slips(0.63, "products"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),

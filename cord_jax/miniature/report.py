@@ -26,7 +26,7 @@ NAMES = {
     "student_cord_filtered": "after CoRD + filter",
 }
 GROUPS = (("sums", "products", "shares"), ("curation", "cord", "cord_filtered"), tuple(list(NAMES)[6:]))
-LENGTHS = ((6, 7), (8, 9), (10, 11), (12, 14))
+LENGTHS = ((6, 7), (8, 9), (10, 11), (12, 12))
 _COMPARED = (
     ("right traces", "accuracy", "cord", "curation"),
     ("right traces", "accuracy", "cord_filtered", "curation"),
@@ -74,7 +74,7 @@ def summarize(results: Sequence["SeedResults"]) -> dict[str, Any]:
 
 
 def range_name(low: int, high: int) -> str:
-    return f"{low}-{high}"
+    return f"{low}-{high}" if high > low else str(low)
 
 
 def _implied(result: "SeedResults", method: str) -> dict[str, float]:
@@ -168,10 +168,10 @@ def write_report(config: "QuickstartConfig", summary: Mapping[str, Any], example
         "",
         *_decomposition(summary),
         "",
-        "A right step is one that works the right line on a right text and arrives at the right number. Kept and first: "
-        "of the rounds in which one was proposed.",
-        "Implied: the answer that the numbers in the text give, read off by a program; as written: what the response "
-        "states. A wrong line: another operation or friend than the question's.",
+        "A right step goes on from a right text by the right line of the question, to the right number.",
+        "Kept, ranked first: of the rounds in which one was proposed.",
+        "Implied: what the boxes in the text hold, read off by a program; as written: what the response states.",
+        "A wrong line: another friend, operation or box than the question's.",
         "",
         "Who wrote the steps that CoRD with the filter kept",
         "",
@@ -179,10 +179,9 @@ def write_report(config: "QuickstartConfig", summary: Mapping[str, Any], example
         "",
         *show_trace(example),
         "",
-        f"Traces: {directory}/cord_filtered/traces.jsonl, every candidate: {directory}/cord_filtered/tree.jsonl",
+        f"Traces: {directory}/cord_filtered/traces.jsonl, every candidate: tree.jsonl beside it",
         f"Students: {directory}/student_after_cord_filtered/hf and its like",
-        f"This report: {config.output_dir}/report.txt, its numbers: {config.output_dir}/summary.json, "
-        f"its picture: {config.output_dir}/accuracy.png",
+        f"This report: {config.output_dir}/report.txt, its numbers: summary.json, its picture: accuracy.png",
         f"{summary['seconds']:.0f} seconds",
     ]
     return "\n".join(lines) + "\n"
