@@ -21,13 +21,14 @@ from cord_jax.miniature.figure import draw
 from cord_jax.pool import read_pool
 from cord_jax.run_directory import write_atomically
 
+# The longest solution of 12 steps has about 190 tokens, its answer about 35.
+MAX_STEPS, MAX_REASONING, MAX_RESPONSE, MAX_STEP = 14, 224, 48, 24
+_STEPS = {"max_steps": MAX_STEPS, "max_step_tokens": MAX_STEP}
 METHODS = {
     "curation": {"method": "curation", "filters": "arithmetic"},
-    "cord": {"method": "cord"},
-    "cord_filtered": {"method": "cord", "filters": "arithmetic"},
+    "cord": {"method": "cord", **_STEPS},
+    "cord_filtered": {"method": "cord", **_STEPS, "filters": "arithmetic"},
 }
-# The longest solution of 12 steps has about 190 tokens, its answer about 35.
-MAX_STEPS, MAX_REASONING, MAX_RESPONSE, MAX_STEP = 16, 256, 64, 24
 _ALL_DEVICES = "data:-1,model:1"
 
 
@@ -172,8 +173,6 @@ def synthesis_config(method: str, problems: Path, output_dir: Path, limit: int, 
         pool=POOL,
         problems=problems,
         output_dir=output_dir,
-        max_steps=MAX_STEPS,
-        max_step_tokens=MAX_STEP,
         max_thinking_tokens=MAX_REASONING,
         max_answer_tokens=MAX_RESPONSE,
         seed=seed,

@@ -140,10 +140,10 @@ MEMBERS = (
     Member(
         "student", "sums", _slips(0.40, None), (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 3),), "trunk"
     ),
-    Member("sums", "sums", _slips(0.63, "sums"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
-    Member("products", "products", _slips(0.63, "products"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
-    Member("shares", "shares", _slips(0.63, "shares"), (Stage("own", 9000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
-    Member("prover", "sums", {}, (Stage("closing", 14000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("sums", "sums", _slips(0.63, "sums"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("products", "products", _slips(0.63, "products"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("shares", "shares", _slips(0.63, "shares"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
 )
 _BY_NAME = {member.name: member for member in MEMBERS}
 _SLIPS = {member.name: member.slips for member in MEMBERS}
