@@ -100,7 +100,9 @@ RUNS = {
         devices=4,
         slow=True,
     ),
-    "greedy": Run("synthesize", "judge", LIMITS | {"decoding": "greedy", "beam_width": 1, "grader": "exact"}),
+    "greedy": Run(
+        "synthesize", "judge", LIMITS | {"decoding": "greedy", "beam_width": 1, "grader": "exact"}, slow=True
+    ),
     "judge": Run("synthesize", "judge", LIMITS | {"beam_width": 3, "closing": "</think>\n\nSo: "}, slow=True),
     "int8": Run("synthesize", "int8", LIMITS | {"beam_width": 2, "max_steps": 2}, slow=True),
     "stuck": Run(
