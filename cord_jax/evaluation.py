@@ -26,6 +26,7 @@ from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -49,16 +50,19 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """
     problems = read_problems(config.problems)[: config.limit or None]
     mesh = parse_mesh(config.mesh)
+    prompt = choose(
+        read_prompt_file(config.model), config.system_prompt, config.user_prompt, config.template_arguments
+    )
     run_is = {
         "job": "evaluate",
-        "settings": settings.deciding(config),
+        "settings": settings.deciding(config) | prompt.to_row(),
         "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
     }
     writes = jax.process_index() == 0
     if writes:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
-    prompts = encode_prompts(vocabulary, None, problems)
+    prompts = encode_prompts(vocabulary, prompt, problems)
     stacked = stacks_layers(models.read_config(config.model), mesh.devices.flat[0].platform)
     length = config.max_tokens + max(map(len, prompts))
     model = models.load(config.model, mesh, stacked=stacked, max_length=length)

@@ -28,7 +28,7 @@ class Requests:
         """
         self._digests = [problem_digest(problem.id) for problem in problems]
         self._prompts = [
-            encode_prompts(reader.vocabulary, reader.system_prompt, problems) for reader in teachers.readers
+            encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers
         ]
         meta_prover = teachers.readers[teachers.meta].vocabulary
         self._closings = [

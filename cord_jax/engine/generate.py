@@ -31,6 +31,7 @@ from cord_jax.search.shards import Shards
 from cord_jax.search.slots import SubBatch, choose
 from cord_jax.search.state import FREE, READING, SEARCHING, SearchPlan, SearchState, state_shardings
 from cord_jax.search.tasks import perform
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
 
 
@@ -109,7 +110,7 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     slots = packing.round_up(max(1, min(slots // samples, len(prompts))), data)
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
-    reader = Reader(path, None, model, vocabulary, 0, (0,))
+    reader = Reader(path, PromptSettings(), model, vocabulary, 0, (0,))
     grain = granularity(model.config.hidden_size, mesh)
     blocks = pool_blocks(max(map(len, prompts)) + 1, grain)
     reader_plan, constants = compile_reader(reader, spec, "line_break", 1, blocks, mesh)
