@@ -51,12 +51,12 @@ def working_bytes(search: AbstractSearch) -> float:
     plan, largest = search.plan, 0.0
     closing = search.state.closings.token_na.shape[1]
     for index, (config, reader, state) in enumerate(zip(search.configs, plan.readers, search.state.readers)):
-        forks = plan.score_group if index == plan.meta else plan.num_beams
+        forks = plan.score_group if index == plan.meta else plan.places
         width = plan.shards.rows * forks * (plan.step_width + closing)
         token = bytes_per_device(state.pool) * plan.shards.count / plan.slots / reader.columns
         leaf = jax.tree.leaves(state.pool)[0]
         split = search.mesh.shape["model"] if "model" in leaf.sharding.spec else 1
-        logits = 4 * config.num_heads * plan.chunk * max(reader.blocks) / split
+        logits = 4 * config.num_heads * plan.readers[reader].chunk * max(reader.blocks) / split
         largest = max(largest, width * (token + 2 * config.hidden_size) + 2 * logits)
     return largest
 

@@ -79,7 +79,9 @@ def parse_arguments(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise refusal("template_arguments", text, 'a JSON object of names and values, as in {"thinking": true}')
+        raise refusal(
+            "template_arguments", text, 'a JSON object of names and values, as in {"thinking": true}'
+        )
     try:
         _check_arguments(arguments)
     except UserError as error:
