@@ -223,7 +223,6 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from cord_jax.mesh import compiler_options
     from cord_jax.search.proposals import propose
 
     plan, index = engine.plan, engine.plan.meta
@@ -237,7 +236,7 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
         state = dataclasses.replace(state, rows=restarted(reader, ring, state.tick_y[0], rows))
         return propose(reader, plan.shards, constants, state, quantum)[0].rows
 
-    program = jax.jit(write, donate_argnums=2, compiler_options=compiler_options(engine.mesh))
+    program = jax.jit(write, donate_argnums=2, compiler_options=reader.execution.compiler_options)
     unwritten, rows = dataclasses.replace(state, rows=None), jax.tree.map(jnp.copy, state.rows)
     spent, rows = fastest_in_turn(functools.partial(program, constants, unwritten), rows)
     ticks = int(rows.count_nq.min())
@@ -290,19 +289,19 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     from transformers import AutoConfig
 
     from benchmarks.transformers_search import Work
-    from cord_jax.mesh import compiler_options
     from cord_jax.search import settling
     from cord_jax.search.slots import SubBatch
 
     plan, state = engine.plan, engine._state
-    num_rows = plan.shards.rows
+    reader, num_rows = plan.readers[plan.meta], plan.shards.rows
+    chunk = reader.execution.chunk
     batch = SubBatch(jnp.arange(num_rows), jnp.ones(num_rows, bool))
     candidates = random_candidates(plan, len(engine.exchange.vocabularies), habits)
 
     def score(constants, state, batch, candidates):
         return settling.score(plan, constants, state, batch, candidates)[0]
 
-    program = jax.jit(score, compiler_options=compiler_options(engine.mesh))
+    program = jax.jit(score, compiler_options=reader.execution.compiler_options)
     spent = fastest(program, engine._constants[plan.meta], state, batch, candidates)
 
     closing_r = np.asarray(state.closings.length_n)[:num_rows]
@@ -319,7 +318,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     return {
         "candidates": tokens_rj.size,
         "tokens": work.tokens,
-        "tokens_with_padding": plan.chunk * int((-(-tokens_rj.sum(1) // plan.chunk)).sum()),
+        "tokens_with_padding": chunk * int((-(-tokens_rj.sum(1) // chunk)).sum()),
         "longest_past": int(base_rj.max()),
         "seconds": spent,
         "operations": operations,

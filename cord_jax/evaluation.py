@@ -23,7 +23,6 @@ import models
 from cord_jax import statistics
 from cord_jax.answers import Grader, predicted_answer
 from cord_jax.engine.generate import generate
-from cord_jax.engine.teachers import stacks_layers
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
@@ -98,9 +97,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, None, problems)
-    stacked = stacks_layers(models.read_config(config.model), mesh.devices.flat[0].platform)
+    execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
-    model = models.load(config.model, mesh, stacked=stacked, max_length=length)
+    model = models.load(config.model, mesh, stacked=execution.stacked, max_length=length)
     if not writes:
         for _ in _generate(
             config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh

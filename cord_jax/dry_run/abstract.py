@@ -18,14 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
 from cord_jax.engine.engine import advance_program
-from cord_jax.engine.plan import ProblemSizes, SearchSettings, capacities, granularity, plan_search
+from cord_jax.engine.plan import ProblemSizes, SearchSettings, capacities, plan_search
 from cord_jax.engine.teachers import (
     ReaderKey,
     Tables,
     distinct_readers,
     make_tables,
     plan_reader,
-    stacks_layers,
 )
 from cord_jax.pool import PoolSpec
 from cord_jax.search import loop
@@ -122,24 +121,25 @@ def abstract_search(
 
     Raises: `models.CheckpointError` or `UserError` if a checkpoint's files cannot be read.
     """
-    platform = mesh.devices.flat[0].platform
     used, meta = distinct_readers(spec)
     configs = [models.read_config(key.checkpoint) for key in used]
     if layers is not None:
         configs = [cut(config, layers) for config in configs]
-    grain = granularity(max(config.hidden_size for config in configs), mesh)
-    room = capacities(settings, problems, grain)
+    room = capacities(settings, problems)
     plans, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
     for (key, proposers), config in zip(used.items(), configs):
-        stacked = layers is None and stacks_layers(config, platform)
-        model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked, key.weights)
+        execution = models.execution_of(config, mesh, key.dtype, decodes=True)
+        if layers is not None:
+            execution = dataclasses.replace(execution, stacked=False)
+        dtype = jnp.dtype(key.dtype or config.dtype)
+        model = models.abstract(config, dtype, execution.stacked, key.weights)
         tables, fingerprint = _tables(
             key.checkpoint, config.vocab_size, settings.segmentation, room.max_steps
         )
         names.append(fingerprint or f"unknown: {key.checkpoint}")
         vocabulary = list(dict.fromkeys(names)).index(names[-1])
-        plan, weights = plan_reader(model, vocabulary, proposers, spec, tables, room.blocks, mesh)
+        plan, weights = plan_reader(model, execution, vocabulary, proposers, spec, tables, room.columns)
         plans.append(plan)
         constants.append(
             ReaderConstants(
@@ -147,7 +147,7 @@ def abstract_search(
                 **_shapes(tables.arrays, replicated),
             )
         )
-    plan = plan_search(plans, meta, settings, room, problems, mesh, grain)
+    plan = plan_search(plans, meta, settings, room, problems, mesh)
     exchange = Exchange(
         [None] * len(set(names)),  # it is never called, only counted
         [ReaderText(reader.vocabulary, reader.proposers) for reader in plans if reader.proposers],

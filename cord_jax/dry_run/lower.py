@@ -74,8 +74,6 @@ def lower_commit(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
             plan.shards,
             batch,
             chosen,
-            chunk=plan.chunk,
-            together=plan.together,
         )[0]
 
     program = functools.partial(plan.shards.each, append)

@@ -22,10 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import Requests
 from cord_jax.engine.plan import CLOSING as CLOSING
-from cord_jax.engine.plan import SearchSettings, capacities, granularity, plan_search
+from cord_jax.engine.plan import SearchSettings, capacities, plan_search
 from cord_jax.engine.teachers import Teachers, compile_reader
 from cord_jax.errors import UserError
-from cord_jax.mesh import compiler_options
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
 from cord_jax.search.exchange import Exchange, ReaderText
@@ -84,12 +83,11 @@ class Engine:
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        widest = max(reader.model.config.hidden_size for reader in teachers.readers)
-        grain = granularity(widest, mesh)
-        self._requests = Requests(teachers, problems, settings.closing, grain.chunk)
-        room = capacities(settings, self._requests.sizes, grain)
+        chunk = max(reader.execution.chunk for reader in teachers.readers)
+        self._requests = Requests(teachers, problems, settings.closing, chunk)
+        room = capacities(settings, self._requests.sizes)
         compiled = [
-            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.blocks, mesh)
+            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.columns, mesh)
             for reader in teachers.readers
         ]
         self._constants = tuple(constants for _, constants in compiled)
@@ -100,7 +98,6 @@ class Engine:
             room,
             self._requests.sizes,
             mesh,
-            grain,
         )
         self.exchange = Exchange(
             list(teachers.vocabularies),
@@ -247,7 +244,7 @@ class Engine:
         if longest > plan.step_width:
             plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
         readers = tuple(
-            reader.widened(packing.round_up(reader.columns // 3, plan.unit)) if is_short else reader
+            reader.widened(reader.columns // 3) if is_short else reader
             for reader, is_short in zip(plan.readers, short)
         )
         wider = dataclasses.replace(plan, readers=readers)
@@ -290,7 +287,7 @@ def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState)
         functools.partial(_advance_and_peek, plan, exchange),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
-        compiler_options=compiler_options(replicated.mesh),
+        compiler_options=plan.readers[plan.meta].execution.compiler_options,
     )
 
 

@@ -19,9 +19,7 @@ from jax.sharding import Mesh
 import models
 from cord_jax.engine.encoded_problems import problem_digest
 from cord_jax.engine.engine import free_rows
-from cord_jax.engine.plan import granularity, pool_blocks
 from cord_jax.engine.teachers import Reader, compile_reader
-from cord_jax.mesh import compiler_options
 from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
 from cord_jax.search import loop, packing, readers
 from cord_jax.search.insertion import Insertion, insert, prompt_task
@@ -75,7 +73,7 @@ def generate(
         functools.partial(_write, plan),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
-        compiler_options=compiler_options(mesh),
+        compiler_options=plan.readers[0].execution.compiler_options,
     )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
     waiting, free = deque(range(len(prompts))), list(range(plan.slots))
@@ -109,10 +107,10 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
     slots = packing.round_up(max(1, min(slots // samples, len(prompts))), data)
     path = Path()
     spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
-    reader = Reader(path, None, model, vocabulary, 0, (0,))
-    grain = granularity(model.config.hidden_size, mesh)
-    blocks = pool_blocks(max(map(len, prompts)) + 1, grain)
-    reader_plan, constants = compile_reader(reader, spec, "line_break", 1, blocks, mesh)
+    execution = models.execution_of(model.config, mesh, model.dtype, decodes=True)
+    reader = Reader(path, None, model, execution, vocabulary, 0, (0,))
+    columns = max(map(len, prompts)) + 1
+    reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
     reader_plan = dataclasses.replace(
         reader_plan, start=reader_plan.free
     )  # only EOS and the cap end a sample
@@ -130,9 +128,6 @@ def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots
         step_width=1,
         num_forms=1,
         shards=Shards(mesh, max(1, min(4, slots // data))),
-        chunk=grain.chunk,
-        together=grain.together,
-        unit=grain.unit,
         quantum=256,
         score_group=samples,
         seed=seed,

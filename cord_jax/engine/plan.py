@@ -22,61 +22,6 @@ PASS_TOKENS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
-class Granularity:
-    """How much is computed at a time.
-
-    Attributes:
-      chunk: tokens of a packed text that attend at a time; a problem takes whole chunks.
-      together: chunks, of one problem or of several, that are multiplied by weights at a time.
-      block: columns of a block of a pool, at least; blocks of which nothing is in use are not read.
-      blocks: of a pool, at most; where layers are not stacked, attention to each is compiled for every layer.
-      unit: the columns of a block are a multiple of it.
-    """
-
-    chunk: int
-    together: int
-    block: int
-    blocks: int
-    unit: int
-
-
-# Features of networks whose products keep all cores of a CPU busy.
-WIDE = 512
-# Elements of the last axis that a TPU lays out together.
-TPU_LANES = 128
-
-
-def leaves_out_rows(width: int, mesh: Mesh) -> bool:
-    """Whether products with the weights of a network of so many features leave out rows that do not matter: on CPUs,
-    where that saves time if matrices are large.
-
-    Not where a product is divided over `model`: all its devices would have to leave out the same.
-    """
-    return mesh.devices.flat[0].platform == "cpu" and mesh.shape["model"] == 1 and width >= WIDE
-
-
-def granularity(width: int, mesh: Mesh) -> Granularity:
-    """What suits networks of so many features (`hidden_size`) on the devices of a mesh.
-
-    On a CPU arithmetic is what costs, so little is computed at a time; where matrices are large, many rows must be
-    multiplied at a time.
-    """
-    platform = mesh.devices.flat[0].platform
-    if platform == "cpu":
-        if mesh.shape["model"] > 1:
-            return Granularity(chunk=32, together=1, block=288, blocks=3, unit=32)
-        # On its own a device reads pieces of a block (`models.piecewise_attention`).
-        together = 8 if leaves_out_rows(width, mesh) else 4
-        return Granularity(chunk=32, together=together, block=288, blocks=1, unit=32)
-    if platform == "gpu":  # `models.flash_attention` leaves out what is not seen
-        return Granularity(chunk=512, together=1, block=1024, blocks=1, unit=512)
-    # Where columns lie over `model`, a TPU turns keys around whose columns on a device do not fill its lanes, and with
-    # them whole pools, again and again.
-    unit = packing.round_up(512, TPU_LANES * mesh.shape.get("model", 1))
-    return Granularity(chunk=512, together=1, block=1024, blocks=8, unit=unit)
-
-
-@dataclasses.dataclass(frozen=True)
 class SearchSettings:
     """How to search; see the flags of `launch.synthesize`. All but `slots` decide the traces.
 
@@ -131,17 +76,16 @@ class Capacities:
       max_steps: rounds of a search.
       step_tokens: cap of a step in its writer's tokens.
       step_width: capacity of a canonical step in any vocabulary's tokens, which may split text finer.
-      blocks: columns of each block of a pool. An estimate: the engine compacts and widens pools that turn out too
-        narrow.
+      columns: of a pool. An estimate: the engine compacts and widens pools that turn out too narrow.
     """
 
     max_steps: int
     step_tokens: int
     step_width: int
-    blocks: tuple[int, ...]
+    columns: int
 
 
-def capacities(settings: SearchSettings, problems: ProblemSizes, grain: Granularity) -> Capacities:
+def capacities(settings: SearchSettings, problems: ProblemSizes) -> Capacities:
     """The capacities of a search."""
     step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
     step_tokens = min(step_tokens, settings.max_thinking_tokens)
@@ -156,16 +100,8 @@ def capacities(settings: SearchSettings, problems: ProblemSizes, grain: Granular
         max_steps=1 if settings.whole else settings.max_steps,
         step_tokens=step_tokens,
         step_width=step_width,
-        blocks=pool_blocks(columns, grain),
+        columns=columns,
     )
-
-
-def pool_blocks(columns: int, grain: Granularity) -> tuple[int, ...]:
-    """The blocks of a pool of at least so many columns; all but the last, which takes the rest, are alike."""
-    block = packing.round_up(max(grain.block, -(-columns // grain.blocks)), grain.unit)
-    number = -(-columns // block)
-    last = packing.round_up(columns - (number - 1) * block, grain.unit)
-    return (block,) * (number - 1) + (last,)
 
 
 def plan_search(
@@ -175,12 +111,11 @@ def plan_search(
     sizes: Capacities,
     problems: ProblemSizes,
     mesh: Mesh,
-    grain: Granularity,
 ) -> SearchPlan:
     """The plan of a search.
 
     Args:
-      readers: with `blocks` from `capacities`; `meta` is the index of the meta-prover's.
+      readers: with pools of `sizes.columns`; `meta` is the index of the meta-prover's.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
     data = mesh.shape["data"]
@@ -202,9 +137,6 @@ def plan_search(
         step_width=sizes.step_width,
         num_forms=problems.num_forms,
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
-        chunk=grain.chunk,
-        together=grain.together,
-        unit=grain.unit,
         quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 2)),
         score_group=group,
         seed=settings.seed,

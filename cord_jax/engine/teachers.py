@@ -1,8 +1,7 @@
 """Loading a pool: checkpoints, vocabularies and readers, each once however many proposers share it."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.engine.plan import leaves_out_rows
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
-from cord_jax.search.readers import ReaderConstants, ReaderPlan, heads_or_columns
+from cord_jax.search.readers import ReaderConstants, ReaderPlan
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.text import segmentation
 from cord_jax.text.boundaries import compile_boundaries
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
-from models.attention import tree_triton
-from models.checkpoint.load_save import default_stacked
 from models.cpu import few_rows
 
 ANSWER_CUE = "</think>\n\n"
@@ -37,6 +33,7 @@ class Reader:
       checkpoint: its directory.
       system_prompt: None for what its chat template does by itself.
       model: the network; readers of one checkpoint share it.
+      execution: how it runs.
       vocabulary: its tokenizer.
       vocabulary_index: index among the distinct vocabularies of the pool.
       proposers: indices of the proposers that write through it.
@@ -45,6 +42,7 @@ class Reader:
     checkpoint: Path
     system_prompt: str | None
     model: models.Decoder
+    execution: models.Execution
     vocabulary: Vocabulary
     vocabulary_index: int
     proposers: tuple[int, ...]
@@ -93,46 +91,45 @@ def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], 
     return used, list(used).index(meta)
 
 
-def stacks_layers(config: models.ModelConfig, platform: str) -> bool:
-    """Whether the layers of a network that writes are one stack on a platform.
-
-    Not on a GPU: a loop over them copies every layer's weights, keys and values for every token.
-    """
-    return platform != "gpu" and default_stacked(config, platform)
-
-
 def load_teachers(
-    spec: PoolSpec, mesh: Mesh, problems: Sequence[Problem] = (), new_tokens: int = 0
+    spec: PoolSpec,
+    mesh: Mesh,
+    problems: Sequence[Problem] = (),
+    new_tokens: int = 0,
+    execution_of: Callable[..., models.Execution] = models.execution_of,
 ) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
 
     Args:
       problems, new_tokens: what is read and, at most, written in this run: dynamic and longrope frequencies are those
         of the longest sequence.
+      execution_of: says how each network runs, as `models.execution_of`.
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
     used, meta = distinct_readers(spec)
     vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(key.checkpoint for key in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
-    model_of: dict[Path, models.Decoder] = {}
+    model_of: dict[Path, tuple[models.Decoder, models.Execution]] = {}
     for key in used:
         path = key.checkpoint
         if path in model_of:
             continue
-        length = None
-        if new_tokens and models.read_config(path).rope.depends_on_length:
+        length, config = None, models.read_config(path)
+        if new_tokens and config.rope.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
-        stacked = stacks_layers(models.read_config(path), mesh.devices.flat[0].platform)
-        model_of[path] = models.load(path, mesh, key.dtype, stacked, length, key.weights)
-        if leaves_out_rows(model_of[path].config.hidden_size, mesh):
-            few_rows.arrange(model_of[path])
+        execution = execution_of(config, mesh, key.dtype, decodes=True)
+        model = models.load(path, mesh, key.dtype, execution.stacked, length, key.weights)
+        if execution.outputs_first:
+            few_rows.arrange(model)
+        model_of[path] = model, execution
     readers = [
         Reader(
             checkpoint=key.checkpoint,
             system_prompt=key.system_prompt,
-            model=model_of[key.checkpoint],
+            model=model_of[key.checkpoint][0],
+            execution=model_of[key.checkpoint][1],
             vocabulary=vocabulary_of[key.checkpoint],
             vocabulary_index=fingerprints.index(vocabulary_of[key.checkpoint].fingerprint),
             proposers=proposers,
@@ -190,25 +187,22 @@ def make_tables(vocabulary: Vocabulary, width: int, segmentation_name: str, max_
 
 def plan_reader(
     model: models.Decoder,
+    execution: models.Execution,
     vocabulary_index: int,
     proposers: tuple[int, ...],
     spec: PoolSpec,
     tables: Tables,
-    blocks: tuple[int, ...],
-    mesh: Mesh,
+    columns: int,
 ) -> tuple[ReaderPlan, nnx.State]:
-    """What is static about a reader, and its weights (shapes, if the model is abstract)."""
+    """What is static about a reader with a pool of so many columns, and its weights (shapes, if the model is abstract)."""
     graphdef, weights = nnx.split(model)
     writers = [spec.proposers[index] for index in proposers]
     plan = ReaderPlan(
         graphdef=graphdef,
-        stacked=model.is_stacked,
+        execution=dataclasses.replace(execution, stacked=model.is_stacked),
         vocabulary=vocabulary_index,
         proposers=proposers,
-        blocks=blocks,
-        split_columns=heads_or_columns(model.config.num_kv_heads, math.gcd(*blocks), mesh) == "columns",
-        attention=attention_of(model, mesh),
-        leaves_out=leaves_out_rows(model.config.hidden_size, mesh),
+        blocks=execution.pool.blocks(columns),
         start=tables.start,
         free=tables.free,
         sampling=SamplingSettings(
@@ -220,28 +214,18 @@ def plan_reader(
     return plan, weights
 
 
-def attention_of(model: models.Decoder, mesh: Mesh) -> str:
-    """What of `prefix_tree.ATTENTION` suits a network on a mesh: "blocks" wherever pools lie over `model`."""
-    platform = mesh.devices.flat[0].platform
-    if mesh.shape["model"] > 1:
-        return "blocks"
-    if platform == "gpu" and tree_triton.supported(model.dtype, model.config.head_dim):
-        return "flash"
-    return "pieces" if platform == "cpu" else "blocks"
-
-
 def compile_reader(
     reader: Reader,
     spec: PoolSpec,
     segmentation_name: str,
     max_steps: int,
-    blocks: tuple[int, ...],
+    columns: int,
     mesh: Mesh,
 ) -> tuple[ReaderPlan, ReaderConstants]:
     """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
     tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
     plan, weights = plan_reader(
-        reader.model, reader.vocabulary_index, reader.proposers, spec, tables, blocks, mesh
+        reader.model, reader.execution, reader.vocabulary_index, reader.proposers, spec, tables, columns
     )
     replicated = NamedSharding(mesh, PartitionSpec())
     arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in tables.arrays.items()}

@@ -19,7 +19,9 @@ from cord_jax.search.readers import ReaderConstants, ReaderPlan, ReaderState
 from cord_jax.search.shards import Shards
 from cord_jax.search.slots import SubBatch
 from models.attention import kv_cache
-from models.attention.prefix_tree import Packed, extend
+from models.attention.kv_cache import Moves, Scratch
+from models.attention.prefix_tree import Packed
+from models.prefill import prefill
 
 
 @pytree
@@ -49,13 +51,27 @@ class Passage:
 
     Attributes:
       packed: its tokens, those of the rows of a shard.
-      cache: their keys and values.
+      scratch: their keys and values.
       start_rx: int32, the place of each fork's first token.
     """
 
     packed: Packed
-    cache: object
+    scratch: Scratch
     start_rx: jax.Array
+
+
+@pytree
+class Segments:
+    """Segments of a passage; x of a row belongs to its beam x mod B: the first B are texts, the others, if any, cues.
+
+    Attributes:
+      start_rx, length_rx: int32, where each lies in the packed text.
+      permanent_rx: bool, it becomes part of its beam's path; what does not must come last.
+    """
+
+    start_rx: jax.Array
+    length_rx: jax.Array
+    permanent_rx: jax.Array
 
 
 def cues_only(chosen: Chosen, taken_r) -> Chosen:
@@ -86,7 +102,7 @@ def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, chosen: Chosen, 
     """
     cursor_r = batch.take(state.cursor_n)
     live_r = take_paths(state, batch, chosen).any(1).sum(-1)
-    end_k = jnp.array([0, *plan.region_ends])
+    end_k = jnp.array([0, *plan.execution.tree.regions(plan.blocks)])
 
     def regions(columns_r):
         return (columns_r[:, None] > end_k).sum(-1)
@@ -96,7 +112,7 @@ def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, chosen: Chosen, 
 
 @jax.named_scope("compact")
 def compact(
-    stacked: bool, state: ReaderState, shards: Shards, batch: SubBatch, chosen: Chosen
+    plan: ReaderPlan, state: ReaderState, shards: Shards, batch: SubBatch, chosen: Chosen
 ) -> ReaderState:
     """Squeezes the columns on no path of a new beam out of the pools of the rows that count."""
 
@@ -109,7 +125,7 @@ def compact(
             return batch.put(x_ns, jnp.take_along_axis(batch.take(x_ns), order_rs, axis=1))
 
         def permuted_row(row, pool):
-            permute = functools.partial(_permuted, stacked, batch.slot_r[row], order_rs[row])
+            permute = functools.partial(_permuted, plan.execution.stacked, batch.slot_r[row], order_rs[row])
             return when(shards.agreed(batch.valid_r[row]), permute, pool)
 
         # Paths of beams that nobody continues lose columns here; they are never read again.
@@ -154,43 +170,33 @@ def take_over(
     batch: SubBatch,
     chosen: Chosen,
     passage: Passage,
-    start_rx,
-    length_rx,
-    permanent_rx,
-    *,
+    segments: Segments,
     width: int,
-    chunk: int,
 ) -> tuple[ReaderState, jax.Array]:
-    """Moves segments x of a passage to the pools' cursors, one behind another.
+    """Moves segments of a passage to the pools' cursors, one behind another.
 
     Args:
-      start_rx, length_rx: where each lies in its packed text. A segment belongs to the new beam x mod B; the
-        first B are texts, and the others, if any, cues.
-      permanent_rx: bool, it becomes part of its beam's path; what does not must come last.
       width: tokens of all segments of a row, at most.
 
     Returns:
       The state with paths in the new beams' numbering, and the columns of the cues, bool [r, b, s].
     """
-    num_beams = chosen.parent_rb.shape[1]
+    num_beams, chunk = chosen.parent_rb.shape[1], plan.execution.chunk
     width, text_width = packing.round_up(width, chunk), passage.packed.token_w.shape[0]
-    length_rx = jnp.where(batch.valid_r[:, None], length_rx, 0)
+    length_rx = jnp.where(batch.valid_r[:, None], segments.length_rx, 0)
     segment_rw, offset_rw = packing.places(length_rx, width)
-    source_rw = jnp.clip(packing.pick(start_rx, segment_rw) + offset_rw, 0, text_width - 1)
+    source_rw = jnp.clip(packing.pick(segments.start_rx, segment_rw) + offset_rw, 0, text_width - 1)
     cursor_r = batch.take(state.cursor_n)
-    pool = kv_cache.commit(
-        plan.stacked,
-        state.pool,
-        passage.cache,
-        batch.slot_r,
-        source_rw,
-        cursor_r,
-        length_rx.sum(1),
-        chunk=chunk,
+    moves = Moves(
+        slot_r=batch.slot_r,
+        source_rw=source_rw,
+        length_r=length_rx.sum(1),
+        cursor_r=cursor_r,
         chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
-        write=shards.write_split_columns if plan.split_columns else slots.write_columns,
-        columns_first=plan.attention == "flash",
     )
+    split = plan.execution.split == "columns"
+    write = shards.write_split_columns if split else slots.write_columns
+    pool = kv_cache.commit(plan.execution.stacked, state.pool, passage.scratch, moves, chunk, write)
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
     written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
     place_rs = jnp.clip(offset_rs, 0, width - 1)
@@ -202,10 +208,10 @@ def take_over(
 
     of_beam_rbs = segment_rs[:, None] % num_beams == jnp.arange(num_beams)[:, None]
     mine_rbs = written_rs[:, None] & (of_beam_rbs | chosen.shared_r[:, None, None])
-    stays_rs = packing.pick(permanent_rx, segment_rs)
+    stays_rs = packing.pick(segments.permanent_rx, segment_rs)
     path_rbs = take_paths(state, batch, chosen) | (mine_rbs & stays_rs[:, None])
     cue_rbs = mine_rbs & (segment_rs >= num_beams)[:, None]
-    kept_r = jnp.where(permanent_rx, length_rx, 0).sum(1)
+    kept_r = jnp.where(segments.permanent_rx, length_rx, 0).sum(1)
     state = dataclasses.replace(
         state,
         pool=pool,
@@ -226,23 +232,14 @@ def take_scored(
     chosen: Chosen,
     passage: Passage,
     choice_rb,
-    *,
-    chunk: int,
 ) -> ReaderState:
     """Commits steps that the scoring pass has already read: the candidates `choice_rb`, its forks."""
-    return take_over(
-        plan,
-        state,
-        shards,
-        batch,
-        chosen,
-        passage,
-        packing.pick(passage.start_rx, choice_rb),
-        chosen.length_rb,
-        jnp.ones_like(choice_rb, bool),
-        width=chosen.token_rbt[0].size,
-        chunk=chunk,
-    )[0]
+    segments = Segments(
+        start_rx=packing.pick(passage.start_rx, choice_rb),
+        length_rx=chosen.length_rb,
+        permanent_rx=jnp.ones_like(choice_rb, bool),
+    )
+    return take_over(plan, state, shards, batch, chosen, passage, segments, chosen.token_rbt[0].size)[0]
 
 
 def append(
@@ -252,9 +249,6 @@ def append(
     shards: Shards,
     batch: SubBatch,
     chosen: Chosen,
-    *,
-    chunk: int,
-    together: int,
 ) -> tuple[ReaderState, jax.Array]:
     """Reads the chosen texts, each with its cue, and sets the views from which proposals go on.
 
@@ -273,34 +267,17 @@ def append(
         form_rxa=jnp.ones((rows, num_beams, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, num_beams, cue_width)),
     )
-    packed, start_rb = packing.pack(forks, shards, chunk, together)
-    cache, _ = extend(
-        readers.decoder(plan, constants),
-        state.pool,
-        batch.slot_r,
-        take_paths(state, batch, chosen),
-        batch.take(state.depth_ns),
-        packed,
-        chunk=chunk,
-        reach=forks.reach,
-        attention=plan.attention,
-        together=together,
-        leaves_out=plan.leaves_out,
-    )
+    packed, start_rb = packing.pack(forks, shards, plan.execution)
+    tree = state.tree(batch, take_paths(state, batch, chosen))
+    scratch, _ = prefill(readers.decoder(plan, constants), tree, packed, plan.execution)
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
-    state, cue_rbs = take_over(
-        plan,
-        state,
-        shards,
-        batch,
-        chosen,
-        Passage(packed, cache, start_rb),
-        jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
-        jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
-        jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
-        width=num_beams * forks.reach,
-        chunk=chunk,
+    segments = Segments(
+        start_rx=jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
+        length_rx=jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
+        permanent_rx=jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
     )
+    passage = Passage(packed, scratch, start_rb)
+    state, cue_rbs = take_over(plan, state, shards, batch, chosen, passage, segments, num_beams * forks.reach)
     full_rbs = batch.take(state.path_nbs) | cue_rbs
     view_rbs = full_rbs & (jnp.arange(full_rbs.shape[-1]) != last_columns(full_rbs)[..., None])
     return dataclasses.replace(state, view_nbs=batch.put(state.view_nbs, view_rbs)), full_rbs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cord_jax.search import packing, proposals, readers
+from cord_jax.search import packing, proposals
 from cord_jax.search.commits import Chosen, Passage
 from cord_jax.search.exchange import Exchange
 from cord_jax.search.jax_tools import pytree
@@ -273,21 +273,14 @@ def score(
     base_rj = batch.take(s.length_nb)[:, beam_j]
     run = functools.partial(
         predictive_perplexity.score_candidates,
-        readers.decoder(reader, constants),
-        constants.defined_v,
-        s.pool,
-        batch.slot_r,
-        batch.take(s.path_nbs),
-        batch.take(s.depth_ns),
+        reader,
+        constants,
+        s.tree(batch, batch.take(s.path_nbs)),
         jax.tree.map(batch.take, state.closings),
         shards=plan.shards,
-        chunk=plan.chunk,
         num_forms=plan.num_forms,
-        attention=reader.attention,
-        together=plan.together,
-        leaves_out=reader.leaves_out,
     )
-    of_candidates = (
+    continuations = predictive_perplexity.Continuations(
         candidates.token_urjt[reader.vocabulary],
         candidates.length_urj[reader.vocabulary],
         base_rj,
@@ -295,12 +288,13 @@ def score(
         new_rj,
     )
     if group == plan.candidates:
-        score_rj, passage = run(*of_candidates)
+        score_rj, passage = run(candidates=continuations)
     else:
 
         def split(x_rj):
             return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
-        score_xrj = lax.map(lambda xs: run(*xs)[0], tuple(map(split, of_candidates)))
+        groups = jax.tree.map(split, continuations)
+        score_xrj = lax.map(lambda group: run(candidates=group)[0], groups)
         score_rj, passage = score_xrj.swapaxes(0, 1).reshape(new_rj.shape), None
     return jnp.where(candidates.replayed_r[:, None], candidates.score_rj, score_rj), passage

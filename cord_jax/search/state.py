@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.search.jax_tools import pytree
-from cord_jax.search.readers import ReaderPlan, ReaderState, heads_or_columns
+from cord_jax.search.readers import ReaderPlan, ReaderState
 from cord_jax.search.scorers.predictive_perplexity import Closings
 from cord_jax.search.shards import Shards, data_specs
 from models.attention import kv_cache
+from models.sharding import heads_or_columns
 
 FREE, READING, SEARCHING, ANSWERING, DONE = range(5)
 
@@ -31,8 +32,6 @@ class SearchPlan:
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       shards: how slots lie on the mesh, and how many of each shard are settled at once.
-      chunk: tokens of a packed text that attend at a time; together: chunks whose products are computed at a time.
-      unit: the columns of a pool's blocks are multiples of it.
       quantum: tokens that a proposing row writes in a round.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
       seed: of all draws.
@@ -51,9 +50,6 @@ class SearchPlan:
     step_width: int
     num_forms: int
     shards: Shards
-    chunk: int
-    together: int
-    unit: int
     quantum: int
     score_group: int
     seed: int
@@ -62,6 +58,11 @@ class SearchPlan:
     def candidates(self) -> int:
         """Candidates of a problem in a round, J = B K."""
         return self.num_beams * self.num_proposers
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a packed text that attend at a time, of the reader that takes most."""
+        return max(reader.execution.chunk for reader in self.readers)
 
     @property
     def read_width(self) -> int:
@@ -180,7 +181,9 @@ def with_columns(plan: SearchPlan, wider: SearchPlan, state: SearchState) -> Sea
                 for name in ("token_ns", "depth_ns", "path_nbs", "view_nbs")
                 for x in [getattr(s, name)]
             }
-            s = dataclasses.replace(s, pool=kv_cache.widened(old.stacked, s.pool, new.blocks), **noted)
+            s = dataclasses.replace(
+                s, pool=kv_cache.widened(old.execution.stacked, s.pool, new.blocks), **noted
+            )
         readers.append(s)
     return dataclasses.replace(
         state,

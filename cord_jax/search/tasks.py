@@ -112,14 +112,12 @@ def perform(
         new_readers = []
         for index, (k, s, c, (compacts_r, _)) in enumerate(zip(constants, state.readers, task.chosen, rooms)):
             reader = plan.readers[index]
-            s = commits.compact(reader.stacked, s, shards, batch.among(compacts_r), c)
+            s = commits.compact(reader, s, shards, batch.among(compacts_r), c)
             if index == plan.meta and passage is not None:
                 scored = batch.among(scored_r)
-                s = commits.take_scored(reader, s, shards, scored, c, passage, choice_rb, chunk=plan.chunk)
+                s = commits.take_scored(reader, s, shards, scored, c, passage, choice_rb)
                 c = commits.cues_only(c, scored.valid_r)
-            s, full_rbs = commits.append(
-                reader, k, s, shards, batch, c, chunk=plan.chunk, together=plan.together
-            )
+            s, full_rbs = commits.append(reader, k, s, shards, batch, c)
             new_readers.append(start_rows(plan, index, state, s, batch, full_rbs, task.start))
         updated = {
             name: jax.tree.map(batch.put, getattr(state, name), new) for name, new in task.updates.items()

@@ -24,6 +24,7 @@ from models.checkpoint.tensor_map import Part, as_tensor, dotted, parts_of_param
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import CheckpointError
+from models.execution import execution_of
 from models.families import config_from_hf
 
 # What belongs to a checkpoint beside config.json and the weights.
@@ -79,17 +80,8 @@ def build(
     weights: str | None = None,
 ) -> Decoder:
     """A decoder with random weights that depend on the seed and not on the mesh; arguments as in `load`."""
-    stacked = default_stacked(config) if stacked is None else stacked
+    stacked = execution_of(config, mesh).stacked if stacked is None else stacked
     return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh, weights)
-
-
-def default_stacked(config: ModelConfig, platform: str | None = None) -> bool:
-    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them.
-
-    `platform` is that of the devices; None for jax's default.
-    """
-    alike = config.experts is None or len(set(config.experts.layers)) == 1
-    return alike and (platform or jax.default_backend()) != "cpu"
 
 
 def load(
@@ -107,7 +99,7 @@ def load(
       mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each
         process reads only the bytes of the shards that its own devices hold.
       dtype: of the parameters and the computation; None: that of the checkpoint's config.
-      stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
+      stacked: one stacked layer instead of a list (see `Decoder`); None: as `models.execution_of` says.
       max_length: greatest length of a sequence in this run, in tokens. Dynamic and longrope frequencies
         depend on it and are fixed for the run; None: sequences stay within the length before scaling.
       weights: "int8" for weight-only int8 of the layers' projections (see `Decoder`), rounded tensor by
@@ -123,7 +115,8 @@ def load(
         config = config.for_length(max_length)
     stored = safetensors.read_directory(directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
-    stacked = default_stacked(config) if stacked is None else stacked
+    execution = execution_of(config, mesh, dtype)
+    stacked = execution.stacked if stacked is None else stacked
     graphdef, state = nnx.split(abstract(config, dtype, stacked, weights))
     variables = {dotted(key): variable for key, variable in nnx.to_flat_state(state)}
     shapes = {name: variable.shape for name, variable in variables.items()}
@@ -133,7 +126,8 @@ def load(
     for name, shares in parts.items():
         if shares:
             names = [name, scale_of(name)] if variables[name].dtype == jnp.int8 else [name]
-            found = read_parameter(shares, [variables[n] for n in names], stored, mesh)
+            whole = execution.reads_stacks_whole
+            found = read_parameter(shares, [variables[n] for n in names], stored, mesh, whole)
             arrays.update(zip(names, found))
     loaded = [(key, v.replace(arrays[dotted(key)])) for key, v in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
