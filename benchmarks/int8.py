@@ -16,7 +16,7 @@ from absl import app, flags
 from flax import nnx
 
 import models
-from cord_jax.engine.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.problems import read_problems
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary

@@ -1,5 +1,46 @@
 """CoRD: several reasoning models write one trace together, step by step, and a student learns from it.
 
+    from cord_jax import SynthesisConfig, synthesize
+    summary = synthesize(SynthesisConfig(pool="pool.toml", problems="problems.jsonl", output_dir="runs/first"))
+
 Each noun of the method is a module of its name: problems, pool, prompts, vocabulary, segmentation, synthesis,
 traces, evaluation, statistics, ... It imports `models` (the networks) and never `launch` (the entry points).
+Importing it is quick: a job's code, and jax with it, is imported when the job is.
 """
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from cord_jax.config import EvaluationConfig, SynthesisConfig
+    from cord_jax.evaluation import evaluate
+    from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
+    from cord_jax.problems import Problem
+    from cord_jax.student.config import StudentConfig
+    from cord_jax.student.trainer import train
+    from cord_jax.synthesis import synthesize
+
+_HOME = {
+    "EvaluationConfig": "cord_jax.config",
+    "MetaProverSpec": "cord_jax.pool",
+    "PoolSpec": "cord_jax.pool",
+    "Problem": "cord_jax.problems",
+    "ProposerSpec": "cord_jax.pool",
+    "StudentConfig": "cord_jax.student.config",
+    "SynthesisConfig": "cord_jax.config",
+    "UserError": "cord_jax.errors",
+    "evaluate": "cord_jax.evaluation",
+    "synthesize": "cord_jax.synthesis",
+    "train": "cord_jax.student.trainer",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -5,14 +5,12 @@ graded is the answer that the text after the last `</think>` states, or the whol
 samples come from the decoder of the search engine, and depend on seed, problem and sample index only.
 """
 
-import dataclasses
 import itertools
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 import models
-from cord_jax import statistics
+from cord_jax import settings, statistics
 from cord_jax.answers import Grader, predicted_answer
+from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import generate
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
@@ -32,41 +31,6 @@ from cord_jax.text.vocabulary import Vocabulary
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 _REPORT_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """What to evaluate, and how.
-
-    Attributes:
-      model: HF checkpoint directory.
-      problems: problem file.
-      output_dir: run directory, created or continued.
-      samples: answers per problem (paper: 16).
-      temperature: of sampling; 0 is argmax.
-      top_k: sample among so many tokens; 0 is off.
-      top_p: sample among tokens of this probability mass; 1 is off.
-      max_tokens: tokens of one sample at most.
-      seed: random seed.
-      slots: samples decoded at a time; changes no sample.
-      mesh: as in `cord_jax.mesh.parse_mesh`; changes no sample.
-      grader: `math_verify` or `exact`.
-      limit: the first so many problems of the file; 0 is all.
-    """
-
-    model: Path | str
-    problems: Path | str
-    output_dir: Path | str
-    samples: int = 16
-    temperature: float = 0.6
-    top_k: int = 0
-    top_p: float = 1.0
-    max_tokens: int = 32768
-    seed: int = 0
-    slots: int = 32
-    mesh: str = "data:1,model:-1"
-    grader: str = "math_verify"
-    limit: int = 0
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
@@ -86,10 +50,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     mesh = parse_mesh(config.mesh)
     run_is = {
         "job": "evaluate",
-        "settings": {
-            name: getattr(config, name)
-            for name in ("samples", "temperature", "top_k", "top_p", "max_tokens", "seed", "grader", "limit")
-        },
+        "settings": settings.deciding(config),
         "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
     }
     writes = jax.process_index() == 0
@@ -106,14 +67,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         ):
             pass
         return {}
-    environment = {
-        "model": config.model,
-        "problems": config.problems,
-        "slots": config.slots,
-        "mesh": config.mesh,
-    }
     with (
-        open_run(config.output_dir, **run_is, environment=environment) as run,
+        open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
         Grader(config.grader) as grader,
     ):
         file = run.json_lines(SAMPLES)

@@ -16,12 +16,11 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from cord_jax.errors import UserError
-
-AXES = ("data", "fsdp", "model")
+from cord_jax.mesh_text import parse_sizes
 
 
 def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that `text` describes, with every axis of `AXES` that it names, and `data` and `model` always.
+    """The mesh that `text` describes, with every axis of `mesh_text.AXES` that it names, and `data` and `model` always.
 
     Args:
       text: `axis:size` pairs joined by commas, in any order; at most one size is -1.
@@ -31,7 +30,7 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     Raises: `UserError` for text that is no mesh, and for one that does not fit the devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = _parse_sizes(text)
+    sizes = parse_sizes(text)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values():
         if len(devices) % fixed:
@@ -71,7 +70,7 @@ def split_cpu(text: str) -> None:
 
     Raises: `UserError` for text that is no mesh.
     """
-    count = math.prod(_parse_sizes(text).values())
+    count = math.prod(parse_sizes(text).values())
     if count > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
 
@@ -117,27 +116,6 @@ def from_process_0(array: np.ndarray) -> np.ndarray:
     Only process 0 sees the output directory, and all must agree on what is left to do.
     """
     return np.asarray(multihost_utils.broadcast_one_to_all(array)) if jax.process_count() > 1 else array
-
-
-def _parse_sizes(text: str) -> dict[str, int]:
-    """Sizes by axis in the order of `AXES`, `data` and `model` always among them."""
-    given: dict[str, int] = {}
-    for pair in text.split(","):
-        axis, _, size = (part.strip() for part in pair.partition(":"))
-        if axis not in AXES:
-            raise UserError(
-                f"--mesh={text}: no axis {axis!r}; the axes are {', '.join(AXES)}, as in data:1,model:-1"
-            )
-        if axis in given:
-            raise UserError(f"--mesh={text}: axis {axis} is given twice; give it once")
-        if size != "-1" and not (size.isascii() and size.isdigit() and int(size) > 0):
-            raise UserError(
-                f"--mesh={text}: the size of {axis} is {size!r}; give a positive number, or -1 once"
-            )
-        given[axis] = int(size)
-    if list(given.values()).count(-1) > 1:
-        raise UserError(f"--mesh={text}: more than one size is -1; give the others as numbers")
-    return {axis: given.get(axis, 1) for axis in AXES if axis in given or axis != "fsdp"}
 
 
 def _one_line(error: Exception) -> str:

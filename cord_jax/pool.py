@@ -1,4 +1,4 @@
-"""The pool file: which models write, and which one judges (design, section 5)."""
+"""The pool: which models write, and which one judges (design, section 5)."""
 
 import dataclasses
 import math
@@ -58,6 +58,13 @@ class MetaProverSpec:
     weights: str | None = None
     name: str | None = None
 
+    @classmethod
+    def of(cls, proposer: ProposerSpec) -> "MetaProverSpec":
+        """A proposer as meta-prover."""
+        return cls(
+            proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights, proposer.name
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class PoolSpec:
@@ -67,19 +74,42 @@ class PoolSpec:
     meta_prover: MetaProverSpec
 
 
-def read_pool(path: str | Path) -> PoolSpec:
-    """Reads a pool file. Checkpoints are relative to it.
+def read_pool(source: str | Path | PoolSpec) -> PoolSpec:
+    """Reads a pool file, whose checkpoints are relative to it, or checks a pool, whose are relative to the working
+    directory.
 
     Raises:
-      UserError: the file cannot be read, or a key or value in it is not what it must be.
+      UserError: the file cannot be read, or a key or value is not what it must be.
     """
-    path = Path(path)
+    if isinstance(source, PoolSpec):
+        return _read_table(Path("pool"), Path.cwd(), _as_table(source))
+    path = Path(source)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: the pool file cannot be read: {error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
+    return _read_table(path, path.parent, table)
+
+
+def _as_table(spec: PoolSpec) -> dict[str, Any]:
+    """The pool as its file would have it."""
+
+    def row(part: Any) -> dict[str, Any]:
+        values = {name: value for name, value in dataclasses.asdict(part).items() if value is not None}
+        return values | {"checkpoint": str(part.checkpoint)}
+
+    judge = spec.meta_prover
+    named = judge.name is not None and judge in [MetaProverSpec.of(p) for p in spec.proposers]
+    return {
+        "meta_prover": judge.name if named else row(judge),
+        "proposer": [row(proposer) for proposer in spec.proposers],
+    }
+
+
+def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:
+    """The pool of a file's content; checkpoints are relative to `directory`, messages speak of `path`."""
     _check_keys(path, "the pool", table, _POOL_KEYS)
     rows = table.get("proposer")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -88,18 +118,19 @@ def read_pool(path: str | Path) -> PoolSpec:
         )
     proposers: list[ProposerSpec] = []
     for number, row in enumerate(rows, start=1):
-        proposer = _read_proposer(path, f"proposer {number}", row)
+        proposer = _read_proposer(path, directory, f"proposer {number}", row)
         if proposer.name in [other.name for other in proposers]:
             raise UserError(
                 f'{path}, proposer {number}: the name "{proposer.name}" is taken; names must be unique'
             )
         proposers.append(proposer)
-    pool = PoolSpec(tuple(proposers), _read_meta_prover(path, table.get("meta_prover"), proposers))
+    meta_prover = _read_meta_prover(path, directory, table.get("meta_prover"), proposers)
+    pool = PoolSpec(tuple(proposers), meta_prover)
     _check_shared(path, pool)
     return pool
 
 
-def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
+def _read_proposer(path: Path, directory: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     _check_keys(path, where, row, _PROPOSER_KEYS)
     name = _text(path, where, row, "name", required=True)
     where = f'{where} ("{name}")'
@@ -118,7 +149,7 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
         )
     return ProposerSpec(
         name,
-        _checkpoint(path, where, row),
+        _checkpoint(path, directory, where, row),
         temperature,
         top_k,
         top_p,
@@ -128,17 +159,13 @@ def _read_proposer(path: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     )
 
 
-def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> MetaProverSpec:
+def _read_meta_prover(
+    path: Path, directory: Path, value: Any, proposers: list[ProposerSpec]
+) -> MetaProverSpec:
     if isinstance(value, str):
         for proposer in proposers:
             if proposer.name == value:
-                return MetaProverSpec(
-                    proposer.checkpoint,
-                    proposer.system_prompt,
-                    proposer.dtype,
-                    proposer.weights,
-                    proposer.name,
-                )
+                return MetaProverSpec.of(proposer)
         names = ", ".join(proposer.name for proposer in proposers)
         raise UserError(
             f'{path}: meta_prover "{value}" is no proposer; name one of {names}, '
@@ -147,7 +174,7 @@ def _read_meta_prover(path: Path, value: Any, proposers: list[ProposerSpec]) -> 
     if isinstance(value, dict):
         _check_keys(path, "meta_prover", value, _META_PROVER_KEYS)
         return MetaProverSpec(
-            _checkpoint(path, "meta_prover", value),
+            _checkpoint(path, directory, "meta_prover", value),
             _text(path, "meta_prover", value, "system_prompt"),
             _choice(path, "meta_prover", value, "dtype", DTYPES),
             _choice(path, "meta_prover", value, "weights", WEIGHTS),
@@ -186,13 +213,13 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
     return value
 
 
-def _checkpoint(path: Path, where: str, table: dict[str, Any]) -> Path:
+def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
     checkpoint = (
-        path.parent / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()
+        directory / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()
     ).resolve()
     if not checkpoint.is_dir():
         raise UserError(
-            f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to this file"
+            f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to {directory}"
         )
     return checkpoint
 

@@ -1,9 +1,10 @@
-"""The problem file: one JSON object a line, plain or gzipped (design, section 5)."""
+"""Problems: a file of one JSON object a line, plain or gzipped, or a list (design, section 5)."""
 
 import dataclasses
 import gzip
 import json
 import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,51 +42,78 @@ class Problem:
         return tuple(dict.fromkeys(forms))
 
 
-def read_problems(path: str | Path) -> list[Problem]:
-    """Reads a problem file, in the order of its lines. Lines of white space alone are passed over.
+def read_problems(source: str | Path | Sequence[Problem]) -> list[Problem]:
+    """The problems of a file, in the order of its lines, or those of a list. Lines of white space are passed over.
 
     Raises:
-      UserError: the file cannot be read, holds no problem, or has a bad line; the message names file, line
-        and reason.
+      UserError: the file cannot be read, there is no problem, or one is not what it must be; the message names file
+        and line (or the place in the list, from 1) and the reason.
     """
-    path = Path(path)
+    if isinstance(source, (str, Path)):
+        name, unit, numbered = f"{source}, ", "line", _read_file(Path(source))
+    else:
+        rows = ((number, to_row(problem)) for number, problem in enumerate(source, start=1))
+        name, unit, numbered = "", "problem", rows
+    problems: list[Problem] = []
+    number_of_id: dict[str, int] = {}
+    for number, row in numbered:
+        try:
+            problem = _read_row(row)
+        except ValueError as error:
+            raise UserError(f"{name}{unit} {number}: {error}") from None
+        if problem.id in number_of_id:
+            raise UserError(
+                f'{name}{unit} {number}: the id "{problem.id}" is taken by {unit} {number_of_id[problem.id]}; '
+                "give every problem an id of its own"
+            )
+        number_of_id[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise UserError(f"{name}there is no problem; give one or more")
+    return problems
+
+
+def to_row(problem: Problem) -> dict[str, Any]:
+    """The JSON object of a problem, as its line in a file has it; fields that are not set are left out."""
+    row = {name: getattr(problem, name) for name in _FIELDS}
+    if isinstance(row["answers"], tuple):
+        row["answers"] = list(row["answers"])
+    return {name: value for name, value in row.items() if value not in (None, [])} | problem.extra
+
+
+def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, JSON value) of each line that is not blank."""
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: the problem file cannot be read: {error}") from None
-    problems: list[Problem] = []
-    line_of_id: dict[str, int] = {}
     for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            problem = _read_line(line, first=number == 1)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
-        if problem.id in line_of_id:
-            raise UserError(
-                f'{path}, line {number}: the id "{problem.id}" is taken by line {line_of_id[problem.id]}; '
-                "give every problem an id of its own"
-            )
-        line_of_id[problem.id] = number
-        problems.append(problem)
-    if not problems:
+        if line.strip():
+            try:
+                value = _parse_line(line, first=number == 1)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: {error}") from None
+            yield number, value
+    if not data.strip():
         raise UserError(f"{path}: the problem file is empty; write one JSON object a line")
-    return problems
 
 
-def _read_line(line: bytes, *, first: bool) -> Problem:
-    """The problem of one line; raises ValueError with the reason why there is none."""
+def _parse_line(line: bytes, *, first: bool) -> Any:
+    """The JSON value of one line; raises ValueError with the reason why there is none."""
     try:
-        row = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+        return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}; write one object a line") from None
     except RecursionError:
         raise ValueError("not JSON that can be read: nested too deeply") from None
+
+
+def _read_row(row: Any) -> Problem:
+    """The problem of one JSON object; raises ValueError with the reason why there is none."""
     if not isinstance(row, dict):
         raise ValueError('not a JSON object; write {"id": ..., "question": ..., "answer": ...}')
     for field in ("id", "question", "answer"):
@@ -106,6 +134,11 @@ def _read_line(line: bytes, *, first: bool) -> Problem:
         _check_text("answers", form)
         if not form.strip():
             raise ValueError('field "answers" holds an empty form')
+    extra = {name: value for name, value in row.items() if name not in _FIELDS}
+    try:
+        json.dumps(extra, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its other fields cannot be written as JSON: {error}") from None
     return Problem(
         row["id"],
         row["question"],
@@ -113,7 +146,7 @@ def _read_line(line: bytes, *, first: bool) -> Problem:
         row.get("context"),
         row.get("solution"),
         tuple(answers),
-        {name: value for name, value in row.items() if name not in _FIELDS},
+        extra,
     )
 
 

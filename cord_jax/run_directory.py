@@ -222,17 +222,19 @@ def check_run(
             )
 
 
-def fingerprint(path: str | os.PathLike) -> dict[str, Any]:
-    """What identifies a file or a checkpoint directory without reading all of its weights.
+def fingerprint(source: Any) -> dict[str, Any]:
+    """What identifies a file or a checkpoint directory without reading all of its weights, or values held in memory.
 
     A file: its size and the SHA-256 of its content. A directory: the same for each of its configuration,
     tokenizer and weight files, by name. Of a weight file above 32 MiB the hash covers its header and 64
     blocks of 4 KiB spread evenly over it, which tells checkpoints of one architecture apart and takes
-    milliseconds.
+    milliseconds. A list of rows or dataclasses: as of a file that holds one in JSON a line.
 
-    Raises: `UserError` if the path does not exist or cannot be read.
+    Raises: `UserError` if a path does not exist or cannot be read, or values are not JSON.
     """
-    path = Path(path)
+    if not isinstance(source, (str, os.PathLike)):
+        return _fingerprint_rows(source)
+    path = Path(source)
     try:
         if path.is_dir():
             files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in _CHECKPOINT_SUFFIXES)
@@ -271,6 +273,15 @@ def _fingerprint_file(path: Path) -> dict[str, Any]:
                 file.seek((size - _BLOCK_BYTES) * block // (_SAMPLED_BLOCKS - 1))
                 digest.update(file.read(_BLOCK_BYTES))
     return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _fingerprint_rows(values: Iterable[Any]) -> dict[str, Any]:
+    rows = [dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for value in values]
+    try:
+        lines = _encode_lines(rows)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"rows given in memory: not JSON ({error}); give texts, numbers and lists") from None
+    return {"bytes": len(lines), "sha256": hashlib.sha256(lines).hexdigest()}
 
 
 def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

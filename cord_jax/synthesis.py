@@ -14,11 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import models
+from cord_jax import settings as settings_of
 from cord_jax.answers import Grader
+from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
-from cord_jax.engine.plan import CLOSING, SearchSettings
+from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.pool import read_pool
@@ -27,45 +29,6 @@ from cord_jax.run_directory import check_run, fingerprint, open_run
 from cord_jax.traces import SUMMARY, Trace, TraceFiles, summarize
 
 _REPORT_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SynthesisConfig:
-    """What to write, and how; the flags of `launch.synthesize`.
-
-    Attributes:
-      pool, problems: paths of the pool (TOML) and the problems (JSONL).
-      output_dir: of the run.
-      method: "cord", or "curation": every proposer writes `beam_width` whole traces and the best is taken.
-      decoding: "beam", or "greedy": a beam of one.
-      selector: what ranks candidates; "predictive_perplexity".
-      segmentation, beam_width, max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens, closing,
-      seed:
-        as in `cord_jax.planning.SearchSettings`.
-      slots: problems searched at a time; changes no trace.
-      mesh: as in `cord_jax.mesh.parse_mesh`; changes no trace.
-      grader: "math_verify" or "exact".
-      limit: the first so many problems of the file; 0 is all.
-    """
-
-    pool: Path | str
-    problems: Path | str
-    output_dir: Path | str
-    method: str = "cord"
-    decoding: str = "beam"
-    selector: str = "predictive_perplexity"
-    segmentation: str = "prompt"
-    beam_width: int = 4
-    max_steps: int = 128
-    max_step_tokens: int = 1024
-    max_thinking_tokens: int = 16384
-    max_answer_tokens: int = 4096
-    closing: str = CLOSING
-    seed: int = 0
-    slots: int = 8
-    mesh: str = "data:1,model:-1"
-    grader: str = "math_verify"
-    limit: int = 0
 
 
 def synthesize(
@@ -84,10 +47,8 @@ def synthesize(
     problems = read_problems(config.problems)[: config.limit or None]
     spec = read_pool(config.pool)
     mesh = parse_mesh(config.mesh)
-    not_settings = ("pool", "problems", "output_dir", "slots", "mesh")
-    values = dataclasses.asdict(config)
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
-    settings = {name: value for name, value in values.items() if name not in not_settings}
+    settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
     run_is = {
@@ -107,7 +68,7 @@ def synthesize(
         for _ in engine.run(pending, recorded=recorded):
             pass
         return {}
-    environment = {name: str(values[name]) for name in not_settings} | {"device": device_name(mesh)}
+    environment = settings_of.free(config) | {"device": device_name(mesh)}
     with (
         open_run(config.output_dir, **run_is, environment=environment) as run,
         Grader(config.grader) as grader,
@@ -167,11 +128,9 @@ def _settings_of(spec) -> dict[str, Any]:
 
 def _search_settings(config: SynthesisConfig) -> SearchSettings:
     names = {field.name for field in dataclasses.fields(SearchSettings)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    values = {name: value for name, value in vars(config.resolved).items() if name in names}
     if config.method == "curation":
         values["segmentation"] = "whole"
-    elif config.decoding == "greedy":
-        values["beam_width"] = 1
     return SearchSettings(**values)
 
 

@@ -3,10 +3,11 @@
 An entry point has a set of flags of its own, so that several can be imported in one process:
 
     FLAGS = flags.FlagValues()
-    common.define_required("model", "HF checkpoint directory", FLAGS)
-    flags.DEFINE_integer("seed", 0, "random seed", flag_values=FLAGS)
+    flags_of.define(EvaluationConfig, FLAGS)  # a flag for every setting of the job's dataclass
+    common.define_distributed(FLAGS)
 
     def main(values: flags.FlagValues) -> None:
+        config = flags_of.config_of(EvaluationConfig, values)
         from cord_jax.evaluation import evaluate  # jax is imported after the flags are checked
         ...
 
@@ -50,7 +51,7 @@ def run_with(
     0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
     told in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
     """
-    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+    if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(_help(flag_values, description))
         return 0
     try:
@@ -76,16 +77,8 @@ def define_required(name: str, help_text: str, flag_values: flags.FlagValues) ->
     )
 
 
-def define_devices(flag_values: flags.FlagValues) -> None:
-    """`--mesh` and `--distributed` (see `cord_jax.mesh`), for jobs that compute."""
-    flags.DEFINE_string(
-        "mesh",
-        "data:1,model:-1",
-        "devices along each axis, -1 for those that are left: data "
-        "(problems, or rows of a batch), model (heads and features), fsdp (parameters, in training); a CPU becomes as "
-        "many devices as are asked for: data:2 keeps two cores busy",
-        flag_values=flag_values,
-    )
+def define_distributed(flag_values: flags.FlagValues) -> None:
+    """`--distributed` (see `cord_jax.mesh`), for jobs that compute; their dataclass has `--mesh`."""
     flags.DEFINE_string(
         "distributed",
         "none",
@@ -112,7 +105,7 @@ def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
         hint = f"did you mean --{near[0]}?" if near else "see --help"
         raise UserError(f"unknown flag --{error.flagname}; {hint}") from None
     except flags.Error as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error).removeprefix("flag ")) from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value, see --help")
 
@@ -135,9 +128,9 @@ def _prepare_libraries() -> None:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
         return  # a read-only home: compile every time
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # read when jax is imported
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _is_user_error(error: Exception) -> bool:

@@ -11,8 +11,10 @@ import sys
 
 from absl import flags
 
+from cord_jax.config import SynthesisConfig
 from cord_jax.errors import UserError
-from launch import common
+from cord_jax.student.config import StudentConfig
+from launch import common, flags_of
 
 FLAGS = flags.FlagValues()
 common.define_required("topology", "chip and shape: v4:2x2x2, v5e:4x4, v5p:2x2x4, v6e:4x4 and so on", FLAGS)
@@ -32,30 +34,6 @@ flags.DEFINE_string(
     "with flags that save memory for a student, and verified by compiling it",
     flag_values=FLAGS,
 )
-flags.DEFINE_integer("slots", 8, "search: problems at a time; with --mesh", lower_bound=1, flag_values=FLAGS)
-for _name, _default, _help in (
-    ("beam_width", 4, "search: traces kept at every step"),
-    ("max_steps", 128, "search: steps of a trace at most"),
-    ("max_step_tokens", 1024, "search: tokens of a step at most"),
-    ("max_thinking_tokens", 16384, "search: tokens of the reasoning at most"),
-    ("max_answer_tokens", 4096, "search: tokens of the response at most"),
-    ("max_length", 20480, "sft: tokens of a window"),
-    ("batch_size", 8, "sft: windows of a step, over all devices"),
-    ("accumulation", 1, "sft: parts that a batch is computed in; with --mesh"),
-    ("loss_positions", 1024, "sft: target positions projected to logits at once"),
-):
-    flags.DEFINE_integer(_name, _default, _help, lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_enum(
-    "remat",
-    "none",
-    ["none", "dots", "full"],
-    "sft: what the backward pass recomputes; with --mesh",
-    flag_values=FLAGS,
-)
-flags.DEFINE_enum(
-    "param_dtype", "float32", ["float32", "bfloat16"], "sft: of the weights that are kept", flag_values=FLAGS
-)
-
 _OF_SEARCH = (
     "slots",
     "beam_width",
@@ -65,6 +43,8 @@ _OF_SEARCH = (
     "max_answer_tokens",
 )
 _OF_STUDENT = ("max_length", "batch_size", "accumulation", "loss_positions", "remat", "param_dtype")
+flags_of.define(SynthesisConfig, FLAGS, _OF_SEARCH, note="search: ")
+flags_of.define(StudentConfig, FLAGS, _OF_STUDENT, note="sft: ")
 
 
 def compile_job(values: flags.FlagValues) -> bool:
@@ -72,6 +52,11 @@ def compile_job(values: flags.FlagValues) -> bool:
     needed = "pool" if values.job == "search" else "student"
     if values[needed].value is None:
         raise UserError(f"--job={values.job} needs --{needed}; see --help")
+    searching = flags_of.values_of(SynthesisConfig, values, _OF_SEARCH)
+    search = SynthesisConfig(pool=values.pool or "-", problems="-", output_dir="-", **searching).resolved
+    learning = flags_of.values_of(StudentConfig, values, _OF_STUDENT)
+    mesh = values.mesh or "fsdp:-1"
+    student = StudentConfig(student=values.student or "-", traces="-", output_dir="-", mesh=mesh, **learning)
     from cord_jax.dry_run import report, topologies
 
     def say(line: str) -> None:
@@ -82,15 +67,12 @@ def compile_job(values: flags.FlagValues) -> bool:
         from cord_jax.engine.plan import SearchSettings
         from cord_jax.pool import read_pool
 
-        settings = SearchSettings(**{name: values[name].value for name in _OF_SEARCH})
+        settings = SearchSettings(**{name: getattr(search, name) for name in _OF_SEARCH})
         return report.report_search(read_pool(values.pool), settings, chip, devices, values.mesh, say)
     import models
-    from cord_jax.student.config import StudentConfig
 
-    chosen = {name: values[name].value for name in _OF_STUDENT}
-    settings = StudentConfig(values.student, "-", "-", mesh=values.mesh or "fsdp:-1", **chosen)
     config = models.read_config(values.student)
-    return report.report_student(config, settings, chip, devices, values.mesh is None, say)
+    return report.report_student(config, student, chip, devices, values.mesh is None, say)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -21,7 +21,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import Requests
-from cord_jax.engine.plan import CLOSING as CLOSING
 from cord_jax.engine.plan import SearchSettings, capacities, plan_search
 from cord_jax.engine.teachers import Teachers, compile_reader
 from cord_jax.errors import UserError

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
+from cord_jax.config import CLOSING
 from cord_jax.search import packing
 from cord_jax.search.readers import ReaderPlan
 from cord_jax.search.shards import Shards
 from cord_jax.search.state import SearchPlan
-
-CLOSING = "</think>\n\nThe final answer is "
-
 
 # Tokens of a packed text up to which a pass takes more than one problem of a data shard.
 PASS_TOKENS = 8192

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from cord_jax.engine.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
 from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution

@@ -20,7 +20,6 @@ the prompt.
 
 import gzip
 import json
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from cord_jax.errors import UserError
+from cord_jax.student.row_filter import RowFilter
 from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -75,41 +75,8 @@ class Counts:
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class RowFilter:
-    """Which rows are used: only those with a right answer, only those with at least this score."""
-
-    correct: bool = False
-    score: float = -math.inf
-
-    @classmethod
-    def parse(cls, text: str) -> "RowFilter":
-        """Reads `all`, or conditions joined by commas: `correct`, `score>=NUMBER`. Raises: `UserError`."""
-        correct, score = False, -math.inf
-        if text.strip() == "all":
-            return cls()
-        for condition in (part.strip() for part in text.split(",")):
-            found = re.fullmatch(r"score\s*>=\s*(\S+)", condition)
-            if condition == "correct":
-                correct = True
-            elif found and _is_number(found[1]):
-                score = float(found[1])
-            else:
-                raise UserError(
-                    f"--filter={text}: {condition!r} is no condition; give all, correct, score>=NUMBER, "
-                    "or the last two joined by a comma"
-                )
-        return cls(correct, score)
-
-    def passes(self, row: Mapping[str, Any]) -> bool:
-        """Raises: KeyError with the name of a field that a condition needs and the row has not."""
-        if self.correct and not row["correct"]:
-            return False
-        return self.score == -math.inf or (row["score"] is not None and row["score"] >= self.score)
-
-
 def read_examples(
-    path: Path,
+    source: Path | Sequence[Mapping[str, Any]],
     vocabulary: Vocabulary,
     *,
     row_filter: str = "all",
@@ -117,10 +84,10 @@ def read_examples(
     overlong: str = "drop",
     system_prompt: str | None = None,
 ) -> tuple[list[Example], Counts]:
-    """Reads a file of rows, in their order.
+    """Reads rows, in their order.
 
     Args:
-      path: JSONL or .jsonl.gz.
+      source: JSONL or .jsonl.gz, or the rows themselves.
       vocabulary: the student's.
       row_filter: see `RowFilter.parse`.
       max_length: tokens of a row, prompt and EOS included.
@@ -128,12 +95,13 @@ def read_examples(
         dropped.
       system_prompt: of traces and of conversations without one; None for what the template does by itself.
 
-    Raises: `UserError` that names file, line and reason; also if no row is left.
+    Raises: `UserError` that names file, line (or place in the list, from 1) and reason; also if no row is left.
     """
     keep = RowFilter.parse(row_filter)
+    name, unit = (source, "line") if isinstance(source, Path) else ("the rows given", "row")
     rows, ids = [], []
     counts = dict.fromkeys(("rows", "filtered", "without_response", "too_long", "cut", "used"), 0)
-    for number, row in _read_rows(path):
+    for number, row in _read_rows(source) if isinstance(source, Path) else enumerate(source, start=1):
         counts["rows"] += 1
         try:
             if not keep.passes(row):
@@ -145,10 +113,10 @@ def read_examples(
                 ids.append(str(row.get("id", number)))
         except KeyError as error:
             raise UserError(
-                f"{path}, line {number}: has no field {error}; --filter={row_filter} needs it"
+                f"{name}, {unit} {number}: has no field {error}; --filter={row_filter} needs it"
             ) from None
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
+            raise UserError(f"{name}, {unit} {number}: {error}") from None
     examples, end = [], end_of_turn(vocabulary)
     prompts = [vocabulary.encode_prompt(prompt) for prompt, _, _ in rows]
     targets = vocabulary.encode_batch([target for _, target, _ in rows])
@@ -163,7 +131,7 @@ def read_examples(
     counts["used"] = len(examples)
     if not examples:
         raise UserError(
-            f"{path}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length"
+            f"{name}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length"
         )
     return examples, Counts(**counts)
 
@@ -261,10 +229,3 @@ def _need_text(row: Mapping[str, Any], *names: str) -> None:
             raise ValueError(
                 f"{name} must be a text, and is {'absent' if name not in row else repr(row[name])[:40]}"
             )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

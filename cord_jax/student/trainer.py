@@ -20,13 +20,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import models
+from cord_jax import settings
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
 from cord_jax.run_directory import RunDirectory, fingerprint, open_run, write_atomically
 from cord_jax.student.batches import Batch, Plan, assemble, plan
 from cord_jax.student.checkpoints import Checkpoints
 from cord_jax.student.config import StudentConfig
-from cord_jax.student.data import Example, RowFilter, end_of_turn, read_examples, show_examples
+from cord_jax.student.data import Example, end_of_turn, read_examples, show_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.vocabulary import Vocabulary
@@ -74,9 +75,9 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
                 open_run(
                     config.output_dir,
                     job="train_student",
-                    settings=config.settings,
+                    settings=settings.deciding(config),
                     inputs=inputs,
-                    environment=config.environment,
+                    environment=settings.free(config),
                 )
             )
         if (hf / "config.json").exists():
@@ -118,7 +119,6 @@ def _resolve(config: StudentConfig, mesh: Mesh) -> StudentConfig:
 
 def _prepare(config: StudentConfig) -> _Job:
     """Reads everything but the weights, so that what is wrong is told before anything is compiled."""
-    RowFilter.parse(config.row_filter)
     model_config = models.read_config(config.student)
     if model_config.head != "language_model":
         raise UserError(
@@ -127,10 +127,10 @@ def _prepare(config: StudentConfig) -> _Job:
     vocabulary = Vocabulary.load(config.student)
     options = dict(max_length=config.max_length, overlong=config.overlong, system_prompt=config.system_prompt)
     examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
-    held_out, summary = [], f"{config.traces}: {counts}"
+    held_out, summary = [], f"{_named(config.traces)}: {counts}"
     if config.held_out is not None:
         held_out, held_counts = read_examples(config.held_out, vocabulary, **options)
-        summary += f"; {config.held_out}: {held_counts}"
+        summary += f"; {_named(config.held_out)}: {held_counts}"
     largest = max(int(example.tokens.max()) for example in examples + held_out)
     if largest >= model_config.vocab_size:
         raise UserError(
@@ -220,6 +220,10 @@ def _run(
             draw_curves(run.json_lines(METRICS).read(), config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
         _export(config, job, lora.merge(model) if config.lora_rank else model)
+
+
+def _named(source: Any) -> str:
+    return str(source) if isinstance(source, Path) else "the rows given"
 
 
 class _Batches:

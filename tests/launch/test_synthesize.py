@@ -5,13 +5,11 @@ import shutil
 
 import pytest
 
-from cord_jax.errors import UserError
-from cord_jax.synthesis import SynthesisConfig, synthesize
+from cord_jax import SynthesisConfig, synthesize
 from launch import common
 from launch import synthesize as entry_point
 from tests.reference.tiny import PROBLEMS, write_checkpoint, write_tokenizer
 
-NEEDED = ["--pool=pool.toml", "--problems=problems.jsonl", "--output_dir=out"]
 LIMITS = {
     "beam_width": 2,
     "max_steps": 3,
@@ -37,13 +35,6 @@ TRACE_FIELDS = [
 ]
 
 
-def parse(*arguments) -> dict:
-    for name in entry_point.FLAGS:
-        entry_point.FLAGS[name].unparse()
-    entry_point.FLAGS(["synthesize", *NEEDED, *arguments])
-    return entry_point.config_values(entry_point.FLAGS)
-
-
 def launch(capsys, **values) -> tuple[int, str]:
     """Exit status and stderr of the entry point."""
     for name in entry_point.FLAGS:
@@ -58,21 +49,8 @@ def launch(capsys, **values) -> tuple[int, str]:
 
 
 def test_defaults_are_the_contracts():
-    values = parse()
-    assert {
-        name: values[name]
-        for name in (
-            "method",
-            "decoding",
-            "selector",
-            "segmentation",
-            "beam_width",
-            "max_thinking_tokens",
-            "max_answer_tokens",
-            "mesh",
-            "closing",
-        )
-    } == {
+    config = SynthesisConfig(pool="pool.toml", problems="problems.jsonl", output_dir="out").resolved
+    contract = {
         "method": "cord",
         "decoding": "beam",
         "selector": "predictive_perplexity",
@@ -83,34 +61,7 @@ def test_defaults_are_the_contracts():
         "mesh": "data:1,model:-1",
         "closing": "</think>\n\nThe final answer is ",
     }
-
-
-def test_the_command_and_the_library_have_the_same_defaults():
-    needed = {"pool": "pool.toml", "problems": "problems.jsonl", "output_dir": "out"}
-    assert SynthesisConfig(**parse()) == SynthesisConfig(**needed)
-
-
-def test_greedy_keeps_one():
-    assert parse("--decoding=greedy")["beam_width"] == 1
-    assert parse("--decoding=greedy", "--beam_width=1")["beam_width"] == 1
-
-
-@pytest.mark.parametrize(
-    "arguments, parts",
-    [
-        (["--decoding=greedy", "--beam_width=4"], ["--decoding=greedy", "--beam_width=4"]),
-        (["--method=curation", "--segmentation=prefix"], ["--method=curation", "--segmentation"]),
-        (["--method=curation", "--max_steps=3"], ["--method=curation", "--max_steps"]),
-    ],
-)
-def test_contradictions_are_refused(arguments, parts):
-    with pytest.raises(UserError) as caught:
-        parse(*arguments)
-    assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
-
-
-def test_new_lines_in_the_closing():
-    assert parse(r"--closing=</think>\n\nAnswer: ")["closing"] == "</think>\n\nAnswer: "
+    assert {name: getattr(config, name) for name in contract} == contract
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
-from cord_jax.engine.engine import CLOSING
+from cord_jax.config import CLOSING
 from cord_jax.miniature import ASSETS, HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, world
 from cord_jax.miniature.recipe import MEMBERS, pool_toml, problem_files
 from cord_jax.miniature.wording import WORDINGS, write_solution

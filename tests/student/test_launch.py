@@ -13,20 +13,6 @@ def run(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
-def test_help_names_every_setting_and_the_defaults_of_the_library(capsys):
-    import dataclasses
-
-    from cord_jax.student import StudentConfig
-
-    status, out, _ = run(capsys, "--help")
-    assert status == 0
-    for field in dataclasses.fields(StudentConfig):
-        flag = train_student.FLAGS["filter" if field.name == "row_filter" else field.name]
-        assert f"--{flag.name}" in out
-        if field.default is not dataclasses.MISSING:
-            assert flag.default == field.default, flag.name
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -1,0 +1,160 @@
+"""What the jobs are asked to do: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
+
+What a field means and what it may be stands in its `setting`; the flags of `launch` are made from it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cord_jax import names, settings
+from cord_jax.errors import UserError
+from cord_jax.mesh_text import parse_sizes
+from cord_jax.pool import PoolSpec
+from cord_jax.problems import Problem
+from cord_jax.settings import configuration, setting
+
+CLOSING = "</think>\n\nThe final answer is "
+MESH_HELP = (
+    "devices along each axis, -1 for those that are left: data (problems, or rows of a batch), model (heads and "
+    "features), fsdp (parameters, in training); a CPU becomes as many devices as are asked for: data:2 keeps two cores "
+    "busy"
+)
+OUTPUT_HELP = "directory of the run; created, or continued if it holds this very run"
+LIMIT_HELP = "take the first so many problems of the file; 0 takes all"
+GRADER_HELP = "how predicted answers are checked"
+
+
+@configuration
+class SynthesisConfig:
+    """Which traces to write, and how: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
+
+    `pool` and `problems` may be files or what they would hold. None stands for the value that `resolved` tells, and
+    says that it was not asked for: curation, which writes whole traces, refuses a segmentation, for instance.
+    """
+
+    pool: Path | str | PoolSpec = setting(
+        help="TOML file of the proposers (name, checkpoint, sampling) and the meta-prover",
+        changes_result=False,
+    )
+    problems: Path | str | Sequence[Problem] = setting(
+        help="JSONL file (or .jsonl.gz) of problems: id, question, answer; optional context, solution, answers",
+        changes_result=False,
+    )
+    output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
+    method: str = setting(default="cord", help="how a problem becomes a trace", choices=names.METHODS)
+    decoding: str | None = setting(
+        default=None, unset="beam", help="which traces are extended", choices=names.DECODINGS
+    )
+    selector: str = setting(
+        default="predictive_perplexity", help="what ranks candidates", choices=names.SELECTORS
+    )
+    segmentation: str | None = setting(
+        default=None, unset="prompt", help="where steps end", choices=names.SEGMENTATIONS
+    )
+    beam_width: int | None = setting(
+        default=None,
+        unset=lambda config: 1 if config.decoding == "greedy" else 4,
+        help="traces kept at every step; for curation, whole traces per proposer; "
+        "4 by default, 1 with --decoding=greedy",
+        at_least=1,
+    )
+    max_steps: int | None = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
+    max_step_tokens: int | None = setting(
+        default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
+    )
+    max_thinking_tokens: int = setting(
+        default=16384, help="the meta-prover's tokens of the reasoning at most", at_least=1
+    )
+    max_answer_tokens: int = setting(
+        default=4096, help="tokens of the response after </think> at most", at_least=1
+    )
+    closing: str = setting(
+        default=CLOSING,
+        help="text between the reasoning and the answer when a candidate is scored; "
+        r"\n stands for a new line",
+        escapes=True,
+    )
+    grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    seed: int = setting(
+        default=0, help="random seed; the same seed and settings give the same traces", at_least=0
+    )
+    slots: int = setting(
+        default=8,
+        help="problems searched at a time; a matter of memory and speed",
+        at_least=1,
+        changes_result=False,
+    )
+    mesh: str = setting(default="data:1,model:-1", help=MESH_HELP, check=parse_sizes, changes_result=False)
+
+    def __post_init__(self):
+        """Raises: `UserError` for a value out of range, or one that contradicts another."""
+        settings.check(self, _one_trace_with_greedy, _no_steps_with_curation)
+
+    @property
+    def resolved(self) -> "SynthesisConfig":
+        """The same with a value for every setting that was not given."""
+        return settings.resolved(self)
+
+
+def _one_trace_with_greedy(config: SynthesisConfig) -> None:
+    if config.decoding == "greedy" and config.beam_width not in (None, 1):
+        raise UserError(
+            f"--decoding=greedy keeps one trace and --beam_width={config.beam_width} asks for more; "
+            "leave one of the two out"
+        )
+
+
+def _no_steps_with_curation(config: SynthesisConfig) -> None:
+    for name in ("decoding", "segmentation", "max_steps", "max_step_tokens"):
+        if config.method == "curation" and getattr(config, name) is not None:
+            raise UserError(
+                f"--method=curation writes whole traces and has no use for --{name}; leave one of the two out"
+            )
+
+
+@configuration
+class EvaluationConfig:
+    """Which model to measure on which problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
+
+    `problems` may be a file or what it would hold.
+    """
+
+    model: Path | str = setting(
+        help="HF checkpoint directory (config.json, tokenizer, safetensors)", changes_result=False
+    )
+    problems: Path | str | Sequence[Problem] = setting(
+        help="JSONL file (or .jsonl.gz) of problems: id, question, answer; optional context, answers",
+        changes_result=False,
+    )
+    output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
+    samples: int = setting(default=16, help="answers sampled per problem", at_least=1)
+    temperature: float = setting(
+        default=0.6, help="sampling temperature; 0 takes the most probable token", at_least=0
+    )
+    top_k: int = setting(default=0, help="sample among the k most probable tokens; 0 is off", at_least=0)
+    top_p: float = setting(
+        default=1.0,
+        help="sample among the most probable tokens that hold this much probability; 1 is off",
+        above=0,
+        at_most=1,
+    )
+    max_tokens: int = setting(
+        default=32768, help="tokens of one sample at most, reasoning and response together", at_least=1
+    )
+    grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    seed: int = setting(
+        default=0, help="random seed; the same seed and settings give the same samples", at_least=0
+    )
+    slots: int = setting(
+        default=32,
+        help="samples decoded at a time; a matter of memory and speed",
+        at_least=1,
+        changes_result=False,
+    )
+    mesh: str = setting(default="data:1,model:-1", help=MESH_HELP, check=parse_sizes, changes_result=False)
+
+    def __post_init__(self):
+        """Raises: `UserError` for a value out of range."""
+        settings.check(self)

@@ -1,0 +1,26 @@
+"""The names that settings choose from, each with the phrase that `--help` shows for it.
+
+A table here is what users may write; the modules that do the work are found by the same names. Nothing is imported, so
+that a misspelt name is told at once.
+"""
+
+METHODS = {
+    "cord": "the teachers write one trace together, step by step",
+    "curation": "each writes beam_width whole traces and the best is taken",
+}
+DECODINGS = {
+    "beam": "keep the best beam_width traces at every step",
+    "greedy": "keep one",
+}
+SELECTORS = {
+    "predictive_perplexity": "how predictable the answer has become to the meta-prover",
+}
+SEGMENTATIONS = {
+    "prompt": "at the next '### Step' heading",
+    "line_break": "at a blank line",
+    "prefix": "before a word such as 'wait'",
+}
+GRADERS = {
+    "math_verify": "as mathematics",
+    "exact": "as text",
+}

@@ -1,0 +1,324 @@
+"""The jobs' settings: what each refuses, in one line, in Python and on the command line alike."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, settings
+from cord_jax.config import CLOSING
+from cord_jax.errors import UserError
+from launch import common, evaluate, flags_of, synthesize, train_student
+from tests.conftest import REPOSITORY
+
+JOBS = {
+    "synthesize": (
+        SynthesisConfig,
+        synthesize,
+        {"pool": "p.toml", "problems": "q.jsonl", "output_dir": "out"},
+    ),
+    "evaluate": (EvaluationConfig, evaluate, {"model": "m", "problems": "q.jsonl", "output_dir": "out"}),
+    "train_student": (
+        StudentConfig,
+        train_student,
+        {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
+    ),
+}
+HUGE = 10**19
+# Field -> values that it refuses, with what it says of them.
+REFUSED = {
+    "synthesize": {
+        "pool": [("", "a path"), (3, "a path, or a PoolSpec"), ("a\0b", "a path"), (None, "a path")],
+        "problems": [
+            ([], "a path, or a list of at least one Problem"),
+            ([{"id": "a"}], "Problem"),
+            (b"a", "a path"),
+        ],
+        "output_dir": [(None, "a path"), ("", "a path"), (["a"], "a path")],
+        "method": [("mcts", "one of cord, curation"), (None, "a text"), (1, "a text")],
+        "decoding": [("sampling", "one of beam, greedy"), (0, "a text")],
+        "selector": [("prm", "one of predictive_perplexity"), (True, "a text")],
+        "segmentation": [("whole", "one of prompt, line_break, prefix")],
+        "beam_width": [
+            (0, "at least 1"),
+            (2.0, "a whole number"),
+            (True, "a whole number"),
+            (HUGE, "at most 2147483647"),
+        ],
+        "max_steps": [(0, "at least 1"), ("3", "a whole number")],
+        "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
+        "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
+        "max_answer_tokens": [(0, "at least 1")],
+        "closing": [(None, "a text"), ("\ud800", "a text")],
+        "grader": [("math", "one of math_verify, exact")],
+        "limit": [(-1, "at least 0")],
+        "seed": [
+            (-1, "at least 0"),
+            (HUGE, "at most 2147483647"),
+            (0.5, "a whole number"),
+        ],
+        "slots": [(0, "at least 1"), (False, "a whole number")],
+        "mesh": [
+            ("rows:2", "data"),
+            ("data:0", "positive"),
+            ("data:-1,model:-1", "more than one"),
+            (2, "a text"),
+        ],
+    },
+    "evaluate": {
+        "model": [("", "a path"), (None, "a path")],
+        "problems": [((), "a list"), ([1], "a list")],
+        "output_dir": [(0, "a path")],
+        "samples": [(0, "at least 1"), (HUGE, "at most")],
+        "temperature": [
+            (-0.1, "at least 0"),
+            (math.nan, "a finite number"),
+            (math.inf, "a finite number"),
+            ("1", "a finite"),
+        ],
+        "top_k": [(-1, "at least 0"), (1.5, "a whole number")],
+        "top_p": [
+            (0, "above 0 and at most 1"),
+            (1.01, "above 0 and at most 1"),
+            (math.nan, "a finite number"),
+        ],
+        "max_tokens": [(0, "at least 1")],
+        "grader": [("", "one of")],
+        "limit": [(None, "a whole number")],
+        "seed": [(-5, "at least 0")],
+        "slots": [(0, "at least 1")],
+        "mesh": [("data:x", "positive"), ("data:" + "9" * 30, "positive"), ("data:²", "positive")],
+    },
+    "train_student": {
+        "student": [(1, "a path")],
+        "traces": [([], "a list of at least one Mapping"), (["row"], "a list")],
+        "output_dir": [("", "a path")],
+        "row_filter": [
+            ("best", "no condition"),
+            ("a\nb", "no condition"),
+            ("score>=nan", "no condition"),
+            (None, "a text"),
+        ],
+        "max_length": [(0, "at least 1")],
+        "overlong": [("keep", "one of drop, cut")],
+        "pack": [(1, "true or false"), (None, "true or false"), ("no", "true or false")],
+        "system_prompt": [(1, "a text")],
+        "held_out": [([], "a list")],
+        "eval_every": [(-1, "at least 0")],
+        "show_rows": [(-1, "at least 0")],
+        "epochs": [(0, "at least 1")],
+        "max_steps": [(0, "at least 1")],
+        "batch_size": [(0, "at least 1")],
+        "accumulation": [(0, "at least 1")],
+        "learning_rate": [
+            (0, "above 0 and below 1"),
+            (1, "above 0 and below 1"),
+            (math.nan, "a finite number"),
+        ],
+        "schedule": [("step", "one of cosine, linear, constant")],
+        "warmup": [(1, "at least 0 and below 1"), (-0.1, "at least 0 and below 1")],
+        "weight_decay": [(-1, "at least 0"), (math.inf, "a finite number")],
+        "beta1": [(1, "below 1")],
+        "beta2": [(1.5, "below 1")],
+        "epsilon": [(0, "above 0")],
+        "lora_rank": [(-1, "at least 0")],
+        "lora_alpha": [(0, "above 0"), (math.nan, "a finite number")],
+        "max_grad_norm": [(-1, "at least 0")],
+        "max_skipped": [(-1, "at least 0")],
+        "seed": [(-1, "at least 0")],
+        "compute_dtype": [("float16", "one of float32, bfloat16")],
+        "param_dtype": [(None, "a text")],
+        "export_dtype": [("int8", "one of float32, bfloat16")],
+        "remat": [("some", "one of none, dots, full")],
+        "loss_positions": [(0, "at least 1")],
+        "checkpoint_every": [(-1, "at least 0")],
+        "keep_checkpoints": [(0, "at least 1")],
+        "log_every": [(0, "at least 1")],
+        "tensorboard": [("yes", "true or false")],
+        "plot": [(0, "true or false")],
+        "mesh": [("", "no axis"), ("a\nb", "no axis")],
+    },
+}
+CASES = [
+    (job, field, value, says)
+    for job, refused in REFUSED.items()
+    for field, values in refused.items()
+    for value, says in values
+]
+CONTRADICTIONS = [
+    ("synthesize", {"decoding": "greedy", "beam_width": 4}, ["--decoding=greedy", "--beam_width=4"]),
+    ("synthesize", {"method": "curation", "segmentation": "prompt"}, ["--method=curation", "--segmentation"]),
+    ("synthesize", {"method": "curation", "decoding": "beam"}, ["--method=curation", "--decoding"]),
+    ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
+    ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
+    ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
+    ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
+]
+
+
+def refusal(job: str, values: dict) -> str:
+    """The message with which the job's dataclass refuses values."""
+    config, _, needed = JOBS[job]
+    with pytest.raises(UserError) as caught:
+        config(**needed | values)
+    return str(caught.value)
+
+
+def parse(job: str, *arguments: str):
+    """The configuration that a command line describes."""
+    config, _, needed = JOBS[job]
+    values = flags.FlagValues()
+    flags_of.define(config, values)
+    values([job, *(f"--{name}={value}" for name, value in needed.items()), *arguments])
+    return flags_of.config_of(config, values)
+
+
+@pytest.mark.parametrize("job, field, value, says", CASES)
+def test_a_bad_value_is_one_line_that_names_the_flag(job, field, value, says):
+    message = refusal(job, {field: value})
+    flag = "filter" if field == "row_filter" else field
+    assert message.startswith(f"--{flag}=") and says in message and message.isprintable()
+    assert len(message) < 220
+
+
+def test_a_number_too_long_to_write():
+    assert refusal("synthesize", {"seed": 10**5000}) == "--seed=<int>: must be at most 2147483647"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_setting_refuses_something(job):
+    assert {field.name for field in dataclasses.fields(JOBS[job][0])} == set(REFUSED[job])
+
+
+@pytest.mark.parametrize("job, values, parts", CONTRADICTIONS)
+def test_contradictions_are_refused_in_python_and_on_the_command_line(job, values, parts):
+    message = refusal(job, values)
+    with pytest.raises(UserError) as caught:
+        parse(job, *(f"--{name}={value}" for name, value in values.items()))
+    assert str(caught.value) == message
+    assert all(part in message for part in parts) and message.isprintable()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
+    config, entry_point, needed = JOBS[job]
+    fields = dataclasses.fields(config)
+    assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + ["distributed"]
+    assert parse(job) == config(**needed)
+    help_text = " ".join(common._help(entry_point.FLAGS, "").split())
+    for field in fields:
+        assert " ".join(settings.setting_of(field).full_help.split()) in help_text
+        assert f"{field.name}: {settings.setting_of(field).full_help}." in config.__doc__
+
+
+def test_what_was_not_given_follows_from_the_rest():
+    needed = JOBS["synthesize"][2]
+    resolved = SynthesisConfig(**needed).resolved
+    assert (resolved.beam_width, resolved.max_steps, resolved.max_step_tokens) == (4, 128, 1024)
+    assert (resolved.decoding, resolved.segmentation, resolved.closing) == ("beam", "prompt", CLOSING)
+    assert SynthesisConfig(**needed, decoding="greedy").resolved.beam_width == 1
+    assert parse("synthesize", "--decoding=greedy", "--beam_width=1").resolved.beam_width == 1
+    assert SynthesisConfig(**needed, method="curation", beam_width=8).resolved.segmentation == "prompt"
+    given_as_they_are = SynthesisConfig(
+        **needed, decoding="beam", beam_width=4, max_steps=128, segmentation="prompt"
+    )
+    assert settings.deciding(given_as_they_are) == settings.deciding(SynthesisConfig(**needed))
+
+
+def test_values_are_put_into_their_normal_form():
+    config = EvaluationConfig(
+        model=Path("m"),
+        problems=[Problem("a", "q", "1")],
+        output_dir="out",
+        samples=np.int64(2),
+        temperature=1,
+    )
+    assert type(config.samples) is int and type(config.temperature) is float
+    assert config.model == Path("m") and config.output_dir == Path("out")
+    assert settings.free(config) == {
+        "model": "m",
+        "problems": "1 in memory",
+        "slots": 32,
+        "mesh": "data:1,model:-1",
+    }
+    json.dumps(settings.deciding(config), allow_nan=False)
+
+
+def test_text_of_the_command_line():
+    assert parse("synthesize", r"--closing=</think>\n\nAnswer: ").closing == "</think>\n\nAnswer: "
+    assert parse("train_student", "--nopack", "--learning_rate=1e-4", "--filter=correct").pack is False
+    assert parse("synthesize").closing == CLOSING
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-3, max_value=3),
+    st.just(10**5000),
+    st.floats(),
+    st.floats(0, 1),
+    st.text(st.characters(), max_size=8),
+    st.binary(max_size=4),
+    st.sampled_from(
+        ["cord", "beam", "exact", "data:2", "all", "score>=.5", "float32", "drop", "full", "greedy"]
+    ),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+    st.just(Problem("a", "q", "1")),
+    st.builds(lambda: [Problem("a", "q", "1")]),
+    st.builds(object),
+    st.just(np.float32(0.5)),
+    st.just(np.arange(3)),
+)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@given(data=st.data())
+def test_whatever_is_given_is_taken_or_refused_in_one_line(job, data):
+    config, _, needed = JOBS[job]
+    names = [field.name for field in dataclasses.fields(config)]
+    values = data.draw(st.dictionaries(st.sampled_from(names), ANYTHING, max_size=4))
+    try:
+        made = config(**needed | values)
+    except UserError as error:
+        assert str(error).isprintable() and str(error).startswith("--")
+        return
+    json.dumps([settings.deciding(made), settings.free(made)], allow_nan=False, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("job", JOBS)
+@given(data=st.data())
+def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
+    entry_point = JOBS[job][1]
+    names = [name for name in entry_point.FLAGS if name != "distributed"]
+    text = st.one_of(st.text(st.characters(exclude_characters="\0"), max_size=8), st.integers().map(str))
+    given_flags = data.draw(st.dictionaries(st.sampled_from(names), text, max_size=4))
+    try:
+        parse(job, *(f"--{name}={value}" for name, value in given_flags.items()))
+    except UserError as error:
+        assert str(error).isprintable()
+    except flags.Error:
+        pass  # `launch.common` makes a line of it
+
+
+def test_flags_are_checked_before_jax_is_imported():
+    program = (
+        "import sys\n"
+        "from launch import common, evaluate, synthesize, train_student\n"
+        "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
+        "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
+        "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"
+        "assert status == 2 and not {'jax', 'numpy', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "error: --beam_width=0: must be at least 1\n"
