@@ -60,7 +60,13 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     prompts = encode_prompts(vocabulary, None, problems)
     execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
-    model = models.load(config.model, mesh, stacked=execution.stacked, max_length=length)
+    model = models.load(
+        config.model,
+        mesh,
+        stacked=execution.stacked,
+        max_length=length,
+        outputs_first=execution.outputs_first,
+    )
     if not writes:
         for _ in _generate(
             config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh

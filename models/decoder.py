@@ -94,6 +94,7 @@ class Decoder(nnx.Module):
         stacked: bool = False,
         mesh: Mesh | None = None,
         weights: str | None = None,
+        outputs_first: bool = False,
     ):
         """Random weights: normal with the config's `initializer_range`, norms 1, biases 0.
 
@@ -105,11 +106,13 @@ class Decoder(nnx.Module):
           mesh: where to place the weights, by the rules of `models.sharding`; None: the default device.
           weights: "int8" keeps the kernels of the layers' projections in int8, with a float32 scale for each
             output; embedding, head, router, norms and biases stay in `dtype`. None: all in `dtype`.
+          outputs_first: kernels of floating-point projections lie as [outputs, inputs] (`parameters.Maker`), which
+            changes no result, but by rounding.
         """
         if weights not in (None, "int8"):
             raise ValueError(f"weights must be None or 'int8', found {weights!r}")
         self.config = config
-        make = Maker(rngs, dtype, config.initializer_range, mesh)
+        make = Maker(rngs, dtype, config.initializer_range, mesh, outputs_first=outputs_first)
         layers = dataclasses.replace(make, int8=weights == "int8")
         self.embed = Embedding(config.vocab_size, config.hidden_size, make)
         sparse = config.experts.layers if config.experts else (False,) * config.num_layers

@@ -133,7 +133,7 @@ def abstract_search(
         if layers is not None:
             execution = dataclasses.replace(execution, stacked=False)
         dtype = jnp.dtype(key.dtype or config.dtype)
-        model = models.abstract(config, dtype, execution.stacked, key.weights)
+        model = models.abstract(config, dtype, execution.stacked, key.weights, execution.outputs_first)
         tables, fingerprint = _tables(
             key.checkpoint, config.vocab_size, settings.segmentation, room.max_steps
         )

@@ -20,7 +20,6 @@ from cord_jax.text import segmentation
 from cord_jax.text.boundaries import compile_boundaries
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
-from models.cpu import few_rows
 
 ANSWER_CUE = "</think>\n\n"
 
@@ -120,9 +119,8 @@ def load_teachers(
             prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
         execution = execution_of(config, mesh, key.dtype, decodes=True)
-        model = models.load(path, mesh, key.dtype, execution.stacked, length, key.weights)
-        if execution.outputs_first:
-            few_rows.arrange(model)
+        layout = dict(stacked=execution.stacked, outputs_first=execution.outputs_first)
+        model = models.load(path, mesh, key.dtype, max_length=length, weights=key.weights, **layout)
         model_of[path] = model, execution
     readers = [
         Reader(

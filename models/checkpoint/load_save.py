@@ -65,10 +65,14 @@ def read_config(directory: str | Path) -> ModelConfig:
 
 
 def abstract(
-    config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False, weights: str | None = None
+    config: ModelConfig,
+    dtype: Any = jnp.float32,
+    stacked: bool = False,
+    weights: str | None = None,
+    outputs_first: bool = False,
 ) -> Decoder:
     """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
-    return Decoder(config, None, dtype, stacked, weights=weights)
+    return Decoder(config, None, dtype, stacked, weights=weights, outputs_first=outputs_first)
 
 
 def build(
@@ -91,6 +95,7 @@ def load(
     stacked: bool | None = None,
     max_length: int | None = None,
     weights: str | None = None,
+    outputs_first: bool = False,
 ) -> Decoder:
     """Loads a Hugging Face checkpoint directory.
 
@@ -104,6 +109,7 @@ def load(
         depend on it and are fixed for the run; None: sequences stay within the length before scaling.
       weights: "int8" for weight-only int8 of the layers' projections (see `Decoder`), rounded tensor by
         tensor on the devices: about half the memory of bfloat16.
+      outputs_first: the layout of kernels (see `Decoder`).
 
     Raises:
       CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
@@ -117,10 +123,10 @@ def load(
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
     execution = execution_of(config, mesh, dtype)
     stacked = execution.stacked if stacked is None else stacked
-    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights))
+    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights, outputs_first))
     variables = {dotted(key): variable for key, variable in nnx.to_flat_state(state)}
     shapes = {name: variable.shape for name, variable in variables.items()}
-    parts = parts_of_parameters(config, shapes)
+    parts = parts_of_parameters(config, shapes, _outputs_first(variables))
     check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
     arrays: dict[str, jax.Array] = {}
     for name, shares in parts.items():
@@ -131,6 +137,11 @@ def load(
             arrays.update(zip(names, found))
     loaded = [(key, v.replace(arrays[dotted(key)])) for key, v in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def _outputs_first(variables: dict[str, nnx.Variable]) -> set[str]:
+    """Names of the kernels that lie by outputs."""
+    return {name for name, variable in variables.items() if variable.get_metadata("outputs_first", False)}
 
 
 def scale_of(kernel: str) -> str:
@@ -198,9 +209,10 @@ def save(
         )
     directory = Path(path)
     dtype = np.dtype(model.dtype)
-    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
+    variables = {dotted(key): variable for key, variable in nnx.to_flat_state(nnx.state(model))}
+    parameters = {name: variable[...] for name, variable in variables.items()}
     shapes = {name: array.shape for name, array in parameters.items()}
-    parts = parts_of_parameters(model.config, shapes)
+    parts = parts_of_parameters(model.config, shapes, _outputs_first(variables))
     files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
     if jax.process_index() > 0:
         for tensors in files.values():

@@ -20,7 +20,6 @@ from models.attention.prefix_tree import NewTokens, Packed, PrefixTree
 from models.attention.tree_blocks import TreeBlocks
 from models.attention.tree_pieces import TreePieces
 from models.attention.tree_triton import TreeTriton
-from models.cpu import few_rows
 from models.prefill import prefill
 from tests.models.references import FAMILIES, TOKENS, load_reference, logits_of, relative_error
 
@@ -41,12 +40,9 @@ def test_logits_of_a_whole_sequence(reference, family, seed):
 
 @pytest.mark.parametrize("seed", seeds(1))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed, monkeypatch):
-    monkeypatch.setattr(few_rows, "LONGEST", 24)
+def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed):
     ref = reference(family, seed)
-    model = load_reference(ref, stacked=seed % 2 == 0)
-    if not model.is_stacked:
-        few_rows.arrange(model)
+    model = load_reference(ref, stacked=seed % 2 == 0, outputs_first=seed % 4 in (0, 3))
     execution = execution_for(model, TreePieces(), together=1 if model.is_stacked else 4)
     logits = logits_through_tree(model, ref.tokens, execution)
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
