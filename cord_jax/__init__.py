@@ -13,9 +13,10 @@ import typing
 
 if typing.TYPE_CHECKING:
     from cord_jax.config import EvaluationConfig, SynthesisConfig
+    from cord_jax.errors import UserError
     from cord_jax.evaluation import evaluate
-    from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
-    from cord_jax.problems import Problem
+    from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
+    from cord_jax.problems import Problem, read_problems
     from cord_jax.student.config import StudentConfig
     from cord_jax.student.trainer import train
     from cord_jax.synthesis import synthesize
@@ -30,6 +31,8 @@ _HOME = {
     "SynthesisConfig": "cord_jax.config",
     "UserError": "cord_jax.errors",
     "evaluate": "cord_jax.evaluation",
+    "read_pool": "cord_jax.pool",
+    "read_problems": "cord_jax.problems",
     "synthesize": "cord_jax.synthesis",
     "train": "cord_jax.student.trainer",
 }

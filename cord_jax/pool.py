@@ -21,8 +21,8 @@ class ProposerSpec:
 
     Attributes:
       name: the name that traces record.
-      checkpoint: absolute path of a Hugging Face directory. Proposers may share one; its weights are loaded
-        once.
+      checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns. Proposers may share one; its
+        weights are loaded once.
       temperature: 0 means argmax.
       top_k: 0 means off.
       top_p: 1 means off.
@@ -46,7 +46,7 @@ class MetaProverSpec:
     """The model that scores candidates.
 
     Attributes:
-      checkpoint: absolute path of a Hugging Face directory.
+      checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns.
       system_prompt: None means what the chat template does by itself.
       dtype, weights: as in `ProposerSpec`.
       name: the proposer that it is, or None if it has its own table.
@@ -100,12 +100,16 @@ def _as_table(spec: PoolSpec) -> dict[str, Any]:
         values = {name: value for name, value in dataclasses.asdict(part).items() if value is not None}
         return values | {"checkpoint": str(part.checkpoint)}
 
-    judge = spec.meta_prover
-    named = judge.name is not None and judge in [MetaProverSpec.of(p) for p in spec.proposers]
-    return {
-        "meta_prover": judge.name if named else row(judge),
-        "proposer": [row(proposer) for proposer in spec.proposers],
-    }
+    judge, proposers = spec.meta_prover, list(spec.proposers)
+    for part, kind in [(judge, MetaProverSpec), *((proposer, ProposerSpec) for proposer in proposers)]:
+        if not isinstance(part, kind):
+            raise UserError(f"pool: a {type(part).__name__} stands where a {kind.__name__} must be")
+    if judge.name is not None and judge not in [MetaProverSpec.of(proposer) for proposer in proposers]:
+        raise UserError(
+            f'pool, meta_prover: "{judge.name}" is no proposer of these settings; give MetaProverSpec.of(proposer), or '
+            "leave its name out"
+        )
+    return {"meta_prover": judge.name or row(judge), "proposer": [row(proposer) for proposer in proposers]}
 
 
 def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:

@@ -76,9 +76,8 @@ def read_problems(source: str | Path | Sequence[Problem]) -> list[Problem]:
 def to_row(problem: Problem) -> dict[str, Any]:
     """The JSON object of a problem, as its line in a file has it; fields that are not set are left out."""
     row = {name: getattr(problem, name) for name in _FIELDS}
-    if isinstance(row["answers"], tuple):
-        row["answers"] = list(row["answers"])
-    return {name: value for name, value in row.items() if value not in (None, [])} | problem.extra
+    row["answers"] = list(problem.answers) if isinstance(problem.answers, tuple) else problem.answers
+    return {name: value for name, value in row.items() if value not in (None, [])} | dict(problem.extra)
 
 
 def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
@@ -152,7 +151,9 @@ def _read_row(row: Any) -> Problem:
 
 def _check_text(field: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError(f'field "{field}" must be a string, not {json.dumps(value)[:40]}; put it in quotes')
+        raise ValueError(
+            f'field "{field}" must be a string, not {json.dumps(value, default=repr)[:40]}; put it in quotes'
+        )
     try:
         value.encode()
     except UnicodeEncodeError:

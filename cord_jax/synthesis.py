@@ -44,6 +44,7 @@ def synthesize(
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
+    config = config.resolved
     problems = read_problems(config.problems)[: config.limit or None]
     spec = read_pool(config.pool)
     mesh = parse_mesh(config.mesh)
@@ -51,7 +52,7 @@ def synthesize(
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
-    run_is = {
+    run_is: dict[str, Any] = {
         "job": "synthesize",
         "settings": settings,
         "inputs": {"problems": fingerprint(config.problems)}
@@ -128,7 +129,7 @@ def _settings_of(spec) -> dict[str, Any]:
 
 def _search_settings(config: SynthesisConfig) -> SearchSettings:
     names = {field.name for field in dataclasses.fields(SearchSettings)}
-    values = {name: value for name, value in vars(config.resolved).items() if name in names}
+    values = {name: value for name, value in vars(config).items() if name in names}
     if config.method == "curation":
         values["segmentation"] = "whole"
     return SearchSettings(**values)

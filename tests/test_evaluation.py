@@ -6,8 +6,9 @@ import shutil
 import pytest
 import scipy.stats
 
+from cord_jax import EvaluationConfig, Problem, evaluate
 from cord_jax.errors import UserError
-from cord_jax.evaluation import EvaluationConfig, evaluate, summarize
+from cord_jax.evaluation import summarize
 from launch import common
 from launch import evaluate as entry_point
 from tests.reference.reader import Reader
@@ -54,7 +55,8 @@ def rows_of(directory) -> dict:
 
 
 def test_greedy_samples_are_those_of_transformers(model, settings, tmp_path):
-    evaluate(EvaluationConfig(**settings | {"samples": 1, "temperature": 0.0}))
+    in_memory = [Problem(**problem) for problem in PROBLEMS]
+    evaluate(EvaluationConfig(**settings | {"problems": in_memory, "samples": 1, "temperature": 0.0}))
     rows = rows_of(tmp_path / "run")
     reader = Reader(model)
     for problem in PROBLEMS:

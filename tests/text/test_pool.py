@@ -1,9 +1,11 @@
-"""The pool file: what is read, and what a mistake in it says."""
+"""The pool, as a file or in memory: what is read, and what a mistake in it says."""
+
+import dataclasses
 
 import pytest
 
 from cord_jax.errors import UserError
-from cord_jax.pool import MetaProverSpec, ProposerSpec, read_pool
+from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
 
 TWO = """
 meta_prover = "large"
@@ -118,3 +120,45 @@ def test_no_proposers_and_no_file(write, tmp_path):
         read_pool(write('meta_prover = "a"\nproposer = "b"'))
     with pytest.raises(UserError, match="cannot be read"):
         read_pool(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("judge", ['meta_prover = "large"', '[meta_prover]\ncheckpoint = "models/judge"'])
+def test_a_pool_in_memory_is_that_of_a_file(write, monkeypatch, judge):
+    text = TWO.replace('meta_prover = "large"', "") + judge if "[" in judge else TWO
+    pool = read_pool(write(text))
+    assert read_pool(pool) == pool
+    monkeypatch.chdir(pool.meta_prover.checkpoint.parents[1])
+    relative = [dataclasses.replace(p, checkpoint=f"models/{p.checkpoint.name}") for p in pool.proposers]
+    meta = pool.meta_prover if pool.meta_prover.name is None else MetaProverSpec.of(relative[0])
+    assert read_pool(PoolSpec(relative, meta)) == pool
+
+
+def test_what_is_wrong_with_a_pool_in_memory_is_told(write):
+    pool = read_pool(write(TWO))
+    first, second = pool.proposers
+    for changed, reason in [
+        (PoolSpec((first, first), pool.meta_prover), 'the name "large" is taken'),
+        (PoolSpec((), pool.meta_prover), "no proposer of these settings"),
+        (PoolSpec((), dataclasses.replace(pool.meta_prover, name=None)), "no proposers"),
+        (PoolSpec((first, "small"), pool.meta_prover), "a str stands where a ProposerSpec must be"),
+        (PoolSpec((first,), None), "a NoneType stands where a MetaProverSpec must be"),
+        (
+            PoolSpec((dataclasses.replace(first, checkpoint="nowhere"),), pool.meta_prover),
+            "no proposer of these",
+        ),
+        (
+            PoolSpec((first, dataclasses.replace(second, temperature=-1.0)), pool.meta_prover),
+            "temperature is -1.0",
+        ),
+        (
+            PoolSpec((first, dataclasses.replace(second, top_p=float("nan"))), pool.meta_prover),
+            "top_p is nan",
+        ),
+        (
+            PoolSpec((first, dataclasses.replace(second, checkpoint="nowhere")), pool.meta_prover),
+            "not a directory",
+        ),
+    ]:
+        with pytest.raises(UserError) as caught:
+            read_pool(changed)
+        assert reason in str(caught.value) and str(caught.value).startswith("pool")

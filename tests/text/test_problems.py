@@ -1,4 +1,4 @@
-"""The problem file: what is read, and what a bad line says."""
+"""Problems, as a file or in memory: what is read, and what a bad one says."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cord_jax.errors import UserError
-from cord_jax.problems import Problem, read_problems
+from cord_jax.problems import Problem, read_problems, to_row
 
 GOOD = {"id": "a", "question": "How many?", "answer": "4"}
 
@@ -94,6 +94,34 @@ def test_bad_lines(tmp_path, line, reason):
     assert str(error.value).startswith(f"{path}, line 3: ")
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_problems_in_memory_are_those_of_a_file(tmp_path):
+    problems = [
+        Problem("a", "How many?", "4"),
+        Problem("b", "How?", "5", "A table.", "2+3", ("five",), {"level": 3}),
+    ]
+    assert read_problems(problems) == problems
+    assert read_problems(write(tmp_path, *map(to_row, problems))) == problems
+
+
+@pytest.mark.parametrize(
+    "problem, reason",
+    [
+        (Problem("a", "?", "4"), '"a" is taken by problem 1'),
+        (Problem(7, "?", "4"), '"id" must be a string, not 7'),
+        (Problem("b", None, "4"), '"question" is missing'),
+        (Problem("b", "?", object()), '"answer" must be a string, not "<object'),
+        (Problem("b", "?", "4", answers="four"), '"answers" must be a list'),
+        (Problem("b", "?", "4", answers=("",)), '"answers" holds an empty form'),
+        (Problem("b", "?", "4", extra={"x": object()}), "cannot be written as JSON"),
+        (Problem("b", "?", "4", extra={"x": float("nan")}), "cannot be written as JSON"),
+    ],
+)
+def test_bad_problems_in_memory(problem, reason):
+    with pytest.raises(UserError) as error:
+        read_problems([Problem("a", "How many?", "4"), problem])
+    assert str(error.value).startswith("problem 2: ") and reason in str(error.value)
 
 
 def test_files_that_hold_nothing(tmp_path):
