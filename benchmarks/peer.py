@@ -86,11 +86,11 @@ class EngineSearch:
         self.engine = Engine(self.teachers, problems, settings, mesh)
 
     def search(self) -> list[Outcome]:
-        from cord_jax.answers import Grader
         from cord_jax.engine.harvest import read_trace
+        from cord_jax.grading import open_grader
 
         outcomes = {}
-        with Grader("exact") as grader:
+        with open_grader("exact") as grader:
             for finished in self.engine.run(range(len(self.problems))):
                 trace = read_trace(finished, self.problems[finished.problem], self.teachers, grader)
                 outcomes[finished.problem] = Outcome(

@@ -74,7 +74,7 @@ class SynthesisConfig:
         r"\n stands for a new line",
         escapes=True,
     )
-    grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
+    grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same traces", at_least=0
@@ -142,7 +142,7 @@ class EvaluationConfig:
     max_tokens: int = setting(
         default=32768, help="tokens of one sample at most, reasoning and response together", at_least=1
     )
-    grader: str = setting(default="math_verify", help=GRADER_HELP, choices=names.GRADERS)
+    grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same samples", at_least=0

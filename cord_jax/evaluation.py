@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax import settings, statistics
-from cord_jax.answers import Grader, predicted_answer
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import generate
+from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
@@ -75,7 +75,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         return {}
     with (
         open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
-        Grader(config.grader) as grader,
+        open_grader(config.grader) as grader,
     ):
         file = run.json_lines(SAMPLES)
         rows = file.read()
@@ -169,7 +169,9 @@ def _grade(
     """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
     texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
     answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
-    correct = grader.grade([(answer, problem.forms) for answer in answers])
+    correct = grader.grade_responses(
+        [Submission(problem, text, answer) for text, answer in zip(texts, answers, strict=True)]
+    )
     return [
         {
             "problem": problem.id,

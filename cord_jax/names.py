@@ -21,6 +21,6 @@ SEGMENTATIONS = {
     "prefix": "before a word such as 'wait'",
 }
 GRADERS = {
-    "math_verify": "as mathematics",
+    "auto": "words, choices, numbers with units and mathematics, each in their own way",
     "exact": "as text",
 }

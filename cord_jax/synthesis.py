@@ -15,13 +15,13 @@ from jax.experimental import multihost_utils
 
 import models
 from cord_jax import settings as settings_of
-from cord_jax.answers import Grader
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
+from cord_jax.grading import open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
@@ -72,7 +72,7 @@ def synthesize(
     environment = settings_of.free(config) | {"device": device_name(mesh)}
     with (
         open_run(config.output_dir, **run_is, environment=environment) as run,
-        Grader(config.grader) as grader,
+        open_grader(config.grader) as grader,
     ):
         files = TraceFiles(run)
         done = files.finished()

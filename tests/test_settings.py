@@ -58,7 +58,7 @@ REFUSED = {
         "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
-        "grader": [("math", "one of math_verify, exact")],
+        "grader": [("math", "one of auto, exact")],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),

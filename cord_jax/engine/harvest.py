@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cord_jax.answers import Grader, predicted_answer
 from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
+from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import ABSENT, DROPPED, ENDED
 from cord_jax.traces import Candidate, Step, Trace, Usage
@@ -95,7 +95,7 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
         answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
         response = vocabulary.text(answer)
         predicted = predicted_answer(response)
-        (correct,) = grader.grade([(predicted, problem.forms)])
+        (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
     extra = dict(problem.extra)
     for name in ("context", "solution"):
         if getattr(problem, name) is not None:

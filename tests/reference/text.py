@@ -192,9 +192,9 @@ def answer_forms(problem: dict) -> list[str]:
 
 
 def _boxed_contents(response: str) -> list[str]:
-    """The contents of every `\\boxed{}` whose braces are balanced, in order."""
+    """The contents of every `\\boxed{}` and `\\fbox{}` whose braces are balanced, in order."""
     contents = []
-    for opening in re.finditer(r"\\boxed\s*\{", response):
+    for opening in re.finditer(r"\\(?:boxed|fbox)\s*\{", response):
         depth = 1
         for position in range(opening.end(), len(response)):
             depth += {"{": 1, "}": -1}.get(response[position], 0)
@@ -205,11 +205,14 @@ def _boxed_contents(response: str) -> list[str]:
 
 
 def predicted_answer(response: str) -> str | None:
-    """The content of the last `\\boxed{}`, else what follows the last `final answer is` on its line."""
-    boxed = _boxed_contents(response)
+    """The content of the last box, else what follows the last `answer is`, `Answer:` or `####`."""
+    boxed = [content for content in _boxed_contents(response) if content.strip()]
     if boxed:
         return boxed[-1].strip()
-    stated = re.findall(r"final answer is:?(.*)", response, re.IGNORECASE)
-    if stated:
-        return stated[-1].strip().removesuffix(".").strip() or None
+    plain = response.replace("**", "")
+    stated = [m.end() for m in re.finditer(r"\banswer(?: is\b|:)|^ *####(?!#) *(?=\d)", plain, re.IGNORECASE | re.M)]
+    for end in reversed(stated):
+        rest = re.split(r"\n|\.\s", plain[end:].lstrip(" :\n") + "\n", maxsplit=1)[0]
+        if rest.strip(" ._*`"):
+            return rest.strip(" _*`").removesuffix(".").strip(" _*`")
     return None
