@@ -1,14 +1,22 @@
-# `make quickstart` and `make test` need python3 >= 3.11 and install everything else into .venv, once.
+# `make quickstart`, `make check` and `make test` need python3 >= 3.11 and install everything else into .venv, once.
 #   PYTHON   the interpreter that .venv is made from
 #   ARGS     more arguments: of launch.quickstart, or of pytest
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: quickstart test clean
+# What mypy reads: the rooms that users call.
+PUBLIC := cord_jax/*.py cord_jax/student/config.py cord_jax/student/row_filter.py launch models/__init__.py models/config.py
+
+.PHONY: quickstart check test clean
 
 quickstart: .venv/run.stamp
 	$(BIN)/python -m launch.quickstart --output_dir=quickstart $(ARGS)
+
+check: .venv/check.stamp
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy $(PUBLIC)
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n logical --maxprocesses=4 --dist worksteal $(ARGS)
@@ -26,6 +34,10 @@ test: .venv/test.stamp
 
 .venv/test.stamp: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet -c requirements.txt -e '.[test]'
+	@touch $@
+
+.venv/check.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet -c requirements.txt -e '.[check]'
 	@touch $@
 
 clean:

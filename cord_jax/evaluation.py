@@ -48,7 +48,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """
     problems = read_problems(config.problems)[: config.limit or None]
     mesh = parse_mesh(config.mesh)
-    run_is = {
+    run_is: dict[str, Any] = {
         "job": "evaluate",
         "settings": settings.deciding(config),
         "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
@@ -110,7 +110,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 def summarize(rows: Sequence[Mapping[str, Any]], problems: Sequence[str], samples: int) -> dict[str, Any]:
     """The part of the summary that follows from the rows of `samples.jsonl`; see `evaluate`."""
-    by_problem = {problem: [] for problem in problems}
+    by_problem: dict[str, list[bool]] = {problem: [] for problem in problems}
     for row in rows:
         by_problem[row["problem"]].append(row["correct"])
     pass_at_1 = statistics.pass_at_1(by_problem)
@@ -141,8 +141,8 @@ def _generate(
     mesh: Mesh,
 ) -> Iterator[tuple[int, int, Sequence[int], str]]:
     """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
-    chosen = np.flatnonzero(pending)
-    if chosen.size:
+    chosen = np.flatnonzero(pending).tolist()
+    if chosen:
         for index, sample, ids, ended in generate(
             model,
             vocabulary,
@@ -157,7 +157,7 @@ def _generate(
             slots=config.slots,
             mesh=mesh,
         ):
-            yield int(chosen[index]), sample, ids, ended
+            yield chosen[index], sample, ids, ended
 
 
 def _grade(

@@ -136,7 +136,7 @@ def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:
 
 def _read_proposer(path: Path, directory: Path, where: str, row: dict[str, Any]) -> ProposerSpec:
     _check_keys(path, where, row, _PROPOSER_KEYS)
-    name = _text(path, where, row, "name", required=True)
+    name = _required_text(path, where, row, "name")
     where = f'{where} ("{name}")'
     temperature = _number(path, where, row, "temperature", 0.6)
     if temperature < 0:
@@ -194,11 +194,15 @@ def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[st
             raise UserError(f'{path}, {where}: unknown key "{key}"; allowed are {", ".join(allowed)}')
 
 
-def _text(path: Path, where: str, table: dict[str, Any], key: str, required: bool = False) -> str | None:
+def _text(path: Path, where: str, table: dict[str, Any], key: str) -> str | None:
+    return None if table.get(key) is None else _required_text(path, where, table, key, may_be_blank=True)
+
+
+def _required_text(
+    path: Path, where: str, table: dict[str, Any], key: str, may_be_blank: bool = False
+) -> str:
     value = table.get(key)
-    if value is None and not required:
-        return None
-    if not isinstance(value, str) or (required and not value.strip()):
+    if not isinstance(value, str) or not (may_be_blank or value.strip()):
         raise UserError(f"{path}, {where}: {key} must be a text in quotes")
     return value
 
@@ -218,9 +222,7 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
 
 
 def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
-    checkpoint = (
-        directory / Path(_text(path, where, table, "checkpoint", required=True)).expanduser()
-    ).resolve()
+    checkpoint = (directory / Path(_required_text(path, where, table, "checkpoint")).expanduser()).resolve()
     if not checkpoint.is_dir():
         raise UserError(
             f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to {directory}"
@@ -230,7 +232,9 @@ def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) 
 
 def _check_shared(path: Path, pool: PoolSpec) -> None:
     """A checkpoint is loaded once, so those that share it must agree on how."""
-    users = [(f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers]
+    users: list[tuple[str, ProposerSpec | MetaProverSpec]] = [
+        (f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers
+    ]
     users.append(("meta_prover", pool.meta_prover))
     first: dict[Path, tuple[str, ProposerSpec | MetaProverSpec]] = {}
     for where, user in users:

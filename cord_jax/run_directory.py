@@ -27,9 +27,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from cord_jax.errors import UserError
 
@@ -276,7 +276,7 @@ def _fingerprint_file(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint_rows(values: Iterable[Any]) -> dict[str, Any]:
-    rows = [dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for value in values]
+    rows = [dataclasses.asdict(value) if not isinstance(value, Mapping) else value for value in values]
     try:
         lines = _encode_lines(rows)
     except (TypeError, ValueError) as error:
@@ -410,6 +410,6 @@ def _path_as_text(value: Any) -> str:
     raise TypeError(f"{value!r} is not a JSON value")
 
 
-def _flush(file: Iterator) -> None:
+def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())

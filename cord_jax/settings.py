@@ -81,7 +81,7 @@ def configuration(cls: type[Config]) -> type[Config]:
     """Makes a frozen dataclass of a class whose fields are settings, and adds them to its docstring."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     lines = [(cls.__doc__ or "").rstrip(), "", "    Attributes:"]
-    for field in dataclasses.fields(cls):
+    for field in _fields(cls):
         lines.append(f"      {field.name}: {setting_of(field).full_help}.")
     cls.__doc__ = "\n".join(lines) + "\n    "
     return cls
@@ -114,7 +114,7 @@ def check(config: Any, *contradictions: Callable[[Any], None]) -> None:
 
     Raises: `UserError` with one line that names the flag, its value and what it must be.
     """
-    for field in dataclasses.fields(config):
+    for field in _fields(config):
         value = _checked(field, getattr(config, field.name))
         object.__setattr__(config, field.name, value)
     for contradiction in contradictions:
@@ -126,8 +126,8 @@ def resolved(config: Config) -> Config:
 
     The result is not checked for contradictions again: it no longer tells what was given from what followed.
     """
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    values = {field.name: getattr(config, field.name) for field in _fields(config)}
+    for field in _fields(config):
         unset = setting_of(field).unset
         if values[field.name] is None and unset is not None:
             values[field.name] = unset(config) if callable(unset) else unset
@@ -144,7 +144,8 @@ def deciding(config: Any) -> dict[str, Any]:
 
 def free(config: Any) -> dict[str, Any]:
     """The settings that may change when a run is continued, but for the directory it lies in; lists held in memory
-    are told by their length."""
+    are told by their length.
+    """
     return {n: _in_words(value) for n, value in _part(config, False).items() if n != "output_dir"}
 
 
@@ -163,6 +164,10 @@ def show(value: Any) -> str:
 def refusal(name: str, value: Any, wanted: str) -> UserError:
     """The error for a setting: `--name=value: must be ...`."""
     return UserError(f"--{name}={show(value)}: must be {wanted}")
+
+
+def _fields(config: Any) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(config)
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
@@ -260,7 +265,7 @@ def _part(config: Any, changes_result: bool) -> dict[str, Any]:
     whole = resolved(config)
     return {
         field.name: getattr(whole, field.name)
-        for field in dataclasses.fields(config)
+        for field in _fields(config)
         if setting_of(field).changes_result is changes_result
     }
 

@@ -5,16 +5,15 @@ and two systems are compared on the same problems.
 """
 
 import dataclasses
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy
 
 POSITIONS = ("first_40", "middle_40", "last_20")
-_EXACT_UP_TO = 16
-_BLOCK = 1024
+_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +67,32 @@ def pass_at_1(correct: Mapping[str, Sequence[bool]]) -> Estimate:
 def paired_difference(
     first: Sequence[float], second: Sequence[float], *, flips: int = 100_000, seed: int = 0
 ) -> PairedDifference:
-    """Compares two systems by one value per problem each, with a sign-flip (permutation) test.
+    """Compares two systems by one value per problem each, with a permutation test.
 
     Under the hypothesis that the two are interchangeable each problem's difference could as well have had the
-    other sign. Up to 16 problems that differ all sign patterns are tried and the p value is exact; above,
-    `flips` random patterns are drawn from `seed`, and the observed one counts as one of them.
+    other sign. Where there are no more than `flips` patterns of signs (16 problems by default) all are tried and the
+    p value is exact; else as many are drawn from `seed`, and the observed one counts as one of them.
 
     Raises: `ValueError` if the two do not hold one value for each of the same problems (by their number).
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values are compared with {len(second)}; give one of each per problem")
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    if not differences.size:
+    if not len(first):
         return PairedDifference(math.nan, math.nan, math.nan, 0)
+    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    p_value = 1.0
+    if differences.size > 1:
+        p_value = scipy.stats.permutation_test(
+            (differences, np.zeros_like(differences)),
+            lambda a, b, axis: np.mean(a - b, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=flips,
+            batch=_BATCH,
+            rng=np.random.default_rng(seed),
+        ).pvalue
     return PairedDifference(
-        float(differences.mean()),
-        _standard_error(differences),
-        _sign_flip_p_value(differences[differences != 0], flips, seed),
-        differences.size,
+        float(differences.mean()), _standard_error(differences), float(p_value), differences.size
     )
 
 
@@ -108,7 +115,7 @@ def shares(authors: Sequence[Sequence[str]], teachers: Sequence[str]) -> dict[st
     Returns: {"all" and each of `POSITIONS`: {teacher: share from 0 to 1}}; the shares of a position that no
     step falls on are all 0.
     """
-    counts = {part: Counter() for part in ("all", *POSITIONS)}
+    counts: dict[str, Counter[str]] = {part: Counter() for part in ("all", *POSITIONS)}
     for trace in authors:
         for index, teacher in enumerate(trace):
             counts["all"][teacher] += 1
@@ -120,19 +127,4 @@ def shares(authors: Sequence[Sequence[str]], teachers: Sequence[str]) -> dict[st
 
 
 def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
-
-
-def _sign_flip_p_value(differences: np.ndarray, flips: int, seed: int) -> float:
-    """Two-sided p value of the sum of nonzero differences."""
-    # Sums of the same numbers in another order differ by rounding; what is that close counts as equal.
-    observed = abs(differences.sum()) * (1 - 1e-12) - 1e-12
-    if differences.size <= _EXACT_UP_TO:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=differences.size)))
-        return float(np.mean(np.abs(signs @ differences) >= observed))
-    generator = np.random.default_rng(seed)
-    extreme = 0
-    for start in range(0, flips, _BLOCK):
-        signs = generator.integers(0, 2, (min(_BLOCK, flips - start), differences.size)) * 2.0 - 1.0
-        extreme += int(np.count_nonzero(np.abs(signs @ differences) >= observed))
-    return (extreme + 1) / (flips + 1)
+    return float(scipy.stats.sem(values)) if values.size > 1 else math.nan

@@ -82,7 +82,7 @@ def synthesize(
         started = reported = time.monotonic()
         run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device_name(mesh)}")
         seam_rates = {
-            reader.checkpoint.name: reader.vocabulary.seam_rate(config.segmentation)
+            reader.checkpoint.name: reader.vocabulary.seam_rate(settings["segmentation"])
             for reader in teachers.readers
         }
         for name, rate in seam_rates.items():

@@ -8,6 +8,9 @@ Rows are traces as launch.synthesize writes them, or objects with `messages`, or
 cosine. Run again on the same output directory it continues at the last checkpoint, to the same weights.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
 from cord_jax.student.config import StudentConfig
@@ -27,7 +30,7 @@ def main(values: flags.FlagValues) -> None:
     print(train(config, progress=_print_row))
 
 
-def _print_row(row: dict) -> None:
+def _print_row(row: Mapping[str, Any]) -> None:
     shown = {
         "loss": "{:.4f}",
         "held_out_loss": "{:.4f}",

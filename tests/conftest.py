@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before jax starts. The tests compare with torch on the CPU, and shard over eight simulated devices.
@@ -14,7 +15,19 @@ os.environ.setdefault(
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+hypothesis.settings.register_profile("project", deadline=None)  # no test depends on how fast it runs
+hypothesis.settings.load_profile("project")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skips modules that need torch where it is not installed."""
+    report = yield
+    if report.failed and "No module named 'torch'" in str(report.longrepr):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), None, "Skipped: needs torch")
+    return report
 
 
 @pytest.fixture(scope="session")

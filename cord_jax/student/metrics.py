@@ -84,6 +84,7 @@ class Events:
                 self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
+        """Writes what is left and closes the file."""
         self._writer.close()
 
 

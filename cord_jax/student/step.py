@@ -10,7 +10,6 @@ accumulated batch and devices add up sums, and the sum is divided by the global 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,14 +40,14 @@ class TrainState:
 
     params: the weights that are learnt, as `nnx.State`, in the run's `param_dtype`: all, or those of adapters.
     frozen: the other weights, in the compute dtype; empty without adapters.
-    adam: first and second moments, float32, and their count.
+    moments: the optimizer's state: first and second moments, float32, and their count.
     step: int32, optimisation steps taken or skipped.
     skipped: int32, steps whose loss or gradient was not finite.
     """
 
     params: Any
     frozen: Any
-    adam: Any
+    moments: Any
     step: jax.Array
     skipped: jax.Array
 
@@ -68,33 +67,32 @@ class Report:
     skipped: jax.Array
 
 
-def learning_rate(config: StudentConfig, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+def learning_rate(config: StudentConfig, total_steps: int) -> optax.Schedule:
     """The learning rate of step i (from 0), float32.
 
-    It rises linearly over the first w = round(warmup * total_steps) steps, from peak / w, and then falls over
-    the
-    others from the peak to zero: step i has the fraction (i - w) / (total_steps - w) of the descent behind
-      it.
+    It rises linearly over the first w = round(warmup * total_steps) steps, from peak / w, and then falls from the peak
+    to zero: step i has the fraction (i - w) / (total_steps - w) of the descent behind it.
     """
-    warmup = round(config.warmup * total_steps)
-
-    def at(step: jax.Array) -> jax.Array:
-        i = step.astype(jnp.float32)
-        passed = (i - warmup) / max(total_steps - warmup, 1)
-        if config.schedule == "cosine":
-            factor = 0.5 * (1 + jnp.cos(jnp.pi * passed))
-        elif config.schedule == "linear":
-            factor = 1 - passed
-        else:
-            factor = jnp.ones_like(i)
-        return config.learning_rate * jnp.where(i < warmup, (i + 1) / max(warmup, 1), factor)
-
-    return at
+    peak, warmup = config.learning_rate, round(config.warmup * total_steps)
+    descent = max(total_steps - warmup, 1)
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, descent),
+        "linear": optax.linear_schedule(peak, 0.0, descent),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    if not warmup:
+        return after
+    rise = optax.linear_schedule(peak / warmup, peak + peak / warmup, warmup)
+    return optax.join_schedules([rise, after], [warmup])
 
 
-def adam(config: StudentConfig) -> optax.GradientTransformation:
-    """Adam's direction, before the learning rate and the weight decay."""
-    return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+def optimizer(config: StudentConfig) -> optax.GradientTransformation:
+    """From a gradient to AdamW's direction: all but the learning rate, which follows the steps that are skipped too."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm) if config.max_grad_norm else optax.identity(),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed),
+    )
 
 
 def initial_state(params: nnx.State, frozen: nnx.State, config: StudentConfig) -> TrainState:
@@ -102,7 +100,7 @@ def initial_state(params: nnx.State, frozen: nnx.State, config: StudentConfig) -
     return TrainState(
         params=_cast(params, jnp.dtype(config.param_dtype)),
         frozen=_cast(frozen, jnp.dtype(config.compute_dtype)),
-        adam=adam(config).init(_cast(params, jnp.float32)),
+        moments=optimizer(config).init(_cast(params, jnp.float32)),
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
     )
@@ -118,9 +116,9 @@ def state_shardings(
     """The sharding of every array of a state: moments lie like their parameters, scalars everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     moments = optax.tree_utils.tree_map_params(
-        adam(config),
+        optimizer(config),
         lambda _, sharding: sharding,
-        state.adam,
+        state.moments,
         params_shardings,
         transform_non_params=lambda _: everywhere,
     )
@@ -283,25 +281,14 @@ class Step:
         loss, grads = self.gradient(state.params, state.frozen, batch)
         norm = optax.tree_utils.tree_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        if config.max_grad_norm:
-            scale = jnp.minimum(1.0, config.max_grad_norm / jnp.maximum(norm, 1e-12))
-            grads = jax.tree.map(lambda g: g * scale, grads)
-        rate = learning_rate(config, self.total_steps)(state.step)
-        direction, moments = adam(config).update(grads, state.adam)
-        decayed = _decayed(state.params)
-
-        def apply(weight, update, decay):
-            weight32 = weight.astype(jnp.float32)
-            if decay:
-                update = update + config.weight_decay * weight32
-            return (weight32 - rate * update).astype(weight.dtype)
-
-        params = jax.tree.map(apply, state.params, direction, decayed)
+        rate = jnp.asarray(learning_rate(config, self.total_steps)(state.step), jnp.float32)
+        direction, moments = optimizer(config).update(grads, state.moments, _cast(state.params, jnp.float32))
+        params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
         state = replace(
             state,
             params=keep(params, state.params),
-            adam=keep(moments, state.adam),
+            moments=keep(moments, state.moments),
             step=state.step + 1,
             skipped=state.skipped + jnp.where(finite, 0, 1),
         )

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models.references import FAMILIES, Reference, draw_fields, make_reference
-
 
 @pytest.fixture
 def reference(tmp_path):
     """`reference(family, seed, **fields)`: a `Reference` with random fields but for those given."""
+    pytest.importorskip("torch")
+    from tests.models.references import FAMILIES, Reference, draw_fields, make_reference
 
     def make(family: str, seed: int = 0, **fields: Any) -> Reference:
         drawn = draw_fields(np.random.default_rng([seed, FAMILIES.index(family)]), family)

@@ -210,7 +210,9 @@ def predicted_answer(response: str) -> str | None:
     if boxed:
         return boxed[-1].strip()
     plain = response.replace("**", "")
-    stated = [m.end() for m in re.finditer(r"\banswer(?: is\b|:)|^ *####(?!#) *(?=\d)", plain, re.IGNORECASE | re.M)]
+    stated = [
+        m.end() for m in re.finditer(r"\banswer(?: is\b|:)|^ *####(?!#) *(?=\d)", plain, re.IGNORECASE | re.M)
+    ]
     for end in reversed(stated):
         rest = re.split(r"\n|\.\s", plain[end:].lstrip(" :\n") + "\n", maxsplit=1)[0]
         if rest.strip(" ._*`"):

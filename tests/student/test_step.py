@@ -138,7 +138,9 @@ def test_a_step_that_is_not_finite_changes_no_weight(student):
     after, report = step(broken_state, batch)
     assert not report.finite and int(after.skipped) == 1 and int(after.step) == 2
     jax.tree.map(
-        np.testing.assert_array_equal, (after.params, after.adam), (broken_state.params, broken_state.adam)
+        np.testing.assert_array_equal,
+        (after.params, after.moments),
+        (broken_state.params, broken_state.moments),
     )
 
 
@@ -192,7 +194,7 @@ def test_bfloat16(student):
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {
             jnp.dtype(program.config.param_dtype)
         }
-        assert {leaf.dtype for leaf in jax.tree.leaves(state.adam)} == {
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.moments)} == {
             jnp.dtype("float32"),
             jnp.dtype("int32"),
         }
