@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import models
@@ -47,7 +48,7 @@ def make_engine(
     )
 
 
-def outcomes(engine: Engine, recorded={}) -> dict:
+def outcomes(engine: Engine, recorded=types.MappingProxyType({})) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
     for finished in engine.run(range(len(engine.problems)), recorded=recorded):
