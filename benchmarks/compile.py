@@ -105,13 +105,13 @@ def programs(values: flags.FlagValues, pool: Path, student: Path, devices: Seque
     from cord_jax.dry_run.abstract import abstract_search, lower_round
     from cord_jax.dry_run.lower import lower_commit, lower_decode, lower_scoring
     from cord_jax.dry_run.student import abstract_step
-    from cord_jax.engine.plan import SearchSettings
     from cord_jax.mesh import parse_mesh
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.student import StudentConfig
 
     count = len(devices)
-    settings = SearchSettings(slots=values.slots, beam_width=values.beam_width)
+    settings = search_of(slots=values.slots, beam_width=values.beam_width)
     search = abstract_search(read_pool(pool), settings, parse_mesh(f"data:1,model:{count}", devices))
     writer = next(index for index, reader in enumerate(search.plan.readers) if reader.proposers)
     training = StudentConfig(

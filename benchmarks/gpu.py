@@ -149,7 +149,7 @@ def inputs(values: flags.FlagValues, habits, scale: Scale, scratch: Path) -> tup
     import torch
 
     from benchmarks import synthetic
-    from cord_jax.engine.plan import SearchSettings
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
@@ -165,7 +165,7 @@ def inputs(values: flags.FlagValues, habits, scale: Scale, scratch: Path) -> tup
     )
     torch.cuda.empty_cache()  # the networks have been made on the device
     problems = read_problems(synthetic.write_problems(scratch / "problems.jsonl", values.limit))
-    settings = SearchSettings(
+    settings = search_of(
         beam_width=values.beam_width,
         max_steps=MAX_STEPS,
         max_step_tokens=max(8, values.max_step_tokens // values.shrink),
@@ -289,20 +289,18 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     from transformers import AutoConfig
 
     from benchmarks.transformers_search import Work
-    from cord_jax.search import settling
     from cord_jax.search.slots import SubBatch
 
     plan, state = engine.plan, engine._state
-    reader, num_rows = plan.readers[plan.meta], plan.shards.rows
-    chunk = reader.execution.chunk
+    num_rows, execution = plan.shards.rows, plan.readers[plan.meta].execution
     batch = SubBatch(jnp.arange(num_rows), jnp.ones(num_rows, bool))
     candidates = random_candidates(plan, len(engine.exchange.vocabularies), habits)
 
     def score(constants, state, batch, candidates):
-        return settling.score(plan, constants, state, batch, candidates)[0]
+        return plan.scorer(plan, constants, state, batch, candidates)[0]
 
-    program = jax.jit(score, compiler_options=reader.execution.compiler_options)
-    spent = fastest(program, engine._constants[plan.meta], state, batch, candidates)
+    program = jax.jit(score, compiler_options=execution.compiler_options)
+    spent = fastest(program, engine._constants, state, batch, candidates)
 
     closing_r = np.asarray(state.closings.length_n)[:num_rows]
     scored_r = (np.asarray(state.closings.scored_form_nz)[:num_rows] > 0).sum(1)
@@ -318,7 +316,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     return {
         "candidates": tokens_rj.size,
         "tokens": work.tokens,
-        "tokens_with_padding": chunk * int((-(-tokens_rj.sum(1) // chunk)).sum()),
+        "tokens_with_padding": execution.chunk * int((-(-tokens_rj.sum(1) // execution.chunk)).sum()),
         "longest_past": int(base_rj.max()),
         "seconds": spent,
         "operations": operations,
@@ -332,10 +330,10 @@ def random_candidates(plan, vocabularies: int, habits):
     import jax
     import jax.numpy as jnp
 
-    from cord_jax.search import settling
+    from cord_jax.search.exchange import candidate_shapes
 
     rng = np.random.default_rng(0)
-    shapes = settling.candidate_shapes(plan, vocabularies, plan.shards.rows)
+    shapes = candidate_shapes(plan, vocabularies, plan.shards.rows)
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     topic_urj = rng.choice(len(habits.topic_shares), shapes.length_urj.shape, p=habits.topic_shares)
     length_urj = rng.geometric(1 / np.asarray(habits.step_lengths)[topic_urj])
@@ -394,7 +392,7 @@ def measure_search(values: flags.FlagValues, search: EngineSearch, spec, setting
 
 def lengths(finished: Iterable) -> dict[str, float]:
     """How long the proposals of searches were, in tokens."""
-    sampled = np.concatenate([f.history.sampled_nmj[f.history.sampled_nmj > 0] for f in finished])
+    sampled = np.concatenate([f.tree.sampled_nmj[f.tree.sampled_nmj > 0] for f in finished])
     median, ninth = np.quantile(sampled, [0.5, 0.9])
     return {
         "mean": float(sampled.mean()),

@@ -94,9 +94,9 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
     from benchmarks import synthetic
     from benchmarks.peer import timed
     from cord_jax.engine.engine import Engine
-    from cord_jax.engine.plan import SearchSettings
     from cord_jax.engine.teachers import load_teachers
     from cord_jax.mesh import parse_mesh
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
@@ -105,7 +105,7 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
         scratch, values.model_shape, endless, checkpoints=size.proposers, proposers=size.proposers
     )
     problems = read_problems(synthetic.write_problems(scratch / "problems.jsonl", values.limit))
-    settings = SearchSettings(
+    settings = search_of(
         beam_width=size.beams,
         max_steps=size.steps,
         max_step_tokens=values.step_tokens,
@@ -117,7 +117,7 @@ def measure_search(values: flags.FlagValues, size: Size, scratch: Path) -> dict:
     engine = Engine(load_teachers(read_pool(pool), mesh), problems, settings, mesh)
 
     def search() -> None:
-        steps = {finished.steps for finished in engine.run(range(len(problems)))}
+        steps = {len(finished.texts) for finished in engine.run(range(len(problems)))}
         if steps != {size.steps}:
             raise UserError(f"{size}: searches took {sorted(steps)} steps")
 

@@ -24,15 +24,17 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
-from cord_jax.engine.engine import Engine, Finished
+from cord_jax.engine.engine import Engine, Finished, Peek
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
+from cord_jax.methods import search_of
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.search import loop, settling
-from cord_jax.search.round_record import DROPPED
+from cord_jax.search import loop
+from cord_jax.search.exchange import exchange_steps
+from cord_jax.search.round_record import VALID
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import DONE, FREE, SEARCHING, SearchPlan
 from launch import common
@@ -70,8 +72,8 @@ class StagedEngine(Engine):
         self.seconds = Counter()
         changes = functools.partial(jax.jit, donate_argnums=1)
         self._due = jax.jit(functools.partial(loop.due, plan))
-        self._exchanged = jax.jit(functools.partial(settling.exchange_steps, plan, self.exchange))
-        self._scored = jax.jit(functools.partial(settling.score, plan))
+        self._exchanged = jax.jit(functools.partial(exchange_steps, plan, self.exchange))
+        self._scored = jax.jit(functools.partial(plan.scorer, plan))
         self._settled = changes(functools.partial(loop.settle, plan))
         self._written = changes(functools.partial(loop.write, plan))
         self._advance = self._advance_in_parts
@@ -85,7 +87,7 @@ class StagedEngine(Engine):
     def _advance_in_parts(self, constants, state, max_rounds):
         plan = self.plan
         for _ in range(max_rounds):
-            phase_n = np.asarray(state.phase_n)
+            phase_n = np.asarray(state.clock.phase_n)
             if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(loop.stalled(plan, state)):
                 break
             state, now = self._due(state)
@@ -94,12 +96,12 @@ class StagedEngine(Engine):
             state = dataclasses.replace(state, longest=jnp.maximum(state.longest, longest))
             batch = SubBatch(now.slot_r, now.reads_r | (now.ready_r & (longest <= plan.step_width)))
             if batch.valid_r.any():
-                ready = batch.among(batch.take(state.phase_n) == SEARCHING)
-                self._timed("score", self._scored, constants[plan.meta], state, ready, candidates)
+                ready = batch.among(batch.take(state.clock.phase_n) == SEARCHING)
+                self._timed("score", self._scored, constants, state, ready, candidates)
                 state = self._timed("select and commit", self._settled, constants, state, batch, candidates)
             if not now.left_y.any():
                 state = self._timed("decode", self._written, constants, state, jnp.int32(plan.quantum))
-        return state, vars(state)
+        return state, Peek(state.clock, state.progress, state.meters, state.longest)
 
     def split(self, seconds: float) -> dict[str, float]:
         """The seconds of each part, of a run that took so many."""
@@ -112,14 +114,14 @@ class StagedEngine(Engine):
 
 def tokens_of(finished: Finished, plan: SearchPlan) -> dict[str, int]:
     """Tokens that the search of a problem sampled, read to score, and read to commit."""
-    history = finished.history
-    valid_mj = history.dropped_nmj == DROPPED.index(None)
-    kept_mj = history.rank_nmj >= 0
+    tree = finished.tree
+    valid_mj = tree.dropped_nmj == VALID
+    kept_mj = tree.rank_nmj >= 0
     others = len(plan.readers) - 1
     return {
-        "sampled": int(history.sampled_nmj.sum()) + len(finished.answer),
-        "scored": int((valid_mj * (history.tokens_nmj + finished.closing_tokens)).sum()),
-        "committed": others * int((kept_mj * history.tokens_nmj).sum()),
+        "sampled": int(tree.sampled_nmj.sum()) + len(finished.answer),
+        "scored": int((valid_mj * (tree.tokens_nmj + finished.closing_tokens)).sum()),
+        "committed": others * int((kept_mj * tree.tokens_nmj).sum()),
     }
 
 
@@ -129,9 +131,13 @@ def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
     limits = {name: size // shrink for name, size in LIMITS[values.lengths].items()}
     limits |= {"slots": values.slots, "max_steps": values.max_steps}
     return {
-        "cord": SearchSettings(beam_width=values.beam_width, **limits),
-        "curation": SearchSettings(segmentation="whole", beam_width=values.beam_width, **limits),
-        "greedy": SearchSettings(beam_width=1, **limits),
+        "cord": search_of(beam_width=values.beam_width, **limits),
+        "curation": search_of(
+            method="curation",
+            beam_width=values.beam_width,
+            **{name: size for name, size in limits.items() if name not in ("max_steps", "max_step_tokens")},
+        ),
+        "greedy": search_of(beam_width=1, **limits),
     }
 
 
@@ -167,7 +173,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
         tokens = Counter()
         for finished in found:
             tokens.update(tokens_of(finished, engine.plan))
-        sampled = np.concatenate([f.history.sampled_nmj[f.history.sampled_nmj > 0] for f in found])
+        sampled = np.concatenate([f.tree.sampled_nmj[f.tree.sampled_nmj > 0] for f in found])
         result[name] = {
             "first_seconds": first,
             "tokens": {kind: count / len(problems) for kind, count in tokens.items()},

@@ -202,7 +202,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     import jax
     import torch
 
-    from cord_jax.engine.plan import SearchSettings
+    from cord_jax.methods import search_of
     from cord_jax.pool import read_pool
     from cord_jax.problems import read_problems
 
@@ -215,7 +215,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
     alike = dict(temperature=temperature, top_k=0, top_p=1.0)
     proposers = tuple(dataclasses.replace(proposer, **alike) for proposer in spec.proposers)
     spec = dataclasses.replace(spec, proposers=proposers)
-    settings = SearchSettings(**{name: values[name].value for name in SETTINGS})
+    settings = search_of(**{name: values[name].value for name in SETTINGS})
     engine = EngineSearch(spec, problems, settings, devices=min(jax.device_count(), data_shards(values)))
     peer = PeerSearch(spec, problems, settings, noise=Draws(engine, settings) if temperature else None)
     programs = {"cord_jax": engine.search}

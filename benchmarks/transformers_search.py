@@ -456,7 +456,7 @@ class TransformersSearch:
             beam = Beam((*beams[c.beam].steps, step), c.complete)
             pool.append(((-c.score, 1, c.beam, c.proposer), beam, c))
         pool.sort(key=lambda entry: entry[0])
-        return [(beam, candidate) for _, beam, candidate in pool[: self.settings.beam_width]]
+        return [(beam, candidate) for _, beam, candidate in pool[: self.settings.decoding.places]]
 
     def _source(self, index: int, pasts, scored: Past | None, row: int, candidate: Candidate):
         """Where a reader finds the past of a candidate's beam: `(past, row, ids that are yet to be read)`."""

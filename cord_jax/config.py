@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cord_jax import names, settings
 from cord_jax.errors import UserError
+from cord_jax.filters import parse_filters
 from cord_jax.mesh_text import parse_sizes
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
@@ -54,13 +55,25 @@ class SynthesisConfig:
     beam_width: int | None = setting(
         default=None,
         unset=lambda config: 1 if config.decoding == "greedy" else 4,
-        help="traces kept at every step; for curation, whole traces per proposer; "
-        "4 by default, 1 with --decoding=greedy",
+        help="traces kept at every step; for curation, whole traces per proposer; for mcts, complete traces with different "
+        "last steps but one that end the search; 4 by default, 1 with --decoding=greedy",
         at_least=1,
     )
     max_steps: int | None = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
     max_step_tokens: int | None = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
+    )
+    exploration: float | None = setting(
+        default=None,
+        unset=0.2,
+        help="with --decoding=mcts, how much traces that were seldom extended are preferred",
+        at_least=0,
+    )
+    max_expansions: int | None = setting(
+        default=None,
+        unset=lambda config: (config.beam_width or 4) * (config.max_steps or 128),
+        help="with --decoding=mcts, traces that are extended at most; beam_width x max_steps by default",
+        at_least=1,
     )
     max_thinking_tokens: int = setting(
         default=16384, help="the meta-prover's tokens of the reasoning at most", at_least=1
@@ -73,6 +86,13 @@ class SynthesisConfig:
         help="text between the reasoning and the answer when a candidate is scored; "
         r"\n stands for a new line",
         escapes=True,
+    )
+    filters: str = setting(
+        default="",
+        help="what drops candidates before they are scored, comma-separated, in this order: arithmetic, steps with an "
+        "equation between plain numbers that does not hold; repetition, steps that say again what an earlier one has "
+        "said; package.module:function, those for which a function of your own is true",
+        check=parse_filters,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
@@ -89,7 +109,7 @@ class SynthesisConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range, or one that contradicts another."""
-        settings.check(self, _one_trace_with_greedy, _no_steps_with_curation)
+        settings.check(self, _one_trace_with_greedy, _no_steps_with_curation, _tree_search_settings)
 
     @property
     def resolved(self) -> "SynthesisConfig":
@@ -111,6 +131,12 @@ def _no_steps_with_curation(config: SynthesisConfig) -> None:
             raise UserError(
                 f"--method=curation writes whole traces and has no use for --{name}; leave one of the two out"
             )
+
+
+def _tree_search_settings(config: SynthesisConfig) -> None:
+    for name in ("exploration", "max_expansions"):
+        if config.decoding != "mcts" and getattr(config, name) is not None:
+            raise UserError(f"--{name} is of --decoding=mcts; give that, or leave --{name} out")
 
 
 @configuration

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
-from cord_jax.engine.generate import generate
+from cord_jax.engine.generate import SampleSettings, generate
 from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
@@ -143,20 +143,17 @@ def _generate(
     """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
     chosen = np.flatnonzero(pending).tolist()
     if chosen:
-        for index, sample, ids, ended in generate(
-            model,
-            vocabulary,
-            [prompts[i] for i in chosen],
+        settings = SampleSettings(
             samples=config.samples,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             max_tokens=config.max_tokens,
             seed=config.seed,
-            keys=[problems[i].id for i in chosen],
             slots=config.slots,
-            mesh=mesh,
-        ):
+        )
+        given, keys = [prompts[i] for i in chosen], [problems[i].id for i in chosen]
+        for index, sample, ids, ended in generate(model, vocabulary, given, keys, settings, mesh):
             yield chosen[index], sample, ids, ended
 
 

@@ -11,9 +11,12 @@ METHODS = {
 DECODINGS = {
     "beam": "keep the best beam_width traces at every step",
     "greedy": "keep one",
+    "mcts": "Monte Carlo tree search, which may go back to any trace",
 }
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",
+    "random": "a draw",
+    "max_length": "the meta-prover's tokens of the reasoning",
 }
 SEGMENTATIONS = {
     "prompt": "at the next '### Step' heading",

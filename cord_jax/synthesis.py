@@ -13,16 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import models
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
-from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.grading import open_grader
 from cord_jax.mesh import device_name, parse_mesh
+from cord_jax.methods import search_settings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 from cord_jax.run_directory import check_run, fingerprint, open_run
@@ -63,7 +62,7 @@ def synthesize(
         check_run(config.output_dir, **run_is)
     new_tokens = config.max_thinking_tokens + config.max_answer_tokens
     teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of)
-    engine = Engine(teachers, problems, _search_settings(config), mesh)
+    engine = Engine(teachers, problems, search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
         pending, recorded = _agree(problems, None, None)
         for _ in engine.run(pending, recorded=recorded):
@@ -125,14 +124,6 @@ def _settings_of(spec) -> dict[str, Any]:
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
     return values
-
-
-def _search_settings(config: SynthesisConfig) -> SearchSettings:
-    names = {field.name for field in dataclasses.fields(SearchSettings)}
-    values = {name: value for name, value in vars(config).items() if name in names}
-    if config.method == "curation":
-        values["segmentation"] = "whole"
-    return SearchSettings(**values)
 
 
 def _agree(problems, pending, recorded):

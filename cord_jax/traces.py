@@ -125,21 +125,25 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One proposal of the search.
+    """One proposal of the search, a node of its tree.
 
     Attributes:
+      node: its number within the problem, from 1, in the order of the rows.
+      parent: the node that it extends, 0 for the root.
       problem: the problem's id.
       step: the round it was proposed in, from 1.
-      beam: the beam that it extends.
+      beam: the beam that it extends; with Monte Carlo tree search the number of the expansion, from 0.
       teacher: the proposer's name.
       text: canonical text.
       score: S with this step, 0 to 1 (float32); None if it was dropped.
       kept: whether the selection of its round kept it.
       rank: its beam number after that selection; None if not kept.
-      dropped: None, or one of `DROP_REASONS`.
+      dropped: None, one of `DROP_REASONS`, or the name of the filter that dropped it.
       ended: what ended it, one of `ENDINGS`.
     """
 
+    node: int
+    parent: int
     problem: str
     step: int
     beam: int

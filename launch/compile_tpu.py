@@ -64,11 +64,12 @@ def compile_job(values: flags.FlagValues) -> bool:
 
     chip, devices = topologies.describe(values.topology)
     if values.job == "search":
-        from cord_jax.engine.plan import SearchSettings
+        from cord_jax.methods import search_settings
         from cord_jax.pool import read_pool
 
-        settings = SearchSettings(**{name: getattr(search, name) for name in _OF_SEARCH})
-        return report.report_search(read_pool(values.pool), settings, chip, devices, values.mesh, say)
+        return report.report_search(
+            read_pool(values.pool), search_settings(search), chip, devices, values.mesh, say
+        )
     import models
 
     config = models.read_config(values.student)

@@ -14,23 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.engine.engine import advance_program
-from cord_jax.engine.plan import ProblemSizes, SearchSettings, capacities, plan_search
-from cord_jax.engine.teachers import (
-    ReaderKey,
-    Tables,
-    distinct_readers,
-    make_tables,
-    plan_reader,
-)
+from cord_jax.engine.engine import advance_program, exchange_rules
+from cord_jax.engine.plan import ProblemSizes, ReaderParts, SearchSettings, plan_search
+from cord_jax.engine.tables import Tables, make_tables
+from cord_jax.engine.teachers import ReaderKey, distinct_readers, sampling_of
 from cord_jax.pool import PoolSpec
 from cord_jax.search import loop
 from cord_jax.search.exchange import Exchange, ReaderText
 from cord_jax.search.readers import ReaderConstants
 from cord_jax.search.state import SearchPlan, SearchState, state_shardings
+from cord_jax.search.texts import SearchTexts
 from cord_jax.text.vocabulary import Vocabulary
 from models.sharding import parameter_shardings
 
@@ -125,44 +122,36 @@ def abstract_search(
     configs = [models.read_config(key.checkpoint) for key in used]
     if layers is not None:
         configs = [cut(config, layers) for config in configs]
-    room = capacities(settings, problems)
-    plans, constants, names = [], [], []
+    parts, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
     for (key, proposers), config in zip(used.items(), configs):
         execution = models.execution_of(config, mesh, key.dtype, decodes=True)
         if layers is not None:
             execution = dataclasses.replace(execution, stacked=False)
-        dtype = jnp.dtype(key.dtype or config.dtype)
-        model = models.abstract(config, dtype, execution.stacked, key.weights, execution.outputs_first)
+        dtype, layout = key.dtype or config.dtype, (execution.stacked, key.weights, execution.outputs_first)
+        model = models.abstract(config, jnp.dtype(dtype), *layout)
         tables, fingerprint = _tables(
-            key.checkpoint, config.vocab_size, settings.segmentation, room.max_steps
+            key.checkpoint, config.vocab_size, settings.segmentation, settings.max_steps
         )
         names.append(fingerprint or f"unknown: {key.checkpoint}")
         vocabulary = list(dict.fromkeys(names)).index(names[-1])
-        plan, weights = plan_reader(model, execution, vocabulary, proposers, spec, tables, room.columns)
-        plans.append(plan)
+        sampling = sampling_of(spec, proposers)
+        parts.append(ReaderParts(model, execution, vocabulary, proposers, sampling, tables))
+        _, weights = nnx.split(model)
         constants.append(
             ReaderConstants(
                 weights=_shapes(weights, parameter_shardings(weights, mesh)),
                 **_shapes(tables.arrays, replicated),
             )
         )
-    plan = plan_search(plans, meta, settings, room, problems, mesh)
+    plan = plan_search(parts, meta, settings, problems, mesh)
     exchange = Exchange(
         [None] * len(set(names)),  # it is never called, only counted
-        [ReaderText(reader.vocabulary, reader.proposers) for reader in plans if reader.proposers],
-        meta_vocabulary=plans[meta].vocabulary,
-        num_beams=plan.num_beams,
-        segmentation_name=settings.segmentation,
-        max_step_tokens=plan.max_step_tokens,
-        max_thinking_tokens=plan.max_thinking_tokens,
+        [ReaderText(reader.vocabulary, reader.proposers) for reader in plan.readers if reader.proposers],
+        exchange_rules(plan, settings),
+        SearchTexts(plan.num_proposers, plan.candidates),
     )
-    widths = dict(
-        prompt_width=problems.prompt_width,
-        closing_width=problems.closing_width,
-        scored_width=problems.scored_width,
-    )
-    state = jax.eval_shape(functools.partial(loop.empty_state, plan, **widths), tuple(constants))
+    state = jax.eval_shape(functools.partial(loop.empty_state, plan, sizes=problems), tuple(constants))
     sharding = state_shardings(state, mesh)
     return AbstractSearch(
         plan,

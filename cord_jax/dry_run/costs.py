@@ -68,7 +68,7 @@ def chunks_of_commit(search: AbstractSearch, reader: int) -> int:
     """Chunks of a problem's commit in which every chosen step is as long as may be sampled, and has a cue."""
     plan = search.plan
     chunk = plan.readers[reader].execution.chunk
-    return -(-plan.num_beams * (plan.max_step_tokens + _cue(search, reader)) // chunk)
+    return -(-plan.places * (plan.max_step_tokens + _cue(search, reader)) // chunk)
 
 
 def scoring_chunk(search: AbstractSearch) -> Work:

@@ -17,10 +17,11 @@ from cord_jax.dry_run.abstract import AbstractSearch, Compiled, abstract_search,
 from cord_jax.dry_run.costs import Work
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.pool import PoolSpec
-from cord_jax.search import commits, settling
-from cord_jax.search.commits import Chosen
+from cord_jax.search import commits
+from cord_jax.search.commits import Branches, Chosen
+from cord_jax.search.exchange import candidate_shapes
+from cord_jax.search.jax_tools import data_specs
 from cord_jax.search.proposals import propose
-from cord_jax.search.shards import data_specs
 from cord_jax.search.slots import SubBatch
 
 
@@ -40,46 +41,48 @@ def lower_scoring(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     """The scoring pass of a sub-batch by the meta-prover, which is `reader`."""
     plan = search.plan
     rows = plan.shards.count * plan.shards.rows
-    given = _cut(search, settling.candidate_shapes(plan, len(search.exchange.vocabularies), rows))
+    given = _cut(search, candidate_shapes(plan, len(search.exchange.vocabularies), rows))
 
     def write_scores(constants, state, batch, given):
-        score_rj, _ = settling.score(plan, constants, state, batch, given)
-        score_nb = score_rj[jnp.arange(state.score_nb.shape[0]) % score_rj.shape[0], : plan.num_beams]
-        return dataclasses.replace(state, score_nb=score_nb)
+        score_rj, _ = plan.scorer(plan, constants, state, batch, given)
+        first_nj = score_rj[jnp.arange(state.tree.score_nmj.shape[0]) % score_rj.shape[0]]
+        score_nmj = state.tree.score_nmj.at[:, 0].set(first_nj)
+        return dataclasses.replace(state, tree=dataclasses.replace(state.tree, score_nmj=score_nmj))
 
     program = jax.jit(functools.partial(plan.shards.each, write_scores), donate_argnums=1)
-    return program.lower(search.constants[reader], search.state, _batch(search), given)
+    return program.lower(search.constants, search.state, _batch(search), given)
 
 
 def lower_commit(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     """The commit of a sub-batch's chosen steps by a reader that reads them itself."""
     plan = search.plan
-    rows, beams = plan.shards.count * plan.shards.rows, plan.num_beams
-    of_beam = jax.ShapeDtypeStruct((rows, beams), jnp.int32)
+    rows, places = plan.shards.count * plan.shards.rows, plan.places
+    of_place = jax.ShapeDtypeStruct((rows, places), jnp.int32)
     of_row = jax.ShapeDtypeStruct((rows,), jnp.bool_)
     chosen = Chosen(
-        parent_rb=of_beam,
-        length_rb=of_beam,
-        token_rbt=jax.ShapeDtypeStruct((rows, beams, plan.read_width), jnp.int32),
-        cue_rb=of_beam,
+        length_rb=of_place,
+        token_rbt=jax.ShapeDtypeStruct((rows, places, plan.read_width), jnp.int32),
+        cue_rb=of_place,
         permanent_r=of_row,
         shared_r=of_row,
     )
+    branches = Branches(
+        node_rb=of_place,
+        lineage_rbi=jax.ShapeDtypeStruct((rows, places, plan.nodes), jnp.bool_),
+        keeps_ri=jax.ShapeDtypeStruct((rows, plan.nodes), jnp.bool_),
+    )
 
-    def append(constants, state, batch, chosen):
-        return commits.append(
-            plan.readers[reader],
-            constants,
-            state,
-            plan.shards,
-            batch,
-            chosen,
-        )[0]
+    def append(constants, state, batch, chosen, branches):
+        return commits.append(plan.readers[reader], constants, state, plan.shards, batch, chosen, branches)[0]
 
     program = functools.partial(plan.shards.each, append)
     jitted = jax.jit(program, donate_argnums=1, out_shardings=search.sharding.readers[reader])
     return jitted.lower(
-        search.constants[reader], search.state.readers[reader], _batch(search), _cut(search, chosen)
+        search.constants[reader],
+        search.state.readers[reader],
+        _batch(search),
+        _cut(search, chosen),
+        _cut(search, branches),
     )
 
 

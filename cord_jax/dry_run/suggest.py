@@ -51,7 +51,7 @@ def working_bytes(search: AbstractSearch) -> float:
     plan, largest = search.plan, 0.0
     closing = search.state.closings.token_na.shape[1]
     for index, (config, reader, state) in enumerate(zip(search.configs, plan.readers, search.state.readers)):
-        forks = plan.score_group if index == plan.meta else plan.num_beams
+        forks = plan.score_group if index == plan.meta else plan.places
         width = plan.shards.rows * forks * (plan.step_width + closing)
         token = bytes_per_device(state.pool) * plan.shards.count / plan.slots / reader.columns
         leaf = jax.tree.leaves(state.pool)[0]

@@ -20,26 +20,57 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cord_jax.engine.encoded_problems import Requests
-from cord_jax.engine.plan import SearchSettings, capacities, plan_search
-from cord_jax.engine.teachers import Teachers, compile_reader
+from cord_jax.engine.encoded_problems import EncodedProblems
+from cord_jax.engine.plan import SearchSettings, plan_search
+from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
+from cord_jax.filters import parse_filters
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
-from cord_jax.search.exchange import Exchange, ReaderText
+from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
 from cord_jax.search.insertion import insert
-from cord_jax.search.round_record import ReadStep, SettledStep
+from cord_jax.search.jax_tools import axes, pytree
+from cord_jax.search.round_record import CandidateText, SettledRound
 from cord_jax.search.state import (
     ANSWERING,
     DONE,
     FREE,
+    RECALLING,
     SEARCHING,
-    History,
+    Answer,
+    Clock,
+    Meters,
+    Progress,
     SearchPlan,
     SearchState,
+    SlotPlan,
     state_shardings,
     with_columns,
 )
+from cord_jax.search.texts import SearchTexts
+from cord_jax.search.tree import Frontier, Tree
+
+
+@pytree
+class Peek:
+    """What the host looks at between calls of the search: where slots are, and what must be widened."""
+
+    clock: Clock
+    progress: Progress
+    meters: Meters
+    longest: jax.Array = axes()
+
+
+@pytree
+class Harvest:
+    """What is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
+
+    clock: Clock
+    progress: Progress
+    tree: Tree
+    frontier: Frontier
+    answer: Answer
+    done_n: jax.Array = axes("slot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +79,22 @@ class Finished:
 
     Attributes:
       problem: index of the problem.
-      history: `History` without the slot axis.
-      steps: rounds that were settled.
-      origin: `step index * J + j` of the winner's last candidate.
-      score: of the winner.
-      stuck: the beam of the trace if nothing was left, else -1.
-      writer: the proposer that wrote the answer.
-      answer: its tokens, EOS included.
+      tree: `Tree` without the slot axis, of the rounds that were settled.
+      texts: for each round the candidates as text, in the order j.
+      winner: the node whose trace it is.
+      stuck: nothing could be extended, and the winner is the first node that had nothing left.
+      answer: the response's tokens, EOS included; its writer is the winner's.
       closing_tokens: the meta-prover's tokens of all its closings.
-      texts: for each step the candidates as text, in the order j.
       seconds: from insertion to harvest.
     """
 
     problem: int
-    history: History
-    steps: int
-    origin: int
-    score: float
-    stuck: int
-    writer: int
+    tree: Tree
+    texts: list[list[CandidateText | None]]
+    winner: int
+    stuck: bool
     answer: list[int]
     closing_tokens: int
-    texts: list[list[ReadStep | None]]
     seconds: float
 
 
@@ -82,30 +107,15 @@ class Engine:
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        chunk = max(reader.execution.chunk for reader in teachers.readers)
-        self._requests = Requests(teachers, problems, settings.closing, chunk)
-        room = capacities(settings, self._requests.sizes)
-        compiled = [
-            compile_reader(reader, teachers.spec, settings.segmentation, room.max_steps, room.columns, mesh)
-            for reader in teachers.readers
-        ]
-        self._constants = tuple(constants for _, constants in compiled)
-        plan = plan_search(
-            [plan for plan, _ in compiled],
-            teachers.meta,
-            settings,
-            room,
-            self._requests.sizes,
-            mesh,
-        )
+        self._encoded = EncodedProblems(teachers, problems, settings.closing)
+        parts, self._constants = reader_parts(teachers, settings.segmentation, settings.max_steps, mesh)
+        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh)
+        self._texts = SearchTexts(plan.num_proposers, plan.candidates)
         self.exchange = Exchange(
             list(teachers.vocabularies),
             [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
-            meta_vocabulary=teachers.readers[teachers.meta].vocabulary_index,
-            num_beams=settings.beam_width,
-            segmentation_name=settings.segmentation,
-            max_step_tokens=room.step_tokens,
-            max_thinking_tokens=settings.max_thinking_tokens,
+            exchange_rules(plan, settings),
+            self._texts,
         )
         self.idle_row_share = 0.0
         self.lay_out(plan)
@@ -118,13 +128,7 @@ class Engine:
     def _make_programs(self, plan: SearchPlan) -> None:
         """Makes the programs for a plan; they compile when they first run."""
         self.plan = plan
-        empty = functools.partial(
-            loop.empty_state,
-            self.plan,
-            prompt_width=self._requests.sizes.prompt_width,
-            closing_width=self._requests.sizes.closing_width,
-            scored_width=self._requests.sizes.scored_width,
-        )
+        empty = functools.partial(loop.empty_state, self.plan, sizes=self._encoded.sizes)
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
@@ -142,21 +146,21 @@ class Engine:
         self,
         indices: Iterable[int],
         *,
-        recorded: Mapping[int, Sequence[SettledStep]] = {},
-        on_settled: Callable[[list[tuple[int, int, SettledStep]]], None] | None = None,
+        recorded: Mapping[int, Sequence[SettledRound]] = {},
+        on_settled: Callable[[list[tuple[int, int, SettledRound]]], None] | None = None,
         max_rounds: int = 64,
     ) -> Iterator[Finished]:
         """Searches the problems of these indices and yields them as they finish.
 
         Args:
-          recorded: steps that an earlier run has settled, by problem; they are only read, and not searched again.
+          recorded: rounds that an earlier run has settled, by problem; they are only read, and not searched again.
           on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
-            way: (problem, step from 1, what was settled).
+            way: (problem, round from 1, what was settled).
           max_rounds: rounds after which the host gets a look at the state, finished or not.
         """
         waiting = deque(indices)
         inserted_at: dict[int, float] = {}
-        told = {problem: len(steps) for problem, steps in recorded.items()}
+        told = {problem: len(rounds) for problem, rounds in recorded.items()}
         free = list(range(self.plan.slots))
         while waiting or len(free) < self.plan.slots:
             while waiting and free:
@@ -165,75 +169,71 @@ class Engine:
                 inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
             self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
             peek = jax.device_get(peek)
-            if peek["short_yx"].any() or peek["longest"] > self.plan.step_width:
-                self._widen(peek["longest"], peek["short_yx"].any(0))
-            elif (peek["phase_n"] == DONE).any():
+            done_n, short_x = peek.clock.phase_n == DONE, peek.meters.short_yx.any(0)
+            if short_x.any() or peek.longest > self.plan.step_width:
+                self._widen(peek.longest, short_x)
+            elif done_n.any():
                 yield from self._collect(inserted_at)
-                free = sorted(free + np.flatnonzero(peek["phase_n"] == DONE).tolist())
+                free = sorted(free + np.flatnonzero(done_n).tolist())
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
-            self.idle_row_share = 1 - float(peek["busy_y"].sum()) / max(1.0, float(peek["ticked_y"].sum()))
+            ticked = float(peek.meters.ticked_y.sum())
+            self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
 
-    def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledStep]]) -> None:
+    def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
         """Inserts problems; what was settled of them before, the exchange will say again."""
         replayed_r = np.zeros_like(problem_r)
-        for row, problem in enumerate(problem_r.tolist()):
-            for step, settled in enumerate(recorded.get(problem, ()), start=1):
-                self.exchange.settled[problem, step] = settled
-                replayed_r[row] = step
-        insertion = self._requests.insertion(slot_r, problem_r >= 0, problem_r, replayed_r)
+        for row in np.flatnonzero(problem_r >= 0):
+            rounds = recorded.get(int(problem_r[row]), ())
+            self._texts.begin(int(problem_r[row]), rounds)
+            replayed_r[row] = len(rounds)
+        insertion = self._encoded.insertion(slot_r, problem_r, replayed_r)
         self._state = self._insert(self._state, insertion)
 
-    def _newly_settled(self, peek, told: dict[int, int]) -> list[tuple[int, int, SettledStep]]:
+    def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
         """What has been settled since the last look, of problems that are not done; `told` counts it."""
-        under_way = np.isin(peek["phase_n"], (SEARCHING, ANSWERING))
-        settled_n = np.where(peek["phase_n"] == SEARCHING, peek["step_n"] - 1, peek["step_n"])
-        new = [(slot, int(peek["problem_n"][slot])) for slot in np.flatnonzero(under_way)]
+        under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, ANSWERING))
+        settled_n = peek.progress.round_n
+        new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
         new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
         if not new:
             return []
-        history = jax.device_get(self._replicate(self._state.history))
-        steps = []
+        tree = jax.device_get(self._replicate(self._state.tree))
+        rounds = []
         for slot, problem in new:
-            for step in range(told.get(problem, 0), int(settled_n[slot])):
-                row = jax.tree.map(lambda x: x[slot, step], history)
-                settled = SettledStep(
-                    texts=self.exchange.texts.get((problem, step + 1), ()),
-                    score_j=row.score_nmj,
-                    ended_j=row.ended_nmj,
-                    dropped_j=row.dropped_nmj,
-                    sampled_j=row.sampled_nmj,
+            for number in range(told.get(problem, 0), int(settled_n[slot])):
+                settled = SettledRound(
+                    texts=self._texts.of_round(problem, number),
+                    score_j=tree.score_nmj[slot, number],
+                    ended_j=tree.ended_nmj[slot, number],
+                    dropped_j=tree.dropped_nmj[slot, number],
+                    sampled_j=tree.sampled_nmj[slot, number],
                 )
-                steps.append((problem, step + 1, settled))
+                rounds.append((problem, number + 1, settled))
             told[problem] = int(settled_n[slot])
-        return steps
+        return rounds
 
     def _collect(self, inserted_at: dict[int, float]) -> Iterator[Finished]:
         """Takes the finished problems out of their slots."""
-        self._state, record = self._harvest(self._state)
-        record = jax.device_get(record)
-        for slot in np.flatnonzero(record["done_n"]):
-            problem, steps = int(record["problem_n"][slot]), int(record["step_n"][slot])
-            history = jax.tree.map(lambda x: x[slot, :steps], record["history"])
-            if np.isnan(history.score_nmj).any():
+        self._state, harvest = self._harvest(self._state)
+        harvest = jax.device_get(harvest)
+        for slot in np.flatnonzero(harvest.done_n):
+            problem, rounds = int(harvest.clock.problem_n[slot]), int(harvest.progress.round_n[slot])
+            tree = jax.tree.map(lambda x: x[slot, :rounds], harvest.tree)
+            if np.isnan(tree.score_nmj).any():
                 raise UserError(
                     f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
                     'numbers; check its checkpoint, or load it with dtype = "float32"'
                 )
-            texts = [self.exchange.texts.pop((problem, step), []) for step in range(1, steps + 1)]
-            for step in range(1, steps + 1):
-                self.exchange.settled.pop((problem, step), None)
+            stuck = int(harvest.progress.stuck_n[slot])
             yield Finished(
                 problem=problem,
-                history=history,
-                steps=steps,
-                origin=int(record["origin_n"][slot]),
-                score=float(record["score_n"][slot]),
-                stuck=int(record["stuck_n"][slot]),
-                writer=int(record["writer_n"][slot]),
-                answer=record["answer_nu"][slot, : record["answer_count_n"][slot]].tolist(),
-                closing_tokens=self._requests.closing_tokens(problem),
-                texts=texts,
+                tree=tree,
+                texts=self._texts.take(problem, rounds),
+                winner=int(harvest.frontier.node_nb[slot, 0]) if stuck < 0 else stuck,
+                stuck=stuck >= 0,
+                answer=harvest.answer.token_na[slot, : harvest.answer.count_n[slot]].tolist(),
+                closing_tokens=self._encoded.closing_tokens(problem),
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
 
@@ -241,7 +241,8 @@ class Engine:
         """Makes room for what did not fit and compiles the programs anew. Rare: capacities are estimates."""
         plan = self.plan
         if longest > plan.step_width:
-            plan = dataclasses.replace(plan, step_width=packing.round_up(int(longest) * 5 // 4, 16))
+            width = packing.round_up(int(longest) * 5 // 4, 16)
+            plan = dataclasses.replace(plan, step_width=width, read_width=max(plan.read_width, width))
         readers = tuple(
             reader.widened(reader.columns // 3) if is_short else reader
             for reader, is_short in zip(plan.readers, short)
@@ -253,8 +254,21 @@ class Engine:
         self._make_programs(wider)
 
 
+def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
+    """How the proposals of a search become candidates."""
+    return ExchangeRules(
+        meta_vocabulary=plan.readers[plan.meta].vocabulary,
+        places=plan.places,
+        segmentation=settings.segmentation,
+        max_step_tokens=plan.max_step_tokens,
+        max_thinking_tokens=plan.max_thinking_tokens,
+        filters=parse_filters(settings.filters),
+        filters_together=settings.filters_together,
+    )
+
+
 def free_rows(
-    plan: SearchPlan, free: list[int], waiting: deque[int]
+    plan: SlotPlan, free: list[int], waiting: deque[int]
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Takes waiting problems into free slots, as many of each shard as a sub-batch has rows.
 
@@ -281,7 +295,7 @@ def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState)
 
     It consumes the state, which lies as `sharding` (from `state_shardings`) says.
     """
-    replicated = NamedSharding(sharding.phase_n.mesh, PartitionSpec())
+    replicated = NamedSharding(sharding.clock.phase_n.mesh, PartitionSpec())
     return jax.jit(
         functools.partial(_advance_and_peek, plan, exchange),
         donate_argnums=1,
@@ -297,30 +311,12 @@ def insert_program(plan: SearchPlan, sharding: SearchState):
 
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):
     state = loop.advance(plan, exchange, constants, state, max_rounds)
-    names = (
-        "phase_n",
-        "problem_n",
-        "step_n",
-        "short_yx",
-        "longest",
-        "ticked_y",
-        "busy_y",
-    )
-    return state, {name: getattr(state, name) for name in names}
+    return state, Peek(state.clock, state.progress, state.meters, state.longest)
 
 
-def _harvest(state: SearchState):
+def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:
     """Frees the slots of finished problems; returns what is known of them."""
-    done_n = state.phase_n == DONE
-    names = (
-        "problem_n",
-        "step_n",
-        "stuck_n",
-        "writer_n",
-        "answer_nu",
-        "answer_count_n",
-        "history",
-    )
-    record = {name: getattr(state, name) for name in names}
-    record |= {"done_n": done_n, "origin_n": state.origin_nb[:, 0], "score_n": state.score_nb[:, 0]}
-    return dataclasses.replace(state, phase_n=jnp.where(done_n, FREE, state.phase_n)), record
+    done_n = state.clock.phase_n == DONE
+    harvest = Harvest(state.clock, state.progress, state.tree, state.frontier, state.answer, done_n)
+    clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
+    return dataclasses.replace(state, clock=clock), harvest

@@ -1,181 +1,156 @@
 """Sampling whole texts of one model with the search's own token loop: many prompts, several samples each.
 
-Prompts sit in slots; the samples of a prompt share its keys and values. A slot is refilled when all its
-samples have ended.
+Prompts sit in slots; the samples of a prompt share its keys and values. A slot is refilled when all its samples have
+ended. There is no search here: what is needed of it are slots, the reading of prompts and the token loop.
 """
 
 import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.engine.encoded_problems import problem_digest
+from cord_jax.engine.encoded_problems import EncodedPrompts, problem_digest
 from cord_jax.engine.engine import free_rows
-from cord_jax.engine.teachers import Reader, compile_reader
-from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
-from cord_jax.search import loop, packing, readers
-from cord_jax.search.insertion import Insertion, insert, prompt_task
+from cord_jax.engine.plan import ReaderParts, plan_sampling
+from cord_jax.engine.tables import make_tables
+from cord_jax.engine.teachers import reader_constants
+from cord_jax.search import loop, readers
+from cord_jax.search.insertion import Insertion, insert_prompts, prompt_task
+from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.proposals import sampled_tokens
-from cord_jax.search.scorers.predictive_perplexity import Closings
-from cord_jax.search.shards import Shards
+from cord_jax.search.sampling import SamplingSettings
 from cord_jax.search.slots import SubBatch, choose
-from cord_jax.search.state import FREE, READING, SEARCHING, SearchPlan, SearchState, state_shardings
+from cord_jax.search.state import FREE, READING, SEARCHING, SlotPlan, SlotState, state_shardings
 from cord_jax.search.tasks import perform
 from cord_jax.text.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How to sample.
+
+    Attributes:
+      samples: continuations of each prompt.
+      temperature, top_k, top_p: as in `sampling.SamplingSettings`.
+      max_tokens: tokens of a continuation, EOS included.
+      seed: of all draws.
+      slots: continuations decoded at a time; changes no sample.
+    """
+
+    samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    max_tokens: int
+    seed: int
+    slots: int
+
+
+@pytree
+class _Sampled:
+    """What slots hold whose samples have all ended (`done_n`)."""
+
+    done_n: jax.Array = axes("slot")
+    problem_n: jax.Array = axes("slot")
+    count_nq: jax.Array = axes("slot", "text")
+    stopped_nq: jax.Array = axes("slot", "text")
+    token_nqt: jax.Array = axes("slot", "text", "token")
 
 
 def generate(
     model: models.Decoder,
     vocabulary: Vocabulary,
     prompts: Sequence[Sequence[int]],
-    *,
-    samples: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    max_tokens: int,
-    seed: int,
     keys: Sequence[str],
-    slots: int,
+    settings: SampleSettings,
     mesh: Mesh,
 ) -> Iterator[tuple[int, int, list[int], str]]:
     """Samples continuations of prompts.
 
     Args:
       prompts: token ids; `keys`: what identifies each prompt, for its random draws.
-      samples: continuations of each prompt.
-      max_tokens: tokens of a continuation, EOS included.
-      slots: continuations decoded at a time; changes no sample.
 
     Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which prompts
       finish.
     """
-    plan, constants = _plan(
-        model, vocabulary, prompts, samples, (temperature, top_k, top_p), max_tokens, seed, slots, mesh
+    encoded = EncodedPrompts([prompts], [problem_digest(key) for key in keys])
+    tables = make_tables(vocabulary, model.config.vocab_size, "line_break", 1)
+    sampling = SamplingSettings((settings.temperature,), (settings.top_k,), (settings.top_p,))
+    slots = max(1, min(settings.slots // settings.samples, len(prompts)))
+    execution = models.execution_of(model.config, mesh, model.dtype, decodes=True)
+    plan = plan_sampling(
+        ReaderParts(model, execution, 0, (0,), sampling, tables),
+        settings.samples,
+        settings.max_tokens,
+        slots,
+        settings.seed,
+        encoded.width,
+        mesh,
     )
-    prompt_width = packing.round_up(max(map(len, prompts)), plan.chunk)
-    empty = functools.partial(
-        loop.empty_state, plan, prompt_width=prompt_width, closing_width=1, scored_width=1
-    )
+    constants = (reader_constants(model, tables, mesh),)
+    empty = functools.partial(loop.empty_slots, plan, prompt_width=encoded.width)
     sharding = state_shardings(jax.eval_shape(empty, constants), mesh)
     state = jax.jit(empty, out_shardings=sharding)(constants)
-    put_in = jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    put_in = jax.jit(functools.partial(_insert, plan), donate_argnums=0, out_shardings=sharding)
+    replicated = NamedSharding(mesh, PartitionSpec())
     write = jax.jit(
         functools.partial(_write, plan),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
-        compiler_options=plan.readers[0].execution.compiler_options,
+        compiler_options=execution.compiler_options,
     )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
     waiting, free = deque(range(len(prompts))), list(range(plan.slots))
     while waiting or len(free) < plan.slots:
         while waiting and free:
             slot_r, prompt_r, free = free_rows(plan, free, waiting)
-            state = put_in(state, _insertion(slot_r, prompt_r, prompts, keys, prompt_width))
+            state = put_in(state, encoded.insertion(slot_r, prompt_r, np.zeros_like(prompt_r)))
         state, finished = write(constants, state)
         if not jax.device_get(finished):
             continue
-        state, record = take_out(state)
-        record = jax.device_get(record)
-        for slot in np.flatnonzero(record["done_n"]):
-            for sample in range(samples):
-                count = record["count_nq"][slot, sample]
-                ended = "eos" if record["stopped_nq"][slot, sample] == readers.EOS else "cap"
-                yield (
-                    int(record["problem_n"][slot]),
-                    sample,
-                    record["token_nqt"][slot, sample, :count].tolist(),
-                    ended,
-                )
-        free = sorted(free + np.flatnonzero(record["done_n"]).tolist())
+        state, sampled = take_out(state)
+        sampled = jax.device_get(sampled)
+        for slot in np.flatnonzero(sampled.done_n):
+            for sample in range(settings.samples):
+                ids = sampled.token_nqt[slot, sample, : sampled.count_nq[slot, sample]].tolist()
+                ended = "eos" if sampled.stopped_nq[slot, sample] == readers.EOS else "cap"
+                yield int(sampled.problem_n[slot]), sample, ids, ended
+        free = sorted(free + np.flatnonzero(sampled.done_n).tolist())
 
 
-def _plan(model, vocabulary, prompts, samples, sampling, max_tokens, seed, slots, mesh):
-    """A search plan with one proposer and a beam a sample, of which only insertion and the token loop are
-    used.
-    """
-    data = mesh.shape.get("data", 1)
-    slots = packing.round_up(max(1, min(slots // samples, len(prompts))), data)
-    path = Path()
-    spec = PoolSpec((ProposerSpec("model", path, *sampling),), MetaProverSpec(path))
-    execution = models.execution_of(model.config, mesh, model.dtype, decodes=True)
-    reader = Reader(path, None, model, execution, vocabulary, 0, (0,))
-    columns = max(map(len, prompts)) + 1
-    reader_plan, constants = compile_reader(reader, spec, "line_break", 1, columns, mesh)
-    reader_plan = dataclasses.replace(
-        reader_plan, start=reader_plan.free
-    )  # only EOS and the cap end a sample
-    plan = SearchPlan(
-        readers=(reader_plan,),
-        meta=0,
-        num_proposers=1,
-        num_beams=samples,
-        slots=slots,
-        whole=True,
-        max_steps=1,
-        max_step_tokens=max_tokens,
-        max_thinking_tokens=max_tokens,
-        max_answer_tokens=1,
-        step_width=1,
-        num_forms=1,
-        shards=Shards(mesh, max(1, min(4, slots // data))),
-        quantum=256,
-        score_group=samples,
-        seed=seed,
-    )
-    return plan, (constants,)
+def _insert(plan: SlotPlan, state: SlotState, insertion: Insertion) -> SlotState:
+    def of_shard(_, state, insertion):
+        return insert_prompts(plan, state, insertion)
+
+    return plan.shards.each(of_shard, None, state, insertion)
 
 
-def _insertion(slot_r, prompt_r, prompts, keys, width) -> Insertion:
-    rows = len(slot_r)
-    token_rt, length_r = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
-    digest_r2 = np.zeros((rows, 2), np.uint32)
-    for row in np.flatnonzero(prompt_r >= 0):
-        ids = prompts[prompt_r[row]]
-        token_rt[row, : len(ids)], length_r[row] = ids, len(ids)
-        digest_r2[row] = problem_digest(keys[prompt_r[row]])
-    nothing = np.zeros((rows, 1), np.int32)
-    closings = Closings(nothing, nothing, nothing, np.zeros(rows, np.int32), nothing, nothing)
-    return Insertion(
-        slot_r,
-        prompt_r >= 0,
-        prompt_r,
-        digest_r2,
-        np.zeros(rows, np.int32),
-        closings,
-        (token_rt,),
-        (length_r,),
-    )
+def _all_ended(state: SlotState):
+    return (state.clock.phase_n == SEARCHING) & ~loop.rows_running(state)
 
 
-def _all_ended(state: SearchState):
-    return (state.phase_n == SEARCHING) & ~loop.rows_running(state)
-
-
-def _write(plan: SearchPlan, constants, state: SearchState):
+def _write(plan: SlotPlan, constants, state: SlotState):
     """Reads prompts and writes quanta of tokens until all samples of some slot have ended; at most 16 quanta a call."""
 
     def going(carry):
         quanta, state = carry
-        busy = loop.rows_running(state) | (state.phase_n == READING)
+        busy = loop.rows_running(state) | (state.clock.phase_n == READING)
         return (quanta < 16) & busy.any() & ~_all_ended(state).any()
 
     def of_shard(constants, state):
         def reads(state):
-            return plan.shards.agreed((state.phase_n == READING).any())
+            return plan.shards.agreed((state.clock.phase_n == READING).any())
 
         def read(state):
-            slot_r = choose((state.phase_n == READING).astype(jnp.int32), plan.shards.rows)
-            batch = SubBatch(slot_r, state.phase_n[slot_r] == READING)
+            slot_r = choose((state.clock.phase_n == READING).astype(jnp.int32), plan.shards.rows)
+            batch = SubBatch(slot_r, state.clock.phase_n[slot_r] == READING)
             return perform(plan, constants, state, batch, prompt_task(plan, state, batch))
 
         state = lax.while_loop(reads, read, state)
@@ -189,14 +164,9 @@ def _write(plan: SearchPlan, constants, state: SearchState):
     return state, _all_ended(state).any()
 
 
-def _take_out(state: SearchState):
+def _take_out(state: SlotState) -> tuple[SlotState, _Sampled]:
     """Frees the slots whose samples have all ended; returns what they hold."""
     done_n, rows = _all_ended(state), state.readers[0].rows
-    record = {
-        "done_n": done_n,
-        "problem_n": state.problem_n,
-        "count_nq": rows.count_nq,
-        "stopped_nq": rows.stopped_nq,
-        "token_nqt": sampled_tokens(rows),
-    }
-    return dataclasses.replace(state, phase_n=jnp.where(done_n, FREE, state.phase_n)), record
+    sampled = _Sampled(done_n, state.clock.problem_n, rows.count_nq, rows.stopped_nq, sampled_tokens(rows))
+    clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
+    return dataclasses.replace(state, clock=clock), sampled

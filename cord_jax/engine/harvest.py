@@ -1,6 +1,4 @@
-"""From a finished search to its trace and its tree: the winner is followed back from its last step to its
-first.
-"""
+"""From a finished search to its trace and its tree: the winner is followed back from its last step to its first."""
 
 from collections.abc import Sequence
 
@@ -10,88 +8,80 @@ from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
 from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.problems import Problem
-from cord_jax.search.round_record import ABSENT, DROPPED, ENDED
+from cord_jax.search.round_record import ABSENT, ENDED, VALID
+from cord_jax.search.tree import LOST
 from cord_jax.traces import Candidate, Step, Trace, Usage
 
 
-def winning_path(finished: Finished, num_proposers: int) -> list[tuple[int, int]]:
-    """The winner's candidates as (step index, candidate), first step first.
-
-    For a stuck search it is the path of the beam that had nothing left.
-    """
-    rank_mj = finished.history.rank_nmj
-    candidates = rank_mj.shape[1]
-    if finished.stuck >= 0:
-        step, beam = finished.steps - 1, finished.stuck
-    else:
-        step, candidate = divmod(finished.origin, candidates)
-        beam = candidate // num_proposers
-    path = [] if finished.stuck >= 0 else [(step, candidate)]
-    while step > 0:
-        step -= 1
-        candidate = int(np.flatnonzero(rank_mj[step] == beam)[0])
-        beam = candidate // num_proposers
-        path.append((step, candidate))
+def winning_path(finished: Finished) -> list[tuple[int, int]]:
+    """The nodes from the root to the winner, without the root, as (round, candidate)."""
+    parent_mj, path, node = finished.tree.parent_nmj, [], finished.winner
+    while node > 0:
+        path.append(divmod(node - 1, parent_mj.shape[1]))
+        node = int(parent_mj[path[-1]])
     return path[::-1]
 
 
 def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> list[Candidate]:
-    """Every candidate of the search, in the order of step, beam and proposer."""
-    history, rows = finished.history, []
-    for step in range(finished.steps):
-        for j in np.flatnonzero(history.dropped_nmj[step] != ABSENT):
-            beam, proposer = divmod(int(j), len(names))
-            dropped = DROPPED[history.dropped_nmj[step, j]]
-            rank = int(history.rank_nmj[step, j])
-            rows.append(
-                Candidate(
-                    problem=problem.id,
-                    step=step + 1,
-                    beam=beam,
-                    teacher=names[proposer],
-                    text=finished.texts[step][j].text,
-                    score=None if dropped else float(history.score_nmj[step, j]),
-                    kept=rank >= 0,
-                    rank=rank if rank >= 0 else None,
-                    dropped=dropped,
-                    ended=ENDED[history.ended_nmj[step, j]],
-                )
+    """Every candidate of the search, in the order of round, place and proposer."""
+    tree, rows = finished.tree, []
+    present = [tuple(map(int, index)) for index in np.argwhere(tree.dropped_nmj != ABSENT)]
+    # Nodes are numbered by their rows; on the device, by their rounds and candidates.
+    row_of = {0: 0} | {1 + m * tree.parent_nmj.shape[1] + j: n for n, (m, j) in enumerate(present, start=1)}
+    for number, (m, j) in enumerate(present, start=1):
+        candidate, rank = finished.texts[m][j], int(tree.rank_nmj[m, j])
+        rows.append(
+            Candidate(
+                node=number,
+                parent=row_of[int(tree.parent_nmj[m, j])],
+                problem=problem.id,
+                step=int(tree.depth_nmj[m, j]),
+                beam=int(tree.beam_nmj[m, j]),
+                teacher=names[j % len(names)],
+                text=candidate.text,
+                score=None if candidate.dropped else float(tree.score_nmj[m, j]),
+                kept=rank != LOST,
+                rank=rank if rank >= 0 else None,
+                dropped=candidate.dropped,
+                ended=ENDED[tree.ended_nmj[m, j]],
             )
+        )
     return rows
 
 
 def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader: Grader) -> Trace:
     """The trace of a finished search, its answer graded."""
-    names, history = teachers.names, finished.history
-    path = winning_path(finished, len(names))
+    names, tree = teachers.names, finished.tree
+    path = winning_path(finished)
     steps = tuple(
         Step(
-            text=finished.texts[step][j].text,
+            text=finished.texts[m][j].text,
             teacher=names[j % len(names)],
-            score=float(history.score_nmj[step, j]),
-            tokens=int(history.tokens_nmj[step, j]),
-            ended=ENDED[history.ended_nmj[step, j]],
+            score=float(tree.score_nmj[m, j]),
+            tokens=int(tree.tokens_nmj[m, j]),
+            ended=ENDED[tree.ended_nmj[m, j]],
         )
-        for step, j in path
+        for m, j in path
     )
     committed = dict.fromkeys(names, 0)
-    for step, j in path:
-        committed[names[j % len(names)]] += finished.texts[step][j].own_tokens
-    present_mj = (history.dropped_nmj != ABSENT) * history.sampled_nmj
-    read_mj = (history.dropped_nmj == 0) * (history.tokens_nmj + finished.closing_tokens)
+    for m, j in path:
+        committed[names[j % len(names)]] += finished.texts[m][j].own_tokens
+    present_mj = (tree.dropped_nmj != ABSENT) * tree.sampled_nmj
+    read_mj = (tree.dropped_nmj == VALID) * (tree.tokens_nmj + finished.closing_tokens)
     usage = {
         name: Usage(
             int(present_mj[:, k :: len(names)].sum()), committed[name], int(read_mj[:, k :: len(names)].sum())
         )
         for k, name in enumerate(names)
     }
-    if finished.stuck >= 0:
+    if finished.stuck:
         status, response, predicted, correct = "stuck", None, None, False
     else:
         status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(
             steps[-1].ended, "max_steps"
         )
-        vocabulary = next(r.vocabulary for r in teachers.readers if finished.writer in r.proposers)
+        writer = (finished.winner - 1) % len(names)
+        vocabulary = next(r.vocabulary for r in teachers.readers if writer in r.proposers)
         answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
         response = vocabulary.text(answer)
         predicted = predicted_answer(response)

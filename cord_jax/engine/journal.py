@@ -1,6 +1,6 @@
-"""The journal of a run: the settled steps of searches that are still under way.
+"""The journal of a run: the settled rounds of searches that are still under way.
 
-A search that was cut off is not begun again: its problem is inserted anew, and the recorded steps are
+A search that was cut off is not begun again: its problem is inserted anew, and the recorded rounds are
 replayed with the scores that they had, which costs a prefill of the kept steps and no proposal and no
 scoring. When a problem has its trace, its lines are of no use any more; a run that ends leaves an empty
 journal.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cord_jax.run_directory import RunDirectory
-from cord_jax.search.round_record import SettledStep
+from cord_jax.search.round_record import SettledRound
 
 JOURNAL = "journal.jsonl"
 
@@ -21,21 +21,21 @@ class Journal:
     def __init__(self, run: RunDirectory):
         self._file = run.json_lines(JOURNAL)
 
-    def read(self, unfinished: Mapping[str, int]) -> dict[int, list[SettledStep]]:
-        """The settled steps, first first, of the problems that have no trace yet (id -> index); drops the
+    def read(self, unfinished: Mapping[str, int]) -> dict[int, list[SettledRound]]:
+        """The settled rounds, first first, of the problems that have no trace yet (id -> index); drops the
         rest.
         """
         rows = [row for row in self._file.read() if row["problem"] in unfinished]
         self._file.rewrite(rows)
-        steps: dict[int, list[SettledStep]] = {}
+        steps: dict[int, list[SettledRound]] = {}
         for row in rows:
             of_problem = steps.setdefault(unfinished[row["problem"]], [])
-            if row["step"] == len(of_problem) + 1:
-                of_problem.append(SettledStep.from_row(row))
+            if row["round"] == len(of_problem) + 1:
+                of_problem.append(SettledRound.from_row(row))
         return steps
 
-    def write(self, settled: Sequence[tuple[str, int, SettledStep]]) -> None:
-        """Adds settled steps: (problem id, step from 1, what was settled)."""
+    def write(self, settled: Sequence[tuple[str, int, SettledRound]]) -> None:
+        """Adds settled rounds: (problem id, round from 1, what was settled)."""
         self._file.append(*(step.to_row(problem, number) for problem, number, step in settled))
 
     def clear(self) -> None:
@@ -43,16 +43,16 @@ class Journal:
         self._file.rewrite([])
 
 
-def to_text(steps: Mapping[int, Sequence[SettledStep]], ids: Sequence[str]) -> str:
-    """Recorded steps as JSON, for the other processes of a job."""
+def to_text(steps: Mapping[int, Sequence[SettledRound]], ids: Sequence[str]) -> str:
+    """Recorded rounds as JSON, for the other processes of a job."""
     rows = [step.to_row(ids[i], n) for i, of_one in steps.items() for n, step in enumerate(of_one, start=1)]
     return json.dumps(rows)
 
 
-def from_text(text: str, ids: Sequence[str]) -> dict[int, list[SettledStep]]:
+def from_text(text: str, ids: Sequence[str]) -> dict[int, list[SettledRound]]:
     """The inverse of `to_text`."""
     index = {problem: i for i, problem in enumerate(ids)}
-    steps: dict[int, list[SettledStep]] = {}
+    steps: dict[int, list[SettledRound]] = {}
     for row in json.loads(text):
-        steps.setdefault(index[row["problem"]], []).append(SettledStep.from_row(row))
+        steps.setdefault(index[row["problem"]], []).append(SettledRound.from_row(row))
     return steps

@@ -1,19 +1,24 @@
-"""From settings and sizes to a `SearchPlan`: how long, wide and many everything in a search is.
+"""The planner: from settings and sizes to how long, wide and many everything on the device is.
 
-Nothing here needs weights, tokenizers or devices, so that a search can be planned for a machine that is not
-there (`cord_jax.compilation`).
+The engine, evaluation and the dry run plan with the same functions. Nothing here needs weights, tokenizers or devices, so
+that a search can be planned for a machine that is not there (`cord_jax.dry_run`).
 """
 
 import dataclasses
 from collections.abc import Sequence
 
+from flax import nnx
 from jax.sharding import Mesh
 
-from cord_jax.config import CLOSING
+import models
+from cord_jax.engine.tables import Tables
 from cord_jax.search import packing
+from cord_jax.search.decodings import Decoding
 from cord_jax.search.readers import ReaderPlan
+from cord_jax.search.sampling import SamplingSettings
+from cord_jax.search.scorers import Scorer
 from cord_jax.search.shards import Shards
-from cord_jax.search.state import SearchPlan
+from cord_jax.search.state import SearchPlan, SlotPlan
 
 # Tokens of a packed text up to which a pass takes more than one problem of a data shard.
 PASS_TOKENS = 8192
@@ -21,33 +26,37 @@ PASS_TOKENS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How to search; see the flags of `launch.synthesize`. All but `slots` decide the traces.
+    """How to search: what a method makes of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
 
     Attributes:
-      segmentation: "prompt", "line_break" or "prefix"; "whole" writes whole traces (curation).
-      beam_width: B; with "whole", traces a proposer.
-      max_steps, max_step_tokens, max_thinking_tokens, max_answer_tokens: limits (design, section 3.6).
+      segmentation: one of `segmentation.SEGMENTATIONS`.
+      decoding: which nodes are extended next.
+      scorer: what ranks candidates.
+      max_steps: steps of a trace, at most.
+      max_step_tokens, max_thinking_tokens, max_answer_tokens: limits (method, section 3.6).
       closing: text between the reasoning and the answer when a candidate is scored.
+      filters: what drops candidates, as `filters.parse_filters` reads it; filters_together: whether a problem's
+        candidates of a round are filtered as one group.
+      scored_together: candidates of a problem that are scored in one pass, 0 for all; fewer take less memory.
       seed: of all draws.
       slots: problems searched at a time.
-      quantum: tokens that proposers write in a round, None for a fitting number; changes no trace.
+      quantum: tokens that proposers write in a round, None for a fitting number.
     """
 
-    segmentation: str = "prompt"
-    beam_width: int = 4
-    max_steps: int = 128
-    max_step_tokens: int = 1024
-    max_thinking_tokens: int = 16384
-    max_answer_tokens: int = 4096
-    closing: str = CLOSING
-    seed: int = 0
-    slots: int = 8
+    segmentation: str
+    decoding: Decoding
+    scorer: Scorer
+    max_steps: int
+    max_step_tokens: int
+    max_thinking_tokens: int
+    max_answer_tokens: int
+    closing: str
+    filters: str
+    filters_together: bool
+    scored_together: int
+    seed: int
+    slots: int
     quantum: int | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether proposers write whole traces instead of steps."""
-        return self.segmentation == "whole"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,87 +64,130 @@ class ProblemSizes:
     """What a run's problems need room for, in tokens.
 
     Attributes:
-      prompt_width: capacity for a prompt, of any reader; a multiple of the chunk.
+      prompt_width: capacity for a prompt, of any reader.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
       num_forms: most accepted forms of an answer.
     """
 
     prompt_width: int
-    closing_width: int
-    scored_width: int
-    num_forms: int
+    closing_width: int = 1
+    scored_width: int = 1
+    num_forms: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Capacities:
-    """What follows from the settings for every reader.
+class ReaderParts:
+    """What a reader is made of.
 
     Attributes:
-      max_steps: rounds of a search.
-      step_tokens: cap of a step in its writer's tokens.
-      step_width: capacity of a canonical step in any vocabulary's tokens, which may split text finer.
-      columns: of a pool. An estimate: the engine compacts and widens pools that turn out too narrow.
+      model: its network, real or abstract.
+      execution: how it runs.
+      vocabulary: index of its vocabulary among the distinct ones.
+      proposers: indices of the proposers that write through it; sampling: their settings.
+      tables: what the search asks of the vocabulary.
     """
 
-    max_steps: int
-    step_tokens: int
-    step_width: int
-    columns: int
-
-
-def capacities(settings: SearchSettings, problems: ProblemSizes) -> Capacities:
-    """The capacities of a search."""
-    step_tokens = settings.max_thinking_tokens if settings.whole else settings.max_step_tokens
-    step_tokens = min(step_tokens, settings.max_thinking_tokens)
-    step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
-    columns = (
-        problems.prompt_width
-        + settings.max_thinking_tokens
-        + (1 if settings.whole else settings.beam_width) * step_width
-        + settings.max_answer_tokens
-    )
-    return Capacities(
-        max_steps=1 if settings.whole else settings.max_steps,
-        step_tokens=step_tokens,
-        step_width=step_width,
-        columns=columns,
-    )
+    model: models.Decoder
+    execution: models.Execution
+    vocabulary: int
+    proposers: tuple[int, ...]
+    sampling: SamplingSettings
+    tables: Tables
 
 
 def plan_search(
-    readers: Sequence[ReaderPlan],
-    meta: int,
-    settings: SearchSettings,
-    sizes: Capacities,
-    problems: ProblemSizes,
-    mesh: Mesh,
+    parts: Sequence[ReaderParts], meta: int, settings: SearchSettings, sizes: ProblemSizes, mesh: Mesh
 ) -> SearchPlan:
-    """The plan of a search.
+    """Plans a search.
+
+    The capacities of KV caches and steps are estimates: the engine compacts and widens what turns out too narrow.
 
     Args:
-      readers: with pools of `sizes.columns`; `meta` is the index of the meta-prover's.
+      meta: index of the meta-prover's reader.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
-    data = mesh.shape["data"]
+    decoding, data = settings.decoding, mesh.shape["data"]
+    chunk = max(part.execution.chunk for part in parts)
+    num_proposers = sum(len(part.proposers) for part in parts)
+    step_tokens = min(settings.max_step_tokens, settings.max_thinking_tokens)
+    # Another vocabulary may split the text of a step finer.
+    step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
+    columns = (
+        packing.round_up(sizes.prompt_width, chunk)
+        + settings.max_thinking_tokens
+        + decoding.kept * step_width
+        + settings.max_answer_tokens
+    )
     slots = packing.round_up(settings.slots, data)
-    proposers = sum(len(reader.proposers) for reader in readers)
-    group = 1 if settings.whole else settings.beam_width * proposers
-    rows = PASS_TOKENS // (group * (sizes.step_width + problems.closing_width))
+    candidates = decoding.places * num_proposers
+    group = settings.scored_together or candidates
+    rows = PASS_TOKENS // (group * (step_width + sizes.closing_width))
     return SearchPlan(
-        readers=tuple(readers),
+        readers=_plan_readers(parts, columns),
         meta=meta,
-        num_proposers=proposers,
-        num_beams=settings.beam_width,
+        num_proposers=num_proposers,
+        places=decoding.places,
+        opened_first=decoding.opened_first,
+        nodes=1 + decoding.max_rounds * candidates,
         slots=slots,
-        whole=settings.whole,
-        max_steps=sizes.max_steps,
-        max_step_tokens=sizes.step_tokens,
+        shards=Shards(mesh, max(1, min(4, slots // data, rows))),
+        decoding=decoding,
+        scorer=settings.scorer,
+        max_steps=settings.max_steps,
+        max_step_tokens=step_tokens,
         max_thinking_tokens=settings.max_thinking_tokens,
         max_answer_tokens=settings.max_answer_tokens,
-        step_width=sizes.step_width,
-        num_forms=problems.num_forms,
-        shards=Shards(mesh, max(1, min(4, slots // data, rows))),
-        quantum=settings.quantum or min(32, max(4, sizes.step_tokens // 2)),
+        first_limit=step_tokens,
+        step_width=step_width,
+        read_width=max(step_width, min(step_tokens, settings.max_answer_tokens), 2 * chunk),
+        num_forms=sizes.num_forms,
+        quantum=settings.quantum or min(32, max(4, step_tokens // 2)),
         score_group=group,
         seed=settings.seed,
     )
+
+
+def plan_sampling(
+    part: ReaderParts, samples: int, max_tokens: int, slots: int, seed: int, prompt_width: int, mesh: Mesh
+) -> SlotPlan:
+    """Plans the sampling of whole texts by one model.
+
+    Args:
+      samples: texts of a prompt.
+      slots: prompts that are written for at a time; rounded up to a multiple of the mesh's data shards.
+    """
+    data = mesh.shape["data"]
+    slots = packing.round_up(slots, data)
+    (reader,) = _plan_readers([part], prompt_width + 1)
+    return SlotPlan(
+        readers=(dataclasses.replace(reader, start=reader.free),),  # only EOS and the cap end a text
+        places=samples,
+        opened_first=samples,
+        nodes=1,
+        slots=slots,
+        shards=Shards(mesh, max(1, min(4, slots // data))),
+        max_step_tokens=max_tokens,
+        first_limit=max_tokens,
+        read_width=2 * part.execution.chunk,
+        quantum=256,
+        seed=seed,
+    )
+
+
+def _plan_readers(parts: Sequence[ReaderParts], columns: int) -> tuple[ReaderPlan, ...]:
+    """Plans readers whose KV caches have `columns` columns at least."""
+    plans = []
+    for part in parts:
+        graphdef, _ = nnx.split(part.model)
+        plan = ReaderPlan(
+            graphdef=graphdef,
+            execution=dataclasses.replace(part.execution, stacked=part.model.is_stacked),
+            vocabulary=part.vocabulary,
+            proposers=part.proposers,
+            blocks=part.execution.pool.blocks(columns),
+            start=part.tables.start,
+            free=part.tables.free,
+            sampling=part.sampling,
+        )
+        plans.append(plan)
+    return tuple(plans)

@@ -3,25 +3,22 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
+from cord_jax.engine.plan import ReaderParts
+from cord_jax.engine.tables import Tables, make_tables
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
-from cord_jax.search.readers import ReaderConstants, ReaderPlan
+from cord_jax.search.readers import ReaderConstants
 from cord_jax.search.sampling import SamplingSettings
-from cord_jax.text import segmentation
-from cord_jax.text.boundaries import compile_boundaries
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
-
-ANSWER_CUE = "</think>\n\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +116,15 @@ def load_teachers(
             prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
         execution = execution_of(config, mesh, key.dtype, decodes=True)
-        layout = dict(stacked=execution.stacked, outputs_first=execution.outputs_first)
-        model = models.load(path, mesh, key.dtype, max_length=length, weights=key.weights, **layout)
+        model = models.load(
+            path,
+            mesh,
+            key.dtype,
+            execution.stacked,
+            max_length=length,
+            weights=key.weights,
+            outputs_first=execution.outputs_first,
+        )
         model_of[path] = model, execution
     readers = [
         Reader(
@@ -138,93 +142,36 @@ def load_teachers(
     return Teachers(spec, tuple(readers), meta, tuple(distinct))
 
 
-def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The forced pieces of text as tokens: row 0 what precedes an answer, row t the heading of step t."""
-    texts = [ANSWER_CUE, *(segmentation.heading(segmentation_name, step) for step in range(1, max_steps + 2))]
-    ids = vocabulary.encode_batch(texts)
-    table_xm = np.zeros((len(ids), max(map(len, ids))), np.int32)
-    for row, tokens in zip(table_xm, ids):
-        row[: len(tokens)] = tokens
-    return table_xm, np.array([len(tokens) for tokens in ids], np.int32)
+def reader_parts(
+    teachers: Teachers, segmentation_name: str, max_steps: int, mesh: Mesh
+) -> tuple[list[ReaderParts], tuple[ReaderConstants, ...]]:
+    """The readers as the planner takes them, and their arrays."""
+    parts, constants = [], []
+    for reader in teachers.readers:
+        tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
+        sampling = sampling_of(teachers.spec, reader.proposers)
+        parts.append(
+            ReaderParts(
+                reader.model, reader.execution, reader.vocabulary_index, reader.proposers, sampling, tables
+            )
+        )
+        constants.append(reader_constants(reader.model, tables, mesh))
+    return parts, tuple(constants)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tables:
-    """What the search asks of a vocabulary.
-
-    Attributes:
-      arrays: the fields of `ReaderConstants` but the weights, by name; arrays of the host, or their shapes.
-      start, free: as in `ReaderPlan`.
-    """
-
-    arrays: dict[str, Any]
-    start: int
-    free: int
+def reader_constants(model: models.Decoder, tables: Tables, mesh: Mesh) -> ReaderConstants:
+    """A reader's arrays: the weights as they lie, and the tables whole on every device."""
+    _, weights = nnx.split(model)
+    whole = NamedSharding(mesh, PartitionSpec())
+    arrays = {name: jax.device_put(jnp.asarray(value), whole) for name, value in tables.arrays.items()}
+    return ReaderConstants(weights=weights, **arrays)
 
 
-def make_tables(vocabulary: Vocabulary, width: int, segmentation_name: str, max_steps: int) -> Tables:
-    """The tables of a vocabulary, for a model whose logits have `width` entries."""
-    boundaries = compile_boundaries(segmentation_name, vocabulary, width)
-    # One more state that no token leaves, for answers, which only EOS ends.
-    free = boundaries.table.shape[0]
-    stays = np.full((1, boundaries.table.shape[1]), free)
-    eos_v = np.zeros(width, bool)
-    eos_v[[i for i in vocabulary.eos_ids if i < width]] = True
-    cue_xm, cue_length_x = cues(vocabulary, segmentation_name, max_steps)
-    arrays = dict(
-        token_class_v=boundaries.token_class.astype(np.int32),
-        table_uc=np.concatenate([boundaries.table, stays]).astype(np.int32),
-        done_u=np.append(boundaries.done, False),
-        defined_v=vocabulary.defined(width),
-        eos_v=eos_v,
-        cue_xm=cue_xm,
-        cue_length_x=cue_length_x,
-    )
-    return Tables(arrays, int(boundaries.start), free)
-
-
-def plan_reader(
-    model: models.Decoder,
-    execution: models.Execution,
-    vocabulary_index: int,
-    proposers: tuple[int, ...],
-    spec: PoolSpec,
-    tables: Tables,
-    columns: int,
-) -> tuple[ReaderPlan, nnx.State]:
-    """What is static about a reader with a pool of so many columns, and its weights (shapes, if the model is abstract)."""
-    graphdef, weights = nnx.split(model)
+def sampling_of(spec: PoolSpec, proposers: Sequence[int]) -> SamplingSettings:
+    """The sampling settings of some of a pool's proposers."""
     writers = [spec.proposers[index] for index in proposers]
-    plan = ReaderPlan(
-        graphdef=graphdef,
-        execution=dataclasses.replace(execution, stacked=model.is_stacked),
-        vocabulary=vocabulary_index,
-        proposers=proposers,
-        blocks=execution.pool.blocks(columns),
-        start=tables.start,
-        free=tables.free,
-        sampling=SamplingSettings(
-            tuple(p.temperature for p in writers),
-            tuple(p.top_k for p in writers),
-            tuple(p.top_p for p in writers),
-        ),
+    return SamplingSettings(
+        tuple(p.temperature for p in writers),
+        tuple(p.top_k for p in writers),
+        tuple(p.top_p for p in writers),
     )
-    return plan, weights
-
-
-def compile_reader(
-    reader: Reader,
-    spec: PoolSpec,
-    segmentation_name: str,
-    max_steps: int,
-    columns: int,
-    mesh: Mesh,
-) -> tuple[ReaderPlan, ReaderConstants]:
-    """A reader as the search needs it: what is static, and its constant arrays on the mesh."""
-    tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
-    plan, weights = plan_reader(
-        reader.model, reader.execution, reader.vocabulary_index, reader.proposers, spec, tables, columns
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
-    arrays = {name: jax.device_put(jnp.asarray(value), replicated) for name, value in tables.arrays.items()}
-    return plan, ReaderConstants(weights=weights, **arrays)

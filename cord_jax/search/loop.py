@@ -1,11 +1,11 @@
-"""The step-wise beam search as one jitted while loop over rounds (paper, section 3; design, section 4).
+"""The step-wise search as one jitted while loop over rounds (paper, section 3; method, section 4).
 
 N problems sit in slots and advance on their own: in a round some are settled while others go on writing. First the
 steps of a few problems whose proposals have all ended are exchanged as text (`exchange`, the only contact with the
-host). The rest of the round is each data shard's own: those steps are scored (`scoring`) and selected (`selection`);
-what slots have to read, chosen steps, a piece of a prompt or of an answer, is read in one pass (`tasks`, `commits`); then
-all rows write for a while (`proposals`). When a search has ended, the writer of the winner's last step writes the
-answer, until the host harvests it.
+host). The rest of the round is each data shard's own: those steps are scored (`scorers`) and become nodes, of which the
+decoding chooses (`expansion`, `decodings`); what slots have to read, chosen steps, a piece of a prompt or of an answer,
+is read in one pass (`tasks`, `commits`); then all rows write for a while (`proposals`). When a search has ended, the
+writer of the winner's last step writes the answer (`answering`), until the host harvests it.
 """
 
 import dataclasses
@@ -17,16 +17,33 @@ from jax import lax
 
 from cord_jax.search import readers
 from cord_jax.search.answering import answer_task
-from cord_jax.search.exchange import Exchange
+from cord_jax.search.closings import empty_closings
+from cord_jax.search.commits import Scored
+from cord_jax.search.exchange import Candidates, Exchange, exchange_steps
+from cord_jax.search.expansion import expansion_task, recall_task
 from cord_jax.search.insertion import prompt_task
-from cord_jax.search.jax_tools import pytree, when
+from cord_jax.search.jax_tools import axes, pytree, when
 from cord_jax.search.proposals import propose
 from cord_jax.search.readers import ReaderConstants
-from cord_jax.search.scorers.predictive_perplexity import Closings
-from cord_jax.search.settling import Candidates, exchange_steps, score, step_task
 from cord_jax.search.slots import SubBatch
-from cord_jax.search.state import ANSWERING, DONE, FREE, READING, SEARCHING, History, SearchPlan, SearchState
+from cord_jax.search.state import (
+    ANSWERING,
+    DONE,
+    FREE,
+    READING,
+    RECALLING,
+    SEARCHING,
+    Answer,
+    Clock,
+    Meters,
+    Progress,
+    SearchPlan,
+    SearchState,
+    SlotPlan,
+    SlotState,
+)
 from cord_jax.search.tasks import join, perform
+from cord_jax.search.tree import NONE, empty_frontier, empty_tree
 
 # Rounds that a problem waits for others before it is exchanged alone.
 PATIENCE = 3
@@ -45,18 +62,18 @@ class Due:
       left_y: bool, shards that have more to settle than a sub-batch holds.
     """
 
-    slot_r: jax.Array
-    reads_r: jax.Array
-    ready_r: jax.Array
-    left_y: jax.Array
+    slot_r: jax.Array = axes("row")
+    reads_r: jax.Array = axes("row")
+    ready_r: jax.Array = axes("row")
+    left_y: jax.Array = axes("shard")
 
 
 def stalled(plan: SearchPlan, state: SearchState):
     """Whether the host must make room before the search can go on."""
-    return state.short_yx.any() | (state.longest > plan.step_width)
+    return state.meters.short_yx.any() | (state.longest > plan.step_width)
 
 
-def rows_running(state: SearchState):
+def rows_running(state: SlotState):
     """Slots in which some proposal is still being written, bool [n]."""
     running = [reader.rows.running_nq.any(-1) for reader in state.readers if reader.rows is not None]
     return functools.reduce(jnp.logical_or, running)
@@ -88,10 +105,10 @@ def one_round(
 def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
     """Which slots are settled now; the state has their new waiting times."""
     shards = plan.shards
-    waits_n = ~rows_running(state)
-    reads_n = (state.phase_n == READING) | (waits_n & (state.phase_n == ANSWERING))
-    ready_n = waits_n & (state.phase_n == SEARCHING)
-    waited_n = jnp.where(reads_n | ready_n, state.waited_n + 1, 0)
+    phase_n, waits_n = state.clock.phase_n, ~rows_running(state)
+    reads_n = (phase_n == READING) | (waits_n & (phase_n == ANSWERING))
+    ready_n = waits_n & ((phase_n == SEARCHING) | (phase_n == RECALLING))
+    waited_n = jnp.where(reads_n | ready_n, state.clock.waited_n + 1, 0)
     # An exchange costs about the same for one problem as for a few, so it waits a little for company.
     full = ready_n.sum() >= shards.count * shards.rows
     urgent = (waited_n > PATIENCE).any() | waits_n.all()
@@ -100,7 +117,8 @@ def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
     slot_r = shards.choose(jnp.where(due_n, waited_n, 0))
     among_all_r = shards.among_all(slot_r, plan.slots)
     left_n = due_n & ~(jnp.arange(plan.slots)[:, None] == among_all_r).any(1)
-    state = dataclasses.replace(state, waited_n=jnp.where(left_n, PATIENCE + 1, waited_n))
+    clock = dataclasses.replace(state.clock, waited_n=jnp.where(left_n, PATIENCE + 1, waited_n))
+    state = dataclasses.replace(state, clock=clock)
     left_y = left_n.reshape(shards.count, -1).any(1)
     return state, Due(slot_r, reads_n[among_all_r], ready_n[among_all_r], left_y)
 
@@ -113,25 +131,28 @@ def settle(
     candidates: Candidates,
 ) -> SearchState:
     """Settles the slots of a sub-batch, each in its own way, on one shard."""
-    phase_r = batch.take(state.phase_n)
-    ready = batch.among(phase_r == SEARCHING)
-    score_rj, passage = score(plan, constants[plan.meta], state, ready, candidates)
-    steps, choice_rb = step_task(plan, state, ready, candidates, score_rj)
+    phase_r = batch.take(state.clock.phase_n)
+    expands_r, recalls_r = phase_r == SEARCHING, phase_r == RECALLING
+    scored_r = expands_r & ~candidates.replayed_r
+    score_rj, passage = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
+    score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, score_rj)
+    score_rj = jnp.where(candidates.remaining(batch), score_rj, -jnp.inf)
+    expansion, choice_rb = expansion_task(plan, state, batch.among(expands_r), candidates, score_rj)
     kinds = [
-        (phase_r == SEARCHING, steps),
-        (phase_r == READING, prompt_task(plan, state, batch)),
+        (expands_r, expansion),
+        (phase_r == READING, prompt_task(plan, state, batch, batch.take(state.progress.replayed_n))),
         (phase_r == ANSWERING, answer_task(plan, state, batch)),
     ]
-    scored_r = (phase_r == SEARCHING) & ~candidates.replayed_r
+    if plan.decoding.goes_back:
+        kinds.append((recalls_r, recall_task(plan, state, batch, candidates)))
     task = join(state, batch, kinds)
-    return perform(plan, constants, state, batch, task, passage, scored_r, choice_rb)
+    scored = None if passage is None else (plan.meta, Scored(passage, scored_r, choice_rb))
+    return perform(plan, constants, state, batch, task, scored)
 
 
-def write(
-    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, quantum
-) -> SearchState:
+def write(plan: SlotPlan, constants: tuple[ReaderConstants, ...], state: SlotState, quantum) -> SlotState:
     """Every reader's rows write up to a quantum of tokens, on one shard."""
-    new_readers, ticked_y, busy_y = [], state.ticked_y, state.busy_y
+    new_readers, ticked_y, busy_y = [], state.meters.ticked_y, state.meters.busy_y
     for reader, k, s in zip(plan.readers, constants, state.readers):
         if s.rows is not None:
             before = s.rows.count_nq.sum()
@@ -139,7 +160,8 @@ def write(
             ticked_y += (ticks * s.rows.count_nq.size).astype(jnp.float32)
             busy_y += (s.rows.count_nq.sum() - before).astype(jnp.float32)
         new_readers.append(s)
-    return dataclasses.replace(state, readers=tuple(new_readers), ticked_y=ticked_y, busy_y=busy_y)
+    meters = dataclasses.replace(state.meters, ticked_y=ticked_y, busy_y=busy_y)
+    return dataclasses.replace(state, readers=tuple(new_readers), meters=meters)
 
 
 def advance(
@@ -155,8 +177,9 @@ def advance(
 
     def going(carry):
         rounds, state = carry
-        busy = ((state.phase_n != FREE) & (state.phase_n != DONE)).any()
-        return (rounds < max_rounds) & busy & ~(state.phase_n == DONE).any() & ~stalled(plan, state)
+        phase_n = state.clock.phase_n
+        busy = ((phase_n != FREE) & (phase_n != DONE)).any()
+        return (rounds < max_rounds) & busy & ~(phase_n == DONE).any() & ~stalled(plan, state)
 
     def body(carry):
         rounds, state = carry
@@ -165,73 +188,42 @@ def advance(
     return lax.while_loop(going, body, (jnp.int32(0), state))[1]
 
 
-def empty_state(
-    plan: SearchPlan,
-    constants: tuple[ReaderConstants, ...],
-    prompt_width: int,
-    closing_width: int,
-    scored_width: int,
-) -> SearchState:
-    """A search with free slots only.
+def empty_slots(plan: SlotPlan, constants: tuple[ReaderConstants, ...], prompt_width: int) -> SlotState:
+    """Makes free slots.
 
     Args:
       prompt_width: most tokens of a prompt.
-      closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
     """
-    n, b, m, j = plan.slots, plan.num_beams, plan.max_steps, plan.candidates
-    shards = plan.shards.count
-    integers = functools.partial(jnp.zeros, dtype=jnp.int32)
-    reader_states = []
-    for reader, constant in zip(plan.readers, constants):
-        model = readers.decoder(reader, constant)
-        reader_states.append(
-            readers.empty_state(
-                model,
-                reader,
-                slots=n,
-                shards=shards,
-                beams=b,
-                ring=plan.max_step_tokens,
-                prompt_width=prompt_width,
-                dtype=model.dtype,
-            )
-        )
+    n, shards = plan.slots, plan.shards.count
+    integers_n = jnp.zeros((n,), jnp.int32)
+    reader_states = tuple(
+        readers.empty_state(readers.decoder(reader, constant), reader, plan, prompt_width)
+        for reader, constant in zip(plan.readers, constants)
+    )
+    return SlotState(
+        readers=reader_states,
+        clock=Clock(integers_n + FREE, integers_n, jnp.zeros((n, 2), jnp.uint32), integers_n, integers_n),
+        meters=Meters(
+            jnp.zeros((shards, len(plan.readers)), bool), jnp.zeros((shards,)), jnp.zeros((shards,))
+        ),
+    )
+
+
+def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sizes) -> SearchState:
+    """Makes a search with free slots only.
+
+    Args:
+      sizes: `engine.plan.ProblemSizes`, the room that prompts and closings need.
+    """
+    n, rounds = plan.slots, plan.decoding.max_rounds
+    integers_n = jnp.zeros((n,), jnp.int32)
     return SearchState(
-        readers=tuple(reader_states),
-        phase_n=integers((n,)) + FREE,
-        problem_n=integers((n,)),
-        key_n2=jnp.zeros((n, 2), jnp.uint32),
-        read_n=integers((n,)),
-        replayed_n=integers((n,)),
-        step_n=integers((n,)),
-        waited_n=integers((n,)),
-        open_nb=jnp.zeros((n, b), bool),
-        complete_nb=jnp.zeros((n, b), bool),
-        score_nb=jnp.zeros((n, b)),
-        thinking_nb=integers((n, b)),
-        origin_nb=integers((n, b)),
-        stuck_n=integers((n,)),
-        writer_n=integers((n,)),
-        answer_nu=integers((n, plan.max_answer_tokens)),
-        answer_count_n=integers((n,)),
-        closings=Closings(
-            token_na=integers((n, closing_width)),
-            form_na=integers((n, closing_width)),
-            offset_na=integers((n, closing_width)),
-            length_n=integers((n,)),
-            scored_nz=integers((n, scored_width)),
-            scored_form_nz=integers((n, scored_width)),
-        ),
-        history=History(
-            score_nmj=jnp.zeros((n, m, j)),
-            rank_nmj=jnp.zeros((n, m, j), jnp.int8),
-            ended_nmj=jnp.zeros((n, m, j), jnp.int8),
-            dropped_nmj=jnp.zeros((n, m, j), jnp.int8),
-            tokens_nmj=integers((n, m, j)),
-            sampled_nmj=integers((n, m, j)),
-        ),
-        short_yx=jnp.zeros((shards, len(plan.readers)), bool),
-        longest=integers(()),
-        ticked_y=jnp.zeros((shards,)),
-        busy_y=jnp.zeros((shards,)),
+        **vars(empty_slots(plan, constants, sizes.prompt_width)),
+        tree=empty_tree(n, rounds, plan.candidates),
+        frontier=empty_frontier(n, plan.places, plan.nodes),
+        memory=plan.decoding.empty_memory(n, plan.nodes),
+        progress=Progress(integers_n, integers_n, integers_n > 0, integers_n + NONE),
+        answer=Answer(jnp.zeros((n, plan.max_answer_tokens), jnp.int32), integers_n, integers_n),
+        closings=empty_closings(n, sizes.closing_width, sizes.scored_width),
+        longest=jnp.int32(0),
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cord_jax.search.jax_tools import pytree
+from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.sampling import SamplingSettings
 from models.attention import kv_cache
 from models.attention.prefix_tree import PrefixTree
@@ -72,14 +72,14 @@ class ReaderConstants:
       cue_length_x: int32.
     """
 
-    weights: Any
-    token_class_v: jax.Array
-    table_uc: jax.Array
-    done_u: jax.Array
-    defined_v: jax.Array
-    eos_v: jax.Array
-    cue_xm: jax.Array
-    cue_length_x: jax.Array
+    weights: Any = axes()
+    token_class_v: jax.Array = axes("token id")
+    table_uc: jax.Array = axes("state", "class")
+    done_u: jax.Array = axes("state")
+    defined_v: jax.Array = axes("token id")
+    eos_v: jax.Array = axes("token id")
+    cue_xm: jax.Array = axes("cue", "token")
+    cue_length_x: jax.Array = axes("cue")
 
 
 @pytree
@@ -103,18 +103,18 @@ class Rows:
       local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
     """
 
-    token_nqt: jax.Array
-    start_nq: jax.Array
-    count_nq: jax.Array
-    limit_nq: jax.Array
-    drawn_nq: jax.Array
-    key_nq2: jax.Array
-    feed_nq: jax.Array
-    position_nq: jax.Array
-    boundary_nq: jax.Array
-    running_nq: jax.Array
-    stopped_nq: jax.Array
-    local: Any
+    token_nqt: jax.Array = axes("slot", "text", "own column")
+    start_nq: jax.Array = axes("slot", "text")
+    count_nq: jax.Array = axes("slot", "text")
+    limit_nq: jax.Array = axes("slot", "text")
+    drawn_nq: jax.Array = axes("slot", "text")
+    key_nq2: jax.Array = axes("slot", "text", "word")
+    feed_nq: jax.Array = axes("slot", "text")
+    position_nq: jax.Array = axes("slot", "text")
+    boundary_nq: jax.Array = axes("slot", "text")
+    running_nq: jax.Array = axes("slot", "text")
+    stopped_nq: jax.Array = axes("slot", "text")
+    local: Any = axes(..., "slot", "text", "kv head", "own column", "width")
 
     def small(self) -> "Rows":
         """The rows without their keys and values."""
@@ -132,9 +132,10 @@ class ReaderState:
     Attributes:
       pool: keys and values of the prefix trees, as in `models.kv_cache`.
       token_ns, depth_ns: int32, id and depth of the token in each column.
+      node_ns: int32, the node of the tree whose text the column belongs to, -1 for none.
       cursor_n: int32, first free column.
-      path_nbs: bool, the columns of each branch.
-      view_nbs: bool, the columns that proposals of the branch see: its path and the forced cue, less the last
+      path_nbs: bool, the columns of each place of the frontier: those of its node and that node's ancestors.
+      view_nbs: bool, the columns that proposals of the place see: its path and the forced cue, less the last
         token, which is the first that they feed.
       length_nb: int32, tokens on the path.
       prompt_nt, prompt_length_n: int32, the prompts' tokens, and how many there are.
@@ -142,16 +143,17 @@ class ReaderState:
       rows: the proposals; None for a reader that does not propose.
     """
 
-    pool: Any
-    token_ns: jax.Array
-    depth_ns: jax.Array
-    cursor_n: jax.Array
-    path_nbs: jax.Array
-    view_nbs: jax.Array
-    length_nb: jax.Array
-    prompt_nt: jax.Array
-    prompt_length_n: jax.Array
-    tick_y: jax.Array
+    pool: Any = axes(..., "slot", "kv head", "entry", "entry")
+    token_ns: jax.Array = axes("slot", "column")
+    depth_ns: jax.Array = axes("slot", "column")
+    node_ns: jax.Array = axes("slot", "column")
+    cursor_n: jax.Array = axes("slot")
+    path_nbs: jax.Array = axes("slot", "place", "column")
+    view_nbs: jax.Array = axes("slot", "place", "column")
+    length_nb: jax.Array = axes("slot", "place")
+    prompt_nt: jax.Array = axes("slot", "token")
+    prompt_length_n: jax.Array = axes("slot")
+    tick_y: jax.Array = axes("shard")
     rows: Rows | None
 
     def tree(self, batch, path_rbs) -> PrefixTree:
@@ -164,16 +166,19 @@ def decoder(plan: ReaderPlan, constants: ReaderConstants):
     return nnx.merge(plan.graphdef, constants.weights)
 
 
-def empty_state(
-    model, plan: ReaderPlan, *, slots: int, shards: int, beams: int, ring: int, prompt_width: int, dtype
-) -> ReaderState:
-    """A reader that has read nothing."""
-    n, b, s, q = slots, beams, plan.columns, beams * len(plan.proposers)
+def empty_state(model, plan: ReaderPlan, slot_plan, prompt_width: int) -> ReaderState:
+    """Makes a reader that has read nothing.
+
+    Args:
+      slot_plan: a `state.SlotPlan`.
+    """
+    n, b, s = slot_plan.slots, slot_plan.places, plan.columns
+    q, t = b * len(plan.proposers), slot_plan.max_step_tokens
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     rows = None
     if plan.proposers:
         rows = Rows(
-            token_nqt=integers((n, q, ring)),
+            token_nqt=integers((n, q, t)),
             start_nq=integers((n, q)),
             count_nq=integers((n, q)),
             limit_nq=integers((n, q)),
@@ -184,18 +189,19 @@ def empty_state(
             boundary_nq=integers((n, q)),
             running_nq=jnp.zeros((n, q), bool),
             stopped_nq=integers((n, q)),
-            local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), ring, dtype),
+            local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), t, model.dtype),
         )
     return ReaderState(
-        pool=kv_cache.empty_pool(model.config, model.is_stacked, n, plan.blocks, dtype),
+        pool=kv_cache.empty_pool(model.config, model.is_stacked, n, plan.blocks, model.dtype),
         token_ns=integers((n, s)),
         depth_ns=integers((n, s)),
+        node_ns=integers((n, s)) - 1,
         cursor_n=integers((n,)),
         path_nbs=jnp.zeros((n, b, s), bool),
         view_nbs=jnp.zeros((n, b, s), bool),
         length_nb=integers((n, b)),
         prompt_nt=integers((n, prompt_width)),
         prompt_length_n=integers((n,)),
-        tick_y=integers((shards,)),
+        tick_y=integers((slot_plan.shards.count,)),
         rows=rows,
     )

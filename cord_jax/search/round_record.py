@@ -1,4 +1,4 @@
-"""Candidates as they are settled: their text, how they ended, and what became of them."""
+"""Rounds as they are settled: the candidates' texts, how they ended, and what became of them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,37 +10,44 @@ from cord_jax.traces import decimal
 
 ENDED = ("marker", "think_end", "eos", "cap", "budget")
 CONCLUDING = ("think_end", "eos", "budget")
-DROPPED = (None, "empty", "invalid_utf8", "duplicate")
-ABSENT = -1  # in place of a reason: the beam was not open, so there is no candidate
+# What became of a candidate before it was scored. Absent: its place was not open, so there is none.
+ABSENT, VALID, DROPPED = -1, 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadStep:
-    """A candidate as text: its canonical step, and the number of its tokens in its writer's vocabulary."""
+class CandidateText:
+    """A candidate as text.
+
+    Attributes:
+      text: its canonical step.
+      own_tokens: the step's tokens in its writer's vocabulary.
+      dropped: why it is no candidate for selection; None if it is one.
+    """
 
     text: str
     own_tokens: int
+    dropped: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class SettledStep:
-    """One settled round of one problem; lists in the order j = beam * proposers + proposer.
+class SettledRound:
+    """One settled round of one problem; lists in the order j = place * proposers + proposer.
 
     Attributes:
-      texts: the candidates as text; None where the beam was not open.
+      texts: the candidates as text; None where the place was not open.
       score_j: float32, -inf if dropped.
-      ended_j, dropped_j: indices into `ENDED` and `DROPPED`, or `ABSENT`.
+      ended_j: indices into `ENDED`; dropped_j: `VALID`, `DROPPED` or `ABSENT`.
       sampled_j: tokens that their writers sampled.
     """
 
-    texts: Sequence[ReadStep | None]
+    texts: Sequence[CandidateText | None]
     score_j: np.ndarray
     ended_j: np.ndarray
     dropped_j: np.ndarray
     sampled_j: np.ndarray
 
-    def to_row(self, problem: str, step: int) -> dict[str, Any]:
-        """A line of the journal."""
+    def to_row(self, problem: str, number: int) -> dict[str, Any]:
+        """A line of the journal, for round `number` from 1."""
         candidates = [
             None
             if text is None
@@ -49,15 +56,15 @@ class SettledStep:
                 "own_tokens": text.own_tokens,
                 "score": decimal(self.score_j[j]) if np.isfinite(self.score_j[j]) else None,
                 "ended": ENDED[self.ended_j[j]],
-                "dropped": DROPPED[self.dropped_j[j]],
+                "dropped": text.dropped,
                 "sampled": int(self.sampled_j[j]),
             }
             for j, text in enumerate(self.texts)
         ]
-        return {"problem": problem, "step": step, "candidates": candidates}
+        return {"problem": problem, "round": number, "candidates": candidates}
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "SettledStep":
+    def from_row(cls, row: Mapping[str, Any]) -> "SettledRound":
         """The inverse of `to_row`."""
         candidates = row["candidates"]
 
@@ -65,9 +72,12 @@ class SettledStep:
             return np.array([absent if c is None else read(c) for c in candidates], dtype)
 
         return cls(
-            texts=[None if c is None else ReadStep(c["text"], c["own_tokens"]) for c in candidates],
+            texts=[
+                None if c is None else CandidateText(c["text"], c["own_tokens"], c["dropped"])
+                for c in candidates
+            ],
             score_j=values(lambda c: -np.inf if c["score"] is None else c["score"], -np.inf, np.float32),
             ended_j=values(lambda c: ENDED.index(c["ended"]), 0, np.int8),
-            dropped_j=values(lambda c: DROPPED.index(c["dropped"]), ABSENT, np.int8),
+            dropped_j=values(lambda c: VALID if c["dropped"] is None else DROPPED, ABSENT, np.int8),
             sampled_j=values(lambda c: c["sampled"], 0, np.int32),
         )

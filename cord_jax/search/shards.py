@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.search import slots
+from cord_jax.search.jax_tools import data_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,27 +101,3 @@ class Shards:
         if self.count == 1 or self.mesh.size == self.count:
             return value
         return lax.pmax(value.astype(jnp.int32), "data").astype(value.dtype)
-
-
-def data_specs(tree: Any) -> Any:
-    """How arrays are cut over `data`.
-
-    Names end in shape letters; an array is cut on the axis whose letter is n (slots), r (rows of a sub-batch) or y
-    (shards), and is whole without one. Keys and values under `pool` and `local` (`models.kv_cache`) are cut on slots.
-    An array that has no name leads with slots or rows.
-    """
-
-    def spec(path, leaf):
-        names = [key.name for key in path if hasattr(key, "name")]
-        if not names:
-            return PartitionSpec("data")
-        if "pool" in names or "local" in names:
-            axis = leaf.ndim - (4 if "pool" in names else 5)
-        else:
-            letters = names[-1].rpartition("_")[2]
-            axis = next((i for i, letter in enumerate(letters) if letter in "nry"), None)
-            if axis is None or letters == names[-1]:
-                return PartitionSpec()
-        return PartitionSpec(*[None] * axis, "data")
-
-    return jax.tree_util.tree_map_with_path(spec, tree)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cord_jax.search.jax_tools import pytree
+from cord_jax.search.jax_tools import axes, pytree
 from models.attention.kv_cache import as_stored
 
 # The axis of slots in a pool's keys and values, counted from the end.
@@ -24,8 +24,8 @@ class SubBatch:
       valid_r: bool, rows that count. What the others hold has no meaning, and is never written.
     """
 
-    slot_r: jax.Array
-    valid_r: jax.Array
+    slot_r: jax.Array = axes("row")
+    valid_r: jax.Array = axes("row")
 
     def take(self, x_n):
         """The rows' part of an array."""

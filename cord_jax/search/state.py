@@ -1,159 +1,186 @@
-"""The state of a search: what is fixed when it is compiled, and what changes from round to round."""
+"""The state of a search: what is fixed when it is compiled, and what changes from round to round.
+
+What is needed to write texts in slots (`SlotPlan`, `SlotState`) stands apart from what is needed to search
+(`SearchPlan`, `SearchState`): evaluation samples whole texts with the former alone.
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cord_jax.search.jax_tools import pytree
+from cord_jax.search.closings import Closings
+from cord_jax.search.decodings import Decoding
+from cord_jax.search.jax_tools import axes, axis_of, data_specs, pytree
 from cord_jax.search.readers import ReaderPlan, ReaderState
-from cord_jax.search.scorers.predictive_perplexity import Closings
-from cord_jax.search.shards import Shards, data_specs
+from cord_jax.search.shards import Shards
+from cord_jax.search.tree import NONE, Frontier, Tree
 from models.attention import kv_cache
 from models.sharding import heads_or_columns
 
-FREE, READING, SEARCHING, ANSWERING, DONE = range(5)
+FREE, READING, SEARCHING, RECALLING, ANSWERING, DONE = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchPlan:
-    """All that is static about a search; it decides what is compiled.
+class SlotPlan:
+    """All that is static about writing texts in slots; it decides what is compiled.
 
     Attributes:
       readers: one entry a reader.
-      meta: index of the reader through which the meta-prover scores.
-      num_proposers, num_beams, slots: K, B, N.
-      whole: proposers write whole traces (curation): a search starts from B beams, and only the best is kept.
-      max_steps: rounds after which a search ends.
-      max_step_tokens: cap of a step in its writer's tokens; also the ring's length.
-      max_thinking_tokens: budget in the meta-prover's tokens.
-      max_answer_tokens: cap of the answer after `</think>`.
-      step_width: capacity of a canonical step in any vocabulary's tokens.
-      num_forms: most accepted forms of an answer.
-      shards: how slots lie on the mesh, and how many of each shard are settled at once.
-      quantum: tokens that a proposing row writes in a round.
-      score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
+      places: texts of a slot that are written at a time by each proposer.
+      opened_first: places at which texts begin right after the prompt.
+      nodes: nodes of a slot's tree, the root included.
+      slots: N; shards: how they lie on the mesh, and how many of each shard are settled at once.
+      max_step_tokens: most tokens that a row writes between two commits: columns of its own in the KV cache.
+      first_limit: tokens that the first text of a row may have.
+      read_width: most tokens of a text that a place commits at a time: a step, or a piece of a prompt or an answer.
+      quantum: tokens that a row writes in a round.
       seed: of all draws.
     """
 
     readers: tuple[ReaderPlan, ...]
+    places: int
+    opened_first: int
+    nodes: int
+    slots: int
+    shards: Shards
+    max_step_tokens: int
+    first_limit: int
+    read_width: int
+    quantum: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPlan(SlotPlan):
+    """All that is static about a search.
+
+    Attributes:
+      meta: index of the reader through which the meta-prover scores.
+      num_proposers: K.
+      decoding: which nodes are extended next; its places are B.
+      scorer: what ranks candidates.
+      max_steps: steps of a trace, at most.
+      max_thinking_tokens: budget in the meta-prover's tokens.
+      max_answer_tokens: cap of the answer after `</think>`.
+      step_width: capacity of a canonical step in any vocabulary's tokens.
+      num_forms: most accepted forms of an answer.
+      score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
+    """
+
     meta: int
     num_proposers: int
-    num_beams: int
-    slots: int
-    whole: bool
+    decoding: Decoding
+    scorer: Any
     max_steps: int
-    max_step_tokens: int
     max_thinking_tokens: int
     max_answer_tokens: int
     step_width: int
     num_forms: int
-    shards: Shards
-    quantum: int
     score_group: int
-    seed: int
 
     @property
     def candidates(self) -> int:
         """Candidates of a problem in a round, J = B K."""
-        return self.num_beams * self.num_proposers
-
-    @property
-    def chunk(self) -> int:
-        """Tokens of a packed text that attend at a time, of the reader that takes most."""
-        return max(reader.execution.chunk for reader in self.readers)
-
-    @property
-    def read_width(self) -> int:
-        """Most tokens of a text that a beam commits at a time: a step, or a piece of a prompt or an answer."""
-        return max(self.step_width, min(self.max_step_tokens, self.max_answer_tokens), 2 * self.chunk)
-
-    @property
-    def first_beams(self) -> int:
-        """Beams that a search starts from."""
-        return self.num_beams if self.whole else 1
-
-    @property
-    def kept_beams(self) -> int:
-        """Hypotheses that a selection keeps."""
-        return 1 if self.whole else self.num_beams
+        return self.places * self.num_proposers
 
 
 @pytree
-class History:
-    """What happened to every candidate of a slot's search so far, by step and candidate.
+class Clock:
+    """Where each slot is.
 
     Attributes:
-      score_nmj: float32, -inf if dropped.
-      rank_nmj: int8, beam number after the selection, -1 if not kept.
-      ended_nmj, dropped_nmj: int8, indices into `steps.ENDED` and `steps.DROPPED`, or
-        `steps.ABSENT`.
-      tokens_nmj: int32, the meta-prover's tokens of the step.
-      sampled_nmj: int32, tokens that the writer sampled for it, EOS included.
-    """
-
-    score_nmj: jax.Array
-    rank_nmj: jax.Array
-    ended_nmj: jax.Array
-    dropped_nmj: jax.Array
-    tokens_nmj: jax.Array
-    sampled_nmj: jax.Array
-
-
-@pytree
-class SearchState:
-    """All that a search knows, device arrays; slots n and shards y are cut over `data` (`shards.data_specs`).
-
-    Attributes:
-      readers: tuple of `ReaderState`.
-      phase_n: int32, FREE, READING (the prompt), SEARCHING, ANSWERING or DONE.
+      phase_n: int32, FREE, READING (the prompt), SEARCHING, RECALLING (texts of nodes that were left aside), ANSWERING or
+        DONE.
       problem_n: int32, the host's number of the problem.
       key_n2: uint32, raw random key of the problem.
       read_n: int32, tokens of the prompts that have been read.
-      replayed_n: int32, steps that were settled by an earlier run; the exchange knows them.
-      step_n: int32, the step being written, from 1.
       waited_n: int32, rounds for which a slot has had something to be settled.
-      open_nb: bool, beams that are extended; complete_nb: bool, complete hypotheses that are carried.
-      score_nb: float32; thinking_nb: int32, meta-prover's tokens of the reasoning.
-      origin_nb: int32, `step index * J + j` of the candidate that each beam ends in, -1 at the start.
-      stuck_n: int32, the first beam that had nothing left where all are lost, else -1.
-      writer_n: int32, the proposer who writes the answer.
-      answer_nu: int32, the answer's tokens, EOS included; answer_count_n: int32.
-      closings: `scoring.Closings` of the slots' problems.
-      history: `History`.
-      short_yx: bool [y, readers], pools of each shard that could not take a commit even after compaction.
-      longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
-      ticked_y, busy_y: float32, ticks times rows that were computed, and those that wrote a token.
     """
 
+    phase_n: jax.Array = axes("slot")
+    problem_n: jax.Array = axes("slot")
+    key_n2: jax.Array = axes("slot", "word")
+    read_n: jax.Array = axes("slot")
+    waited_n: jax.Array = axes("slot")
+
+
+@pytree
+class Meters:
+    """What the host reads off, by shard y.
+
+    Attributes:
+      short_yx: bool, the readers x whose caches could not take a commit even after compaction.
+      ticked_y, busy_y: float32, decode steps times rows that were computed, and those that wrote a token.
+    """
+
+    short_yx: jax.Array = axes("shard", "reader")
+    ticked_y: jax.Array = axes("shard")
+    busy_y: jax.Array = axes("shard")
+
+
+@pytree
+class SlotState:
+    """Slots in which texts are written; device arrays, of which slots n and shards y are cut over `data`."""
+
     readers: tuple[ReaderState, ...]
-    phase_n: jax.Array
-    problem_n: jax.Array
-    key_n2: jax.Array
-    read_n: jax.Array
-    replayed_n: jax.Array
-    step_n: jax.Array
-    waited_n: jax.Array
-    open_nb: jax.Array
-    complete_nb: jax.Array
-    score_nb: jax.Array
-    thinking_nb: jax.Array
-    origin_nb: jax.Array
-    stuck_n: jax.Array
-    writer_n: jax.Array
-    answer_nu: jax.Array
-    answer_count_n: jax.Array
+    clock: Clock
+    meters: Meters
+
+
+@pytree
+class Progress:
+    """How far each search is.
+
+    Attributes:
+      round_n: int32, rounds that have been settled.
+      replayed_n: int32, rounds that were settled by an earlier run; the exchange knows them.
+      over_n: bool, the search is over, and the answer comes next.
+      stuck_n: int32, the node whose trace is left where nothing could be extended, else `tree.NONE`.
+    """
+
+    round_n: jax.Array = axes("slot")
+    replayed_n: jax.Array = axes("slot")
+    over_n: jax.Array = axes("slot")
+    stuck_n: jax.Array = axes("slot")
+
+
+@pytree
+class Answer:
+    """The responses; token_na: int32, EOS included; count_n: int32; writer_n: int32, the proposer who writes it."""
+
+    token_na: jax.Array = axes("slot", "token")
+    count_n: jax.Array = axes("slot")
+    writer_n: jax.Array = axes("slot")
+
+
+@pytree
+class SearchState(SlotState):
+    """All that a search knows.
+
+    Attributes:
+      tree, frontier: the nodes, and those that are being extended; of a search that is over, place 0 is the winner's.
+      memory: what the decoding remembers beside them.
+      progress, answer: of each slot.
+      closings: of each slot's problem.
+      longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
+    """
+
+    tree: Tree
+    frontier: Frontier
+    memory: Any
+    progress: Progress
+    answer: Answer
     closings: Closings
-    history: History
-    short_yx: jax.Array
-    longest: jax.Array
-    ticked_y: jax.Array
-    busy_y: jax.Array
+    longest: jax.Array = axes()
 
 
-def state_shardings(shapes: SearchState, mesh: Mesh):
-    """Cut over `data` as `shards.data_specs` says; keys and values also over `model`, by `heads_or_columns`."""
+def state_shardings(shapes: Any, mesh: Mesh):
+    """Shardings of a state: over `data` as its fields declare; keys and values also over `model`, by
+    `heads_or_columns`.
+    """
 
     def sharding(path, leaf, spec):
         names = [str(getattr(key, "name", "")) for key in path]
@@ -170,17 +197,21 @@ def state_shardings(shapes: SearchState, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, shapes, data_specs(shapes))
 
 
-def with_columns(plan: SearchPlan, wider: SearchPlan, state: SearchState) -> SearchState:
-    """The state for a plan whose readers' pools have more columns, and nothing short any more."""
+def with_columns(plan: SlotPlan, wider: SlotPlan, state: SearchState) -> SearchState:
+    """The state for a plan whose readers' caches have more columns, and nothing short any more."""
     readers = []
     for old, new, s in zip(plan.readers, wider.readers, state.readers):
         columns = new.columns - old.columns
         if columns:
-            noted = {
-                name: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
-                for name in ("token_ns", "depth_ns", "path_nbs", "view_nbs")
-                for x in [getattr(s, name)]
-            }
+            noted = {}
+            for field in dataclasses.fields(s):
+                axis = axis_of(s, field.name, "column")
+                if axis is not None:
+                    x = getattr(s, field.name)
+                    padding = [(0, 0)] * x.ndim
+                    padding[axis] = (0, columns)
+                    empty = NONE if field.name == "node_ns" else 0
+                    noted[field.name] = jnp.pad(x, padding, constant_values=empty)
             s = dataclasses.replace(
                 s, pool=kv_cache.widened(old.execution.stacked, s.pool, new.blocks), **noted
             )
@@ -189,5 +220,5 @@ def with_columns(plan: SearchPlan, wider: SearchPlan, state: SearchState) -> Sea
         state,
         readers=tuple(readers),
         longest=jnp.zeros_like(state.longest),
-        short_yx=jnp.zeros_like(state.short_yx),
+        meters=dataclasses.replace(state.meters, short_yx=jnp.zeros_like(state.meters.short_yx)),
     )

@@ -72,6 +72,11 @@ def heading(segmentation: str, step: int) -> str:
     return f"### Step {step}" if segmentation in ("prompt", "whole") else ""
 
 
+def body(segmentation: str, step: int, text: str) -> str:
+    """A canonical step without the heading that was forced."""
+    return text.removeprefix(heading(segmentation, step))
+
+
 def find_boundary(segmentation: str, body: bytes) -> tuple[int, str] | None:
     """The earliest boundary in what was sampled after the forced heading, taken as the end of the proposal.
 

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks import overhead
-from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
+from cord_jax.methods import search_of
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 from tests.reference.tiny import PROBLEMS, write_pool
@@ -19,7 +19,7 @@ def test_parts_of_rounds_find_what_the_engine_finds(tmp_path):
     mesh = parse_mesh("data:1,model:1")
     teachers = load_teachers(read_pool(tmp_path / "pool.toml"), mesh)
     problems = read_problems(tmp_path / "problems.jsonl")
-    staged = overhead.StagedEngine(teachers, problems, SearchSettings(**LIMITS | {"slots": 2}), mesh)
+    staged = overhead.StagedEngine(teachers, problems, search_of(**LIMITS | {"slots": 2}), mesh)
     assert outcomes(staged) == outcomes(make_engine(tmp_path, slots=2))
     seconds = staged.seconds.total() + 1
     split = staged.split(seconds)

@@ -17,9 +17,9 @@ from cord_jax.dry_run.abstract import (
 )
 from cord_jax.dry_run.student import cheaper
 from cord_jax.dry_run.topologies import CHIPS
-from cord_jax.engine.plan import SearchSettings
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
+from cord_jax.methods import search_of
 from cord_jax.pool import read_pool
 from cord_jax.student.config import StudentConfig
 from launch import common
@@ -75,7 +75,7 @@ def launch(capsys, **values) -> tuple[int, str, str]:
 @needs_libtpu
 def test_a_pass_is_compiled_and_the_compiler_counts_what_arithmetic_does(pool):
     chip, devices = topologies.describe("v5e:2x2")
-    spec, settings = read_pool(pool), SearchSettings(slots=8, **LIMITS)
+    spec, settings = read_pool(pool), search_of(slots=8, **LIMITS)
     mesh = parse_mesh("data:2,model:2", devices)
     search = abstract_search(spec, settings, mesh)
     assert [reader.execution.split for reader in search.plan.readers] == ["heads", "columns"]
@@ -107,7 +107,7 @@ def test_a_round_copies_no_pool(tmp_path):
     _, devices = topologies.describe("v5p:2x2x1")
     # Heads of 128, as large models have.
     spec = read_pool(write_pool(tmp_path, hidden_size=512, num_hidden_layers=16))
-    search = abstract_search(spec, SearchSettings(slots=16), parse_mesh("data:2,model:2", devices))
+    search = abstract_search(spec, search_of(slots=16), parse_mesh("data:2,model:2", devices))
     assert [reader.execution.split for reader in search.plan.readers] == ["heads", "columns"]
     pools = bytes_per_device([reader.pool for reader in search.state.readers])
     assert compile_program(lambda: lower_round(search)).memory.temporaries < pools / 4
@@ -145,7 +145,7 @@ def test_each_job_names_what_it_needs(capsys):
 
 
 def test_arithmetic_counts_weights_and_keys(pool):
-    search = abstract_search(read_pool(pool), SearchSettings(slots=2, **LIMITS), parse_mesh("data:1,model:1"))
+    search = abstract_search(read_pool(pool), search_of(slots=2, **LIMITS), parse_mesh("data:1,model:1"))
     state, plan = search.state.readers[0], search.plan
     kernels = 2 * (256 * (256 + 2 * 128 + 256) + 3 * 256 * 512) + 256 * 512
     rows, columns = 2 * 2, state.token_ns.shape[1] + plan.max_step_tokens
@@ -156,7 +156,7 @@ def test_arithmetic_counts_weights_and_keys(pool):
 
 
 def test_the_best_mesh_fits_and_more_slots_do_not(pool):
-    spec, settings = read_pool(pool), SearchSettings(**LIMITS)
+    spec, settings = read_pool(pool), search_of(**LIMITS)
     chip = dataclasses.replace(CHIPS["v5e"], usable_bytes=60e6)
     best = suggest.best_of(suggest.candidates(spec, settings, chip, jax.devices()), chip)
     assert best.fits(chip)
@@ -179,7 +179,7 @@ def test_cheaper_settings_keep_the_batch():
 def test_the_report_stops_at_what_does_not_fit(pool, monkeypatch):
     refused = Compiled(None, "Ran out of memory", 0, 0, 1)
     monkeypatch.setattr(report, "compile_program", lambda lower: refused)
-    lines, settings = [], SearchSettings(slots=1, **LIMITS)
+    lines, settings = [], search_of(slots=1, **LIMITS)
     arguments = (read_pool(pool), settings, CHIPS["v5e"], jax.devices(), "data:1,model:1", lines.append)
     assert not report.report_search(*arguments)
     assert len(lines) == 3 and lines[-1].endswith("does not fit (1 s to compile): Ran out of memory")

@@ -179,3 +179,14 @@ def test_input_that_cannot_be_used_is_one_line_and_leaves_nothing(world, tmp_pat
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
     assert all(part in error for part in parts), error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_filter_that_does_not_exist_is_one_line_and_leaves_nothing(world, tmp_path, capsys):
+    inputs = {
+        "pool": world / "pool.toml",
+        "problems": world / "problems.jsonl",
+        "output_dir": tmp_path / "run",
+    }
+    status, error = launch(capsys, **inputs, **LIMITS, filters="arithmetics")
+    assert status == 2 and error.startswith("error: --filters=arithmetics: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

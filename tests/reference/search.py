@@ -4,6 +4,7 @@ Every sampled token is one forward pass over the whole text so far; after it, ev
 again and searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from . import text
 from .reader import Reader
 
 CONCLUDED = ("think_end", "eos", "budget")
+
+# (a step without its heading, the steps before it likewise) -> whether it is dropped
+Unwanted = Callable[[str, list[str]], bool]
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A beam: its steps, and whether its thinking is over."""
+    """A beam: its steps, its node in the tree (its row, from 1), and whether its thinking is over."""
 
     steps: tuple[Step, ...] = ()
+    node: int = 0
 
     @property
     def reasoning(self) -> str:
@@ -75,6 +80,56 @@ class Candidate:
     beam: int
     proposer: int
     row: dict | None
+
+
+@dataclass(eq=False)
+class Node:
+    """A node of a Monte Carlo tree."""
+
+    hypothesis: Hypothesis
+    parent: "Node | None"
+    children: list["Node"] = field(default_factory=list)
+    expanded: bool = False
+    visits: int = 0
+    value: np.float32 = np.float32(0)
+
+    def __post_init__(self):
+        if self.parent is not None:
+            self.visits, self.value = 1, self.hypothesis.score
+
+    @property
+    def depth(self) -> int:
+        return len(self.hypothesis.steps)
+
+    def complete(self, max_steps: int) -> bool:
+        return self.hypothesis.complete or self.depth >= max_steps
+
+    def closed(self, max_steps: int) -> bool:
+        if self.complete(max_steps):
+            return True
+        return self.expanded and all(child.closed(max_steps) for child in self.children)
+
+    def bound(self, exploration: float) -> float:
+        width = np.sqrt(np.log(np.float32(self.parent.visits)) / np.float32(self.visits))
+        return np.float32(self.value / np.float32(self.visits) + np.float32(exploration) * width)
+
+
+@dataclass
+class Draft:
+    """A proposal that has not been scored yet: the step it would add to its parent, the beam of that number."""
+
+    beam: int
+    parent: Hypothesis
+    proposer: int
+    step: int
+    text: str
+    tokens: int
+    ended: str
+    dropped: str | None
+
+    @property
+    def complete(self) -> bool:
+        return self.ended in CONCLUDED
 
 
 @dataclass
@@ -100,6 +155,10 @@ class Settings:
     max_answer_tokens: int
     closing: str
     margins: Margins = field(default_factory=Margins)
+    decoding: str = "beam"
+    exploration: float = 0.2
+    max_expansions: int = 0
+    filters: Mapping[str, Unwanted] = field(default_factory=dict)
 
 
 def decimal(score: np.float32 | None) -> float | None:
@@ -198,11 +257,11 @@ class ProblemSearch:
 
     # One round
 
-    def extend(self, beam_number: int, beam: Hypothesis, step: int) -> list[Candidate]:
-        """The candidates of one beam that are not dropped; every proposal leaves a row."""
+    def drafts(self, beam_number: int, beam: Hypothesis, step: int) -> list[Draft]:
+        """What the teachers propose after one beam; the useless and the repeated are marked as dropped."""
         settings = self.settings
-        candidates: list[Candidate] = []
-        for proposer, spec in enumerate(self.pool.proposers):
+        drafts: list[Draft] = []
+        for proposer in range(len(self.pool.proposers)):
             left = settings.max_thinking_tokens - self.meta_tokens(beam)
             if settings.method == "curation":
                 segmentation, limit, stopped = "whole", left, "budget"
@@ -211,7 +270,7 @@ class ProblemSearch:
                 limit = min(settings.max_step_tokens, left)
                 stopped = "budget" if left <= settings.max_step_tokens else "cap"
             proposal = self.propose(proposer, beam, step, segmentation, limit, stopped)
-            ended, dropped, score = proposal.ended, proposal.dropped, None
+            ended, dropped = proposal.ended, proposal.dropped
             tokens = len(self.meta_prover.encode(proposal.text))
             if (
                 dropped is None
@@ -219,29 +278,65 @@ class ProblemSearch:
                 and self.meta_tokens(beam) + tokens >= settings.max_thinking_tokens
             ):
                 ended = "budget"
+            draft = Draft(beam_number, beam, proposer, step, proposal.text, tokens, ended, dropped)
             if dropped is None:
-                for earlier in candidates:
-                    same_text = earlier.hypothesis.steps[-1].text == proposal.text
-                    if same_text and earlier.hypothesis.complete == (ended in CONCLUDED):
-                        dropped = "duplicate"
-            if dropped is None:
-                score = self.score(proposer, beam, proposal.text)
+                for earlier in drafts:
+                    if (
+                        earlier.dropped is None
+                        and earlier.text == draft.text
+                        and earlier.complete == draft.complete
+                    ):
+                        draft.dropped = "duplicate"
+            drafts.append(draft)
+        return drafts
+
+    def filter(self, drafts: list[Draft]) -> None:
+        """Marks what the filters drop; none of them may leave nothing."""
+        segmentation = "whole" if self.settings.method == "curation" else self.settings.segmentation
+
+        def without_heading(step: int, written: str) -> str:
+            forced = text.heading(segmentation, step)
+            return written[len(forced) :] if written.startswith(forced) else written
+
+        for name, unwanted in self.settings.filters.items():
+            valid = [draft for draft in drafts if draft.dropped is None]
+            kept = []
+            for draft in valid:
+                past = [without_heading(n, step.text) for n, step in enumerate(draft.parent.steps, start=1)]
+                if not unwanted(without_heading(draft.step, draft.text), past):
+                    kept.append(draft)
+            if not kept:
+                continue
+            for draft in valid:
+                if all(draft is not other for other in kept):
+                    draft.dropped = name
+
+    def judge(self, drafts: list[Draft]) -> list[Candidate]:
+        """The candidates that are not dropped, with their scores; every draft leaves a row."""
+        candidates: list[Candidate] = []
+        for draft in drafts:
+            score = None
+            if draft.dropped is None:
+                score = self.score(draft.proposer, draft.parent, draft.text)
             row = {
+                "node": len(self.rows) + 1,
+                "parent": draft.parent.node,
                 "problem": self.problem["id"],
-                "step": step,
-                "beam": beam_number,
-                "teacher": spec.name,
-                "text": proposal.text,
+                "step": draft.step,
+                "beam": draft.beam,
+                "teacher": self.pool.proposers[draft.proposer].name,
+                "text": draft.text,
                 "score": decimal(score),
                 "kept": False,
                 "rank": None,
-                "dropped": dropped,
-                "ended": ended,
+                "dropped": draft.dropped,
+                "ended": draft.ended,
             }
             self.rows.append(row)
-            if dropped is None:
-                extended = Hypothesis(beam.steps + (Step(proposal.text, proposer, score, tokens, ended),))
-                candidates.append(Candidate(extended, beam_number, proposer, row))
+            if draft.dropped is None:
+                step = Step(draft.text, draft.proposer, score, draft.tokens, draft.ended)
+                extended = Hypothesis(draft.parent.steps + (step,), len(self.rows))
+                candidates.append(Candidate(extended, draft.beam, draft.proposer, row))
         return candidates
 
     def select(self, pool: list[Candidate], places: int) -> list[Hypothesis]:
@@ -272,7 +367,9 @@ class ProblemSearch:
                 if beam.complete:
                     pool.append(Candidate(beam, number, -1, None))
                 else:
-                    pool += self.extend(number, beam, step)
+                    drafts = self.drafts(number, beam, step)
+                    self.filter(drafts)
+                    pool += self.judge(drafts)
             if not pool:
                 return beams[0], "stuck"
             beams = self.select(pool, self.settings.beam_width)
@@ -283,13 +380,52 @@ class ProblemSearch:
 
     def curation(self) -> tuple[Hypothesis, str]:
         """The best of beam_width whole traces of every proposer."""
-        pool = []
+        drafts = []
         for number in range(self.settings.beam_width):
-            pool += self.extend(number, Hypothesis(), 1)
+            drafts += self.drafts(number, Hypothesis(), 1)
+        self.filter(drafts)
+        pool = self.judge(drafts)
         if not pool:
             return Hypothesis(), "stuck"
         (winner,) = self.select(pool, 1)
         return winner, self.status(winner)
+
+    def mcts(self) -> tuple[Hypothesis, str]:
+        """Monte Carlo tree search, as in the method, section 3.14."""
+        settings = self.settings
+        root = Node(Hypothesis(), None)
+        nodes, barren = [root], None
+        for expansion in range(settings.max_expansions):
+            complete = [node for node in nodes if node.complete(settings.max_steps)]
+            if len({id(node.parent) for node in complete}) >= settings.beam_width:
+                break
+            if root.closed(settings.max_steps):
+                break
+            node = root
+            while node.children:
+                open_children = [c for c in node.children if not c.closed(settings.max_steps)]
+                node = max(open_children, key=lambda c: c.bound(settings.exploration))
+            drafts = self.drafts(expansion, node.hypothesis, node.depth + 1)
+            self.filter(drafts)
+            candidates = self.judge(drafts)
+            for candidate in candidates:
+                candidate.row["kept"] = True
+                node.children.append(Node(candidate.hypothesis, node))
+            nodes += node.children
+            node.expanded = True
+            if not candidates and barren is None:
+                barren = node
+            value = max((c.hypothesis.score for c in candidates), default=np.float32(0))
+            while node is not None:
+                node.visits, node.value = node.visits + 1, np.float32(node.value + value)
+                node = node.parent
+        complete = [node for node in nodes if node.complete(settings.max_steps)]
+        left = [n for n in nodes[1:] if not n.closed(settings.max_steps) and not n.expanded]
+        for found in (complete, left):
+            if found:
+                winner = max(found, key=lambda node: node.hypothesis.score).hypothesis
+                return winner, self.status(winner)
+        return barren.hypothesis, "stuck"
 
     def status(self, winner: Hypothesis) -> str:
         if not winner.complete:
@@ -297,7 +433,12 @@ class ProblemSearch:
         return "budget" if winner.steps[-1].ended == "budget" else "complete"
 
     def run(self) -> tuple[dict, list[dict]]:
-        winner, status = self.curation() if self.settings.method == "curation" else self.beam_search()
+        search = self.beam_search
+        if self.settings.decoding == "mcts":
+            search = self.mcts
+        if self.settings.method == "curation":
+            search = self.curation
+        winner, status = search()
         response = None if status == "stuck" else self.answer(winner)
         steps = []
         for step in winner.steps:
@@ -340,6 +481,10 @@ def reference_search(
     max_answer_tokens: int = 4096,
     closing: str = text.DEFAULT_CLOSING,
     margins: Margins | None = None,
+    decoding: str = "beam",
+    exploration: float = 0.2,
+    max_expansions: int | None = None,
+    filters: Mapping[str, Unwanted] = {},
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
 
@@ -348,7 +493,9 @@ def reference_search(
       problems: rows of a problem file: `id`, `question`, `answer`, and perhaps `context` and `answers`.
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
+      decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
       margins: filled, if given, with how near to a tie the run came.
+      filters: what drops drafts before they are scored, by name, in their order.
 
     Returns:
       For every problem its trace row (without `correct` and `seconds`) and its tree rows.
@@ -367,6 +514,10 @@ def reference_search(
         max_answer_tokens,
         closing,
         Margins() if margins is None else margins,
+        decoding,
+        exploration,
+        max_expansions or beam_width * max_steps,
+        filters,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}

@@ -6,9 +6,10 @@ import types
 from pathlib import Path
 
 import models
-from cord_jax.engine.engine import Engine, SearchSettings
+from cord_jax.engine.engine import Engine
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
+from cord_jax.methods import search_of
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
 
@@ -43,25 +44,23 @@ def make_engine(
     """An engine on the pool and the problems of a directory."""
     mesh = parse_mesh(mesh)
     teachers = load_teachers(read_pool(directory / "pool.toml"), mesh, execution_of=execution_of)
-    return Engine(
-        teachers, read_problems(directory / "problems.jsonl"), SearchSettings(**LIMITS | settings), mesh
-    )
+    return Engine(teachers, read_problems(directory / "problems.jsonl"), search_of(**LIMITS | settings), mesh)
 
 
 def outcomes(engine: Engine, recorded=types.MappingProxyType({})) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
     for finished in engine.run(range(len(engine.problems)), recorded=recorded):
-        history = finished.history
+        tree = finished.tree
         texts = [[step and step.text for step in steps] for steps in finished.texts]
-        scores = [[round(float(score), 4) for score in row] for row in history.score_nmj]
+        scores = [[round(float(score), 4) for score in row] for row in tree.score_nmj]
         found[finished.problem] = (
             texts,
-            history.rank_nmj.tolist(),
-            history.ended_nmj.tolist(),
-            history.dropped_nmj.tolist(),
+            tree.rank_nmj.tolist(),
+            tree.ended_nmj.tolist(),
+            tree.dropped_nmj.tolist(),
             scores,
             finished.answer,
-            finished.origin,
+            finished.winner,
         )
     return found

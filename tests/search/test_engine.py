@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import pytest
 
 from cord_jax.dry_run.abstract import abstract_search
-from cord_jax.engine.plan import SearchSettings
 from cord_jax.mesh import parse_mesh
+from cord_jax.methods import search_of
 from cord_jax.pool import read_pool
 from cord_jax.search.loop import due
-from cord_jax.search.round_record import SettledStep
+from cord_jax.search.round_record import SettledRound
 from cord_jax.search.state import SEARCHING
 from models.attention.tree_blocks import TreeBlocks
 from models.attention.tree_pieces import TreePieces
@@ -42,11 +42,12 @@ def test_slots_and_quantum_change_nothing(directory, expected):
 
 
 def test_what_is_due_and_does_not_fit_comes_next(directory):
-    settings = SearchSettings(**LIMITS | {"slots": 6})
+    settings = search_of(**LIMITS | {"slots": 6})
     shapes = abstract_search(read_pool(directory / "pool.toml"), settings, parse_mesh("data:1,model:1"))
     assert shapes.plan.shards.rows == 4
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.state)
-    state = dataclasses.replace(state, phase_n=jnp.full(6, SEARCHING))
+    clock = dataclasses.replace(state.clock, phase_n=jnp.full(6, SEARCHING))
+    state = dataclasses.replace(state, clock=clock)
     state, now = due(shapes.plan, state)
     assert now.ready_r.all() and now.left_y.all()
     settled_n1 = jnp.isin(jnp.arange(6), now.slot_r)[:, None]
@@ -80,7 +81,7 @@ def test_forced_compaction_changes_nothing(directory, expected, stacked):
 def test_capacities_grow_when_they_are_too_small(directory, expected):
     engine = make_engine(directory, slots=2, execution_of=changed(chunk=8))
     small = tuple(dataclasses.replace(reader, blocks=(128,)) for reader in engine.plan.readers)
-    engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8))
+    engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8, read_width=16))
     before = engine.plan
     assert outcomes(engine) == expected
     assert engine.plan.step_width > before.step_width and engine.plan.read_width > before.read_width
@@ -92,7 +93,7 @@ def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
     def record(settled):
         for problem, step, candidates in settled:
             row = json.loads(json.dumps(candidates.to_row("id", step)))
-            recorded.setdefault(problem, []).append(SettledStep.from_row(row))
+            recorded.setdefault(problem, []).append(SettledRound.from_row(row))
 
     run = make_engine(directory, slots=3, quantum=5).run(range(3), on_settled=record, max_rounds=1)
     next(run)  # one problem is done; the others are interrupted where they are

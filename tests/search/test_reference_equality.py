@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 import models
+from cord_jax.engine.engine import Engine
 from cord_jax.synthesis import SynthesisConfig, synthesize
 from models.attention.tree_blocks import TreeBlocks
 from models.attention.tree_triton import TreeTriton
 from tests.reference.search import reference_search
-from tests.reference.tiny import PREFIX_HABITS, PROBLEMS, Habits, write_pool
-from tests.search.inputs import LIMITS, changed, write_inputs
+from tests.reference.tiny import PROBLEMS
+from tests.search import own_filters
+from tests.search.inputs import LIMITS, changed
 
 
 def engine_rows(directory: Path, output: str, execution_of=models.execution_of, **settings):
@@ -50,22 +52,6 @@ def assert_same(found, expected):
             ]
         else:
             assert trace[name] == value, name
-
-
-@pytest.fixture(scope="module")
-def pools(tmp_path_factory):
-    made = {}
-
-    def pool(segmentation, seed):
-        if (segmentation, seed) not in made:
-            directory = tmp_path_factory.mktemp(f"pool-{segmentation}-{seed}")
-            habits = Habits() if segmentation == "prompt" else PREFIX_HABITS
-            pool = write_pool(directory, seed, habits=habits)
-            write_inputs(directory, pool, PROBLEMS)
-            made[segmentation, seed] = directory, pool
-        return made[segmentation, seed]
-
-    return pool
 
 
 @pytest.mark.parametrize(
@@ -113,3 +99,54 @@ def test_curation_equals_brute_force(pools):
     found = engine_rows(directory, "curation", method="curation", beam_width=2, slots=8, **limits)
     for trace, tree in reference_search(pool, PROBLEMS, method="curation", beam_width=2, **limits):
         assert_same(found[trace["id"]], (trace, tree))
+
+
+OWN = "tests.search.own_filters:"
+FILTERS = {
+    "repetition": lambda step, past: step.strip() in [other.strip() for other in past],
+    OWN + "begins_like_an_earlier_step": own_filters.begins_like_an_earlier_step,
+    OWN + "has_odd_length": own_filters.has_odd_length,
+}
+
+
+def interrupted_rows(directory, monkeypatch, output, **settings):
+    """The rows of a run that breaks off at its second trace and is then continued, with a look at every round."""
+    run = Engine.run
+
+    def breaks_off(engine, indices, **arguments):
+        yield next(run(engine, indices, **arguments, max_rounds=1))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            engine_rows(directory, output, **settings)
+    assert len((directory / output / "traces.jsonl").read_text().splitlines()) == 1
+    settled = (directory / output / "journal.jsonl").read_text().splitlines()
+    return engine_rows(directory, output, **settings), settled
+
+
+@pytest.mark.parametrize(
+    "segmentation, method",
+    [("prompt", "cord"), pytest.param("prefix", "cord", marks=pytest.mark.slow), ("prompt", "curation")],
+)
+def test_filters_equal_brute_force(pools, monkeypatch, segmentation, method):
+    """In a run that was interrupted, too: filters read what steps said before the interruption."""
+    directory, pool = pools(segmentation, 0)
+    settings = dict(method=method, beam_width=3, **LIMITS)
+    if method == "curation":
+        settings = {name: settings[name] for name in settings if name not in ("max_steps", "max_step_tokens")}
+    else:
+        settings["segmentation"] = segmentation
+    found, settled = interrupted_rows(
+        directory, monkeypatch, f"filters-{method}", slots=3, filters=",".join(FILTERS), **settings
+    )
+    expected = reference_search(pool, PROBLEMS, filters=FILTERS, **settings)
+    for trace, tree in expected:
+        assert_same(found[trace["id"]], (trace, tree))
+    rows = [row for _, tree in expected for row in tree]
+    assert settled and OWN + "has_odd_length" in {row["dropped"] for row in rows}
+    if method == "cord":
+        assert OWN + "begins_like_an_earlier_step" in {row["dropped"] for row in rows}
+        spared = [row for row in rows if row["dropped"] is None and len(row["text"]) % 2]
+        assert spared  # a filter drops none where it would drop all

@@ -1,4 +1,4 @@
-"""Predictive perplexity: how predictable the gold answer has become (paper, section 3; design, section 3.7).
+"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; design, section 3.7).
 
 S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
 `.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
@@ -6,10 +6,16 @@ with the closing before it and the full stop behind it, is a twig. Only the posi
 tokens are projected to logits.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from cord_jax.search import packing, readers
+from cord_jax.search.closings import Closings
 from cord_jax.search.commits import Passage
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import Forks
@@ -20,28 +26,6 @@ from models.prefill import prefill
 
 # Logits alive at a time, in numbers: 64 Mi float32 are 256 MiB.
 LOGITS_AT_A_TIME = 1 << 26
-
-
-@pytree
-class Closings:
-    """The closing with the answer, in the meta-prover's tokens, one twig for each accepted form; a slot or
-    row each.
-
-    Attributes:
-      token_na: int32, the twigs one behind another.
-      form_na: int32, the twig of each token, from 1.
-      offset_na: int32, place of each token in its twig.
-      length_n: int32, tokens of all twigs.
-      scored_nz: int32, where in `token_na` the scored tokens lie (those whose text overlaps the answer's).
-      scored_form_nz: int32, their twig; 0 for padding.
-    """
-
-    token_na: jax.Array
-    form_na: jax.Array
-    offset_na: jax.Array
-    length_n: jax.Array
-    scored_nz: jax.Array
-    scored_form_nz: jax.Array
 
 
 def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
@@ -139,3 +123,48 @@ def score_candidates(
     )
     score_rj = scores(log_probability_rjz, closings, num_forms)
     return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, scratch, start_rj)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictivePerplexity:
+    """The paper's score, by the meta-prover."""
+
+    needs_answer = True
+
+    @jax.named_scope("score")
+    def __call__(self, plan, constants, state, batch, candidates):
+        """Scores as `Scorer` says."""
+        group, meta = plan.score_group, plan.meta
+        reader, s, k = plan.readers[meta], state.readers[meta], constants[meta]
+        new_rj = candidates.remaining(batch)
+        place_j = np.arange(plan.candidates) // plan.num_proposers
+        base_rj = batch.take(s.length_nb)[:, place_j]
+        run = functools.partial(
+            score_candidates,
+            reader,
+            k,
+            s.tree(batch, batch.take(s.path_nbs)),
+            jax.tree.map(batch.take, state.closings),
+            shards=plan.shards,
+            num_forms=plan.num_forms,
+        )
+        continuations = Continuations(
+            candidates.token_urjt[reader.vocabulary],
+            candidates.length_urj[reader.vocabulary],
+            base_rj,
+            jnp.broadcast_to(place_j, base_rj.shape).astype(jnp.int32),
+            new_rj,
+        )
+        if group == plan.candidates:
+            return run(candidates=continuations)
+
+        def split(x_rj):
+            return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
+
+        score_grj = lax.map(lambda group: run(candidates=group)[0], jax.tree.map(split, continuations))
+        return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
+
+
+def scorer(config) -> PredictivePerplexity:
+    """The scorer of a run; it has no settings of its own."""
+    return PredictivePerplexity()

@@ -1,0 +1,1 @@
+"""Equations between plain numbers as they stand in running text."""

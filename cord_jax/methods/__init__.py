@@ -1,0 +1,26 @@
+"""The methods: how a problem becomes a trace (paper, section 4; method, section 3.15).
+
+A method is one file and one line of `names.METHODS`. The file has a function `search_settings`, which says how its traces
+are searched for.
+"""
+
+import dataclasses
+import importlib
+
+from cord_jax.config import SynthesisConfig
+from cord_jax.engine.plan import SearchSettings
+
+
+def search_settings(config: SynthesisConfig) -> SearchSettings:
+    """The search of a run's method."""
+    return importlib.import_module(f"{__name__}.{config.method}").search_settings(config.resolved)
+
+
+def search_of(*, quantum: int | None = None, **settings) -> SearchSettings:
+    """The search that a `SynthesisConfig` with these settings asks for, for engines that are run without its files.
+
+    Args:
+      quantum: as in `SearchSettings`.
+    """
+    config = SynthesisConfig(pool="-", problems="-", output_dir="-", **settings)
+    return dataclasses.replace(search_settings(config), quantum=quantum)

@@ -1,0 +1,68 @@
+"""Texts of the searches that are under way; on the host, where the engine and the exchange share them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cord_jax.search.round_record import CandidateText, SettledRound
+
+
+@dataclasses.dataclass
+class _Search:
+    """One problem: texts of each round in the order of candidates, the frontiers that they extend, what is replayed."""
+
+    texts: dict[int, list[CandidateText | None]] = dataclasses.field(default_factory=dict)
+    frontiers: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    recorded: Sequence[SettledRound] = ()
+
+
+class SearchTexts:
+    """The canonical steps of all nodes, by problem.
+
+    The engine makes one, tells it where searches begin and takes out what is finished; the exchange notes each round in it.
+    Noting a round again changes nothing, so a callback that runs twice does no harm.
+    """
+
+    def __init__(self, num_proposers: int, num_candidates: int):
+        self._num_proposers, self._num_candidates = num_proposers, num_candidates
+        self._searches: dict[int, _Search] = {}
+
+    def begin(self, problem: int, recorded: Sequence[SettledRound] = ()) -> None:
+        """Begins a search, whose first rounds an earlier run may have settled."""
+        self._searches[problem] = _Search(recorded=recorded)
+
+    def take(self, problem: int, rounds: int) -> list[list[CandidateText | None]]:
+        """Takes out a finished problem: the texts of each of its rounds."""
+        texts = self._searches.pop(problem).texts
+        return [texts[number] for number in range(rounds)]
+
+    def recorded(self, problem: int, number: int) -> SettledRound | None:
+        """What an earlier run has settled in a round (from 0)."""
+        rounds = self._searches[problem].recorded
+        return rounds[number] if number < len(rounds) else None
+
+    def note(
+        self, problem: int, number: int, frontier_b: np.ndarray, texts: list[CandidateText | None]
+    ) -> None:
+        """Notes the candidates of a round, and the nodes that they extend."""
+        search = self._searches[problem]
+        search.texts[number], search.frontiers[number] = texts, frontier_b
+
+    def of_round(self, problem: int, number: int) -> list[CandidateText | None]:
+        """The candidates of a round."""
+        return self._searches[problem].texts[number]
+
+    def of_node(self, problem: int, node: int) -> str:
+        """The canonical step that ends in a node."""
+        number, j = divmod(node - 1, self._num_candidates)
+        return self._searches[problem].texts[number][j].text
+
+    def trace(self, problem: int, node: int) -> list[str]:
+        """The canonical steps from the root to a node."""
+        steps = []
+        while node > 0:
+            steps.append(self.of_node(problem, node))
+            number, j = divmod(node - 1, self._num_candidates)
+            node = int(self._searches[problem].frontiers[number][j // self._num_proposers])
+        return steps[::-1]
