@@ -24,8 +24,6 @@ TREE = "tree.jsonl"
 SUMMARY = "summary.json"
 
 STATUSES = ("complete", "budget", "max_steps", "stuck")
-ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
-DROP_REASONS = ("empty", "invalid_utf8", "duplicate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Step:
       teacher: the proposer's name in the pool.
       score: S of the trace up to this step, 0 to 1 (float32).
       tokens: the meta-prover's tokens of the text.
-      ended: what ended the proposal, one of `ENDINGS`.
+      ended: what ended the proposal: "marker", "think_end", "eos", "cap" or "budget".
     """
 
     text: str
@@ -138,8 +136,8 @@ class Candidate:
       score: S with this step, 0 to 1 (float32); None if it was dropped.
       kept: whether the selection of its round kept it.
       rank: its beam number after that selection; None if not kept.
-      dropped: None, one of `DROP_REASONS`, or the name of the filter that dropped it.
-      ended: what ended it, one of `ENDINGS`.
+      dropped: None, "empty", "invalid_utf8", "duplicate", or the name of the filter that dropped it.
+      ended: what ended it, as in `Step`.
     """
 
     node: int
