@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import models
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
