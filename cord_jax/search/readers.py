@@ -59,7 +59,8 @@ class ReaderPlan:
 
     def widened(self, columns: int) -> "ReaderPlan":
         """The plan with so many columns more. Where all blocks are read by pieces, a further block would gain nothing,
-        and a loop over none of its pieces takes a while, too."""
+        and a loop over none of its pieces takes a while, too.
+        """
         last = self.blocks[-1]
         more = (last + columns,) if self.attention == "pieces" else (last, columns)
         return dataclasses.replace(self, blocks=(*self.blocks[:-1], *more))

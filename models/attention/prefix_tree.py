@@ -178,7 +178,6 @@ def decode_attention(view: View, column, position_nq, written_nqt, local_positio
     Returns:
       A function for `Decoder.run_layers` that reads a pool and writes ring buffers [n, q, g, t, e].
     """
-
     num_slots, num_rows = position_nq.shape
     # To a slot's queries its rings are one text, of which each sees the part that is its own.
     own_qq1 = jnp.eye(num_rows, dtype=bool)[..., None]

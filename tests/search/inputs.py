@@ -37,10 +37,10 @@ def make_engine(directory: Path, mesh: str = "data:1,model:1", **settings) -> En
     return Engine(teachers, read_problems(directory / "problems.jsonl"), search_of(**LIMITS | settings), mesh)
 
 
-def outcomes(engine: Engine, recorded={}) -> dict:
+def outcomes(engine: Engine, recorded=()) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
-    for finished in engine.run(range(len(engine.problems)), recorded=recorded):
+    for finished in engine.run(range(len(engine.problems)), recorded=dict(recorded)):
         tree = finished.tree
         texts = [[step and step.text for step in steps] for steps in finished.texts]
         scores = [[round(float(score), 4) for score in row] for row in tree.score_nmj]
