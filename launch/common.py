@@ -143,10 +143,11 @@ def _is_user_error(error: Exception) -> bool:
 
 def _help(flag_values: flags.FlagValues, description: str) -> str:
     """The module's docstring, then each flag in the order of its definition."""
-    lines, indent = [description.strip(), "", "Flags:"], " " * 6
-    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    lines = [description.strip(), "", "Flags:"]
+    indent = " " * 6
+    wrapper = textwrap.TextWrapper(100, indent, indent, break_long_words=False, break_on_hyphens=False)
     for name in flag_values:
         flag = flag_values[name]
         lines.append(f"  --{name}" if flag.default is None else f"  --{name}={flag.default}")
-        lines += textwrap.wrap(flag.help, 100, initial_indent=indent, subsequent_indent=indent, **whole_words)
+        lines += wrapper.wrap(flag.help)
     return "\n".join(lines)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, names, settings
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
-from launch import common, evaluate, flags_of, synthesize, train_student
+from cord_jax.miniature.config import QuickstartConfig
+from launch import common, evaluate, flags_of, quickstart, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -33,6 +34,7 @@ JOBS = {
         train_student,
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
+    "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
 }
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
@@ -106,6 +108,13 @@ REFUSED = {
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
         "mesh": [("data:x", "positive"), ("data:" + "9" * 30, "positive"), ("data:²", "positive")],
+    },
+    "quickstart": {
+        "output_dir": [("", "a path")],
+        "train_problems": [(0, "at least 1 and at most 300"), (301, "at least 1 and at most 300")],
+        "held_out_problems": [(0, "at least 1 and at most 300")],
+        "samples": [(0, "at least 1")],
+        "seed": [(-1, "at least 0")],
     },
     "train_student": {
         "student": [(1, "a path")],
@@ -222,7 +231,8 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + ["distributed"]
+    flags_of_all = [] if job == "quickstart" else ["distributed"]
+    assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
     for field in fields:
@@ -337,7 +347,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, synthesize, train_student\n"
+        "from launch import common, evaluate, quickstart, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"

@@ -17,6 +17,7 @@ from typing import Any
 from cord_jax import statistics
 from cord_jax.evaluation import EvaluationConfig, evaluate
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS
+from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.miniature.wording import equations, wrong_equations
 from cord_jax.pool import read_pool
 from cord_jax.run_directory import write_atomically
@@ -29,25 +30,6 @@ METHODS = ("curation", "cord")
 _MAX_REASONING, _MAX_RESPONSE, _MAX_STEP = 320, 48, 40
 _ALL_DEVICES = "data:-1,model:1"
 _LENGTHS = ((2, 4), (5, 7), (8, 10), (11, 12))
-
-
-@dataclasses.dataclass(frozen=True)
-class QuickstartConfig:
-    """How much to run.
-
-    Attributes:
-        output_dir: where everything is written.
-        train_problems: puzzles that traces are written for.
-        held_out_problems: puzzles that the students are measured on.
-        samples: answers to each puzzle, of a teacher alone or of a student.
-        seed: of every draw.
-    """
-
-    output_dir: Path | str
-    train_problems: int = 120
-    held_out_problems: int = 200
-    samples: int = 2
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +143,7 @@ def _synthesize(
             problems=TRAIN_PROBLEMS,
             output_dir=output_dir,
             method=method,
-            max_steps=16,
-            max_step_tokens=_MAX_STEP,
+            **({} if method == "curation" else {"max_steps": 16, "max_step_tokens": _MAX_STEP}),
             max_thinking_tokens=_MAX_REASONING,
             max_answer_tokens=_MAX_RESPONSE,
             seed=config.seed,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 from pathlib import Path
 
 import models
@@ -47,10 +46,10 @@ def make_engine(
     return Engine(teachers, read_problems(directory / "problems.jsonl"), search_of(**LIMITS | settings), mesh)
 
 
-def outcomes(engine: Engine, recorded=types.MappingProxyType({})) -> dict:
+def outcomes(engine: Engine, recorded=()) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
-    for finished in engine.run(range(len(engine.problems)), recorded=recorded):
+    for finished in engine.run(range(len(engine.problems)), recorded=dict(recorded)):
         tree = finished.tree
         texts = [[step and step.text for step in steps] for steps in finished.texts]
         scores = [[round(float(score), 4) for score in row] for row in tree.score_nmj]
