@@ -13,6 +13,7 @@ from cord_jax.mesh_text import parse_sizes
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.settings import configuration, setting
+from cord_jax.text.prompt_settings import check_user_prompt, parse_arguments
 
 CLOSING = "</think>\n\nThe final answer is "
 MESH_HELP = (
@@ -22,6 +23,14 @@ MESH_HELP = (
 )
 OUTPUT_HELP = "directory of the run; created, or continued if it holds this very run"
 LIMIT_HELP = "take the first so many problems of the file; 0 takes all"
+USER_PROMPT_HELP = (
+    "user turn of a problem: a text with {question} where the question goes, after its context if it has one; "
+    r"\n stands for a new line"
+)
+TEMPLATE_ARGUMENTS_HELP = (
+    "further variables of the chat template, a JSON object such as "
+    '{"enable_thinking": true}, which is the default of that one'
+)
 GRADER_HELP = "how predicted answers are checked"
 
 
@@ -43,33 +52,33 @@ class SynthesisConfig:
     )
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
     method: str = setting(default="cord", help="how a problem becomes a trace", choices=names.METHODS)
-    decoding: str | None = setting(
+    decoding: str = setting(
         default=None, unset="beam", help="which traces are extended", choices=names.DECODINGS
     )
     selector: str = setting(
         default="predictive_perplexity", help="what ranks candidates", choices=names.SELECTORS
     )
-    segmentation: str | None = setting(
+    segmentation: str = setting(
         default=None, unset="prompt", help="where steps end", choices=names.SEGMENTATIONS
     )
-    beam_width: int | None = setting(
+    beam_width: int = setting(
         default=None,
         unset=lambda config: 1 if config.decoding == "greedy" else 4,
         help="traces kept at every step; for curation, whole traces per proposer; for mcts, complete traces with different "
         "last steps but one that end the search; 4 by default, 1 with --decoding=greedy",
         at_least=1,
     )
-    max_steps: int | None = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
-    max_step_tokens: int | None = setting(
+    max_steps: int = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
+    max_step_tokens: int = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
     )
-    exploration: float | None = setting(
+    exploration: float = setting(
         default=None,
         unset=0.2,
         help="with --decoding=mcts, how much traces that were seldom extended are preferred",
         at_least=0,
     )
-    max_expansions: int | None = setting(
+    max_expansions: int = setting(
         default=None,
         unset=lambda config: (config.beam_width or 4) * (config.max_steps or 128),
         help="with --decoding=mcts, traces that are extended at most; beam_width x max_steps by default",
@@ -167,6 +176,20 @@ class EvaluationConfig:
     )
     max_tokens: int = setting(
         default=32768, help="tokens of one sample at most, reasoning and response together", at_least=1
+    )
+    system_prompt: str | None = setting(
+        default=None, help="system turn; not given: as the model's prompt.json says, else its chat template"
+    )
+    user_prompt: str | None = setting(
+        default=None,
+        help=f"{USER_PROMPT_HELP}; not given: as the model's prompt.json says, else the question alone",
+        check=check_user_prompt,
+        escapes=True,
+    )
+    template_arguments: str | None = setting(
+        default=None,
+        help=f"{TEMPLATE_ARGUMENTS_HELP}; not given: as the model's prompt.json says",
+        check=parse_arguments,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)

@@ -24,8 +24,6 @@ TREE = "tree.jsonl"
 SUMMARY = "summary.json"
 
 STATUSES = ("complete", "budget", "max_steps", "stuck")
-ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
-DROP_REASONS = ("empty", "invalid_utf8", "duplicate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Step:
       teacher: the proposer's name in the pool.
       score: S of the trace up to this step, 0 to 1 (float32).
       tokens: the meta-prover's tokens of the text.
-      ended: what ended the proposal, one of `ENDINGS`.
+      ended: what ended the proposal: "marker", "think_end", "eos", "cap" or "budget".
     """
 
     text: str
@@ -71,13 +69,13 @@ class Trace:
     """The winner of one problem's search.
 
     Attributes:
-      id, question, answer: the problem's.
+      id, question, answer: the problem's; the answer is None if nobody knows it.
       status: how the winner ended, one of `STATUSES`.
       score: of the winner, 0 to 1 (float32); None if nothing was ever scored.
       reasoning: the steps' texts joined; never holds `</think>`.
       response: what follows `</think>`; None if the search got stuck.
       predicted_answer: taken from the response; None if it states none.
-      correct: whether the grader accepts it.
+      correct: whether the grader accepts it; None without a gold answer.
       steps: the winner's steps.
       usage: teacher name -> tokens, for every proposer of the pool.
       seconds: from the problem's insertion into a slot to its response.
@@ -86,13 +84,13 @@ class Trace:
 
     id: str
     question: str
-    answer: str
+    answer: str | None
     status: str
     score: float | None
     reasoning: str
     response: str | None
     predicted_answer: str | None
-    correct: bool
+    correct: bool | None
     steps: tuple[Step, ...]
     usage: Mapping[str, Usage]
     seconds: float
@@ -138,8 +136,8 @@ class Candidate:
       score: S with this step, 0 to 1 (float32); None if it was dropped.
       kept: whether the selection of its round kept it.
       rank: its beam number after that selection; None if not kept.
-      dropped: None, one of `DROP_REASONS`, or the name of the filter that dropped it.
-      ended: what ended it, one of `ENDINGS`.
+      dropped: None, "empty", "invalid_utf8", "duplicate", or the name of the filter that dropped it.
+      ended: what ended it, as in `Step`.
     """
 
     node: int
@@ -212,7 +210,7 @@ def summarize(
     a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
     and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
-    accuracy = statistics.estimate([trace.correct for trace in traces])
+    accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
     tokens = {teacher: _add_up(trace.usage[teacher] for trace in traces) for teacher in teachers}

@@ -144,8 +144,10 @@ def _is_user_error(error: Exception) -> bool:
 def _help(flag_values: flags.FlagValues, description: str) -> str:
     """The module's docstring, then each flag in the order of its definition."""
     lines = [description.strip(), "", "Flags:"]
+    indent = " " * 6
+    wrapper = textwrap.TextWrapper(100, indent, indent, break_long_words=False, break_on_hyphens=False)
     for name in flag_values:
         flag = flag_values[name]
         lines.append(f"  --{name}" if flag.default is None else f"  --{name}={flag.default}")
-        lines += textwrap.wrap(flag.help, width=100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += wrapper.wrap(flag.help)
     return "\n".join(lines)

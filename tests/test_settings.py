@@ -1,8 +1,10 @@
 """The jobs' settings: what each refuses, in one line, in Python and on the command line alike."""
 
 import dataclasses
+import importlib
 import json
 import math
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,11 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, settings
+from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, names, settings
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
-from launch import common, evaluate, flags_of, synthesize, train_student
+from cord_jax.miniature.config import QuickstartConfig
+from launch import common, evaluate, flags_of, quickstart, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -31,6 +34,7 @@ JOBS = {
         train_student,
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
+    "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
 }
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
@@ -43,9 +47,9 @@ REFUSED = {
             (b"a", "a path"),
         ],
         "output_dir": [(None, "a path"), ("", "a path"), (["a"], "a path")],
-        "method": [("mcts", "one of cord, curation"), (None, "a text"), (1, "a text")],
-        "decoding": [("sampling", "one of beam, greedy"), (0, "a text")],
-        "selector": [("prm", "one of predictive_perplexity"), (True, "a text")],
+        "method": [("best_of_n", "one of " + ", ".join(names.METHODS)), (None, "a text"), (1, "a text")],
+        "decoding": [("sampling", "one of " + ", ".join(names.DECODINGS)), (0, "a text")],
+        "selector": [("prm", "one of " + ", ".join(names.SELECTORS)), (True, "a text")],
         "segmentation": [("whole", "one of prompt, line_break, prefix")],
         "beam_width": [
             (0, "at least 1"),
@@ -55,10 +59,18 @@ REFUSED = {
         ],
         "max_steps": [(0, "at least 1"), ("3", "a whole number")],
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
+        "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
+        "max_expansions": [(0, "at least 1")],
+        "filters": [
+            ("length", "no filter"),
+            ("a\nb", "no filter"),
+            ("arithmetic,arithmetic", "twice"),
+            (None, "a text"),
+        ],
         "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
-        "grader": [("math", "one of auto, exact")],
+        "grader": [("math", "one of " + ", ".join(names.GRADERS))],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -91,11 +103,21 @@ REFUSED = {
             (math.nan, "a finite number"),
         ],
         "max_tokens": [(0, "at least 1")],
+        "system_prompt": [(1, "a text")],
+        "user_prompt": [("Solve it.", "a text with {question}")],
+        "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
         "mesh": [("data:x", "positive"), ("data:" + "9" * 30, "positive"), ("data:²", "positive")],
+    },
+    "quickstart": {
+        "output_dir": [("", "a path")],
+        "train_problems": [(0, "at least 1 and at most 300"), (301, "at least 1 and at most 300")],
+        "held_out_problems": [(0, "at least 1 and at most 300")],
+        "samples": [(0, "at least 1")],
+        "seed": [(-1, "at least 0")],
     },
     "train_student": {
         "student": [(1, "a path")],
@@ -111,6 +133,8 @@ REFUSED = {
         "overlong": [("keep", "one of drop, cut")],
         "pack": [(1, "true or false"), (None, "true or false"), ("no", "true or false")],
         "system_prompt": [(1, "a text")],
+        "user_prompt": [("Solve it.", "a text with {question}")],
+        "template_arguments": [("", "a JSON object"), ('{"tools": 1}', "no variable")],
         "held_out": [([], "a list")],
         "eval_every": [(-1, "at least 0")],
         "show_rows": [(-1, "at least 0")],
@@ -159,6 +183,7 @@ CONTRADICTIONS = [
     ("synthesize", {"method": "curation", "decoding": "beam"}, ["--method=curation", "--decoding"]),
     ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
     ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
+    ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
 ]
@@ -211,7 +236,8 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + ["distributed"]
+    flags_of_all = [] if job == "quickstart" else ["distributed"]
+    assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
     for field in fields:
@@ -252,6 +278,19 @@ def test_values_are_put_into_their_normal_form():
     json.dumps(settings.deciding(config), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    "table, package, also",
+    [
+        (names.METHODS, "cord_jax.methods", ()),
+        (names.SELECTORS, "cord_jax.search.scorers", ()),
+        (names.DECODINGS, "cord_jax.search.decodings", ("whole",)),  # curation's, which no flag names
+    ],
+)
+def test_names_are_modules(table, package, also):
+    found = {module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)}
+    assert found == {*table, *also}
+
+
 def test_text_of_the_command_line():
     assert parse("synthesize", r"--closing=</think>\n\nAnswer: ").closing == "</think>\n\nAnswer: "
     assert parse("train_student", "--nopack", "--learning_rate=1e-4", "--filter=correct").pack is False
@@ -285,8 +324,8 @@ ANYTHING = st.one_of(
 @given(data=st.data())
 def test_whatever_is_given_is_taken_or_refused_in_one_line(job, data):
     config, _, needed = JOBS[job]
-    names = [field.name for field in dataclasses.fields(config)]
-    values = data.draw(st.dictionaries(st.sampled_from(names), ANYTHING, max_size=4))
+    fields = [field.name for field in dataclasses.fields(config)]
+    values = data.draw(st.dictionaries(st.sampled_from(fields), ANYTHING, max_size=4))
     try:
         made = config(**needed | values)
     except UserError as error:
@@ -299,9 +338,9 @@ def test_whatever_is_given_is_taken_or_refused_in_one_line(job, data):
 @given(data=st.data())
 def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
     entry_point = JOBS[job][1]
-    names = [name for name in entry_point.FLAGS if name != "distributed"]
+    own = [name for name in entry_point.FLAGS if name != "distributed"]
     text = st.one_of(st.text(st.characters(exclude_characters="\0"), max_size=8), st.integers().map(str))
-    given_flags = data.draw(st.dictionaries(st.sampled_from(names), text, max_size=4))
+    given_flags = data.draw(st.dictionaries(st.sampled_from(own), text, max_size=4))
     try:
         parse(job, *(f"--{name}={value}" for name, value in given_flags.items()))
     except UserError as error:
@@ -313,7 +352,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, synthesize, train_student\n"
+        "from launch import common, evaluate, quickstart, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"

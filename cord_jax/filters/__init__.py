@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cord_jax.errors import UserError
 from cord_jax.filters.arithmetic import states_a_false_equation
 from cord_jax.filters.repetition import repeats_an_earlier_step
+from cord_jax.settings import show
 
 # (step, earlier steps of its trace, first first) -> whether the step is dropped. The texts are canonical (NFC), but
 # without the headings with which a search forces steps to begin.
@@ -29,14 +30,14 @@ def parse_filters(names: str) -> dict[str, Filter]:
     filters: dict[str, Filter] = {}
     for name in [part.strip() for part in names.split(",")] if names.strip() else []:
         if name in filters:
-            raise UserError(f'--filters={names}: "{name}" is there twice; name each filter once')
+            raise UserError(f'--filters={show(names)}: "{show(name)}" is there twice; name each filter once')
         if name in FILTERS:
             filters[name] = FILTERS[name]
         elif ":" in name:
             filters[name] = _import(names, name)
         else:
             raise UserError(
-                f'--filters={names}: "{name}" is no filter; there are {", ".join(FILTERS)}, and functions of your '
+                f'--filters={show(names)}: "{show(name)}" is no filter; there are {", ".join(FILTERS)}, and functions of your '
                 "own as package.module:function"
             )
     return filters
@@ -71,10 +72,10 @@ def _import(names: str, name: str) -> Filter:
     except Exception as error:  # a module may raise anything when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f'--filters={names}: "{name}" cannot be imported ({reason}); check the name'
+            f'--filters={show(names)}: "{show(name)}" cannot be imported ({reason}); check the name'
         ) from None
     if not callable(found):
         raise UserError(
-            f'--filters={names}: "{name}" is no function; name one that takes a step and earlier steps'
+            f'--filters={show(names)}: "{show(name)}" is no function; name one that takes a step and earlier steps'
         )
     return found

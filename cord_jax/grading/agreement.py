@@ -180,7 +180,7 @@ class _Comparison:
         return True
 
     def _assignments(self, a: str, b: str, depth: int) -> bool | None:
-        """`x = 5` beside 5, and beside `x = 5`; `x \\in S` beside S."""
+        r"""`x = 5` beside 5, and beside `x = 5`; `x \in S` beside S."""
         if (_MEMBER.match(a) is None) != (_MEMBER.match(b) is None):
             return self.same(_MEMBER.sub("", a), _MEMBER.sub("", b), depth + 1)
         sides_a, sides_b = (_EQUALS.split(text) for text in (a, b))

@@ -22,7 +22,8 @@ class Workers:
     """Processes that run `cord_jax.grading.mathematics`, started when there is something to compare."""
 
     def __init__(self, most: int | None, deadline_seconds: float):
-        """
+        """Starts no worker yet.
+
         Args:
           most: number of processes; None means up to four, as there are cores.
           deadline_seconds: for one pair.

@@ -16,6 +16,7 @@ from typing import Any
 
 from cord_jax import EvaluationConfig, StudentConfig, SynthesisConfig, evaluate, synthesize, train
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, report
+from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.miniature.decomposition import Rounds, Trace, count_rounds, read_trace
 from cord_jax.miniature.figure import draw
 from cord_jax.pool import read_pool
@@ -30,27 +31,6 @@ METHODS = {
     "cord_filtered": {"method": "cord", **_STEPS, "filters": "arithmetic"},
 }
 _ALL_DEVICES = "data:-1,model:1"
-
-
-@dataclasses.dataclass(frozen=True)
-class QuickstartConfig:
-    """How much to run.
-
-    Attributes:
-        output_dir: where everything is written.
-        train_problems: puzzles that traces are written for.
-        held_out_problems: puzzles that the students are measured on.
-        samples: answers of a student to each puzzle.
-        seed: of every draw; the first of several.
-        seeds: how often all is repeated, each time with another seed.
-    """
-
-    output_dir: Path | str
-    train_problems: int = 100
-    held_out_problems: int = 300
-    samples: int = 4
-    seed: int = 0
-    seeds: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

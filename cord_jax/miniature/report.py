@@ -11,7 +11,8 @@ from cord_jax import statistics
 from cord_jax.miniature.decomposition import Rounds
 
 if TYPE_CHECKING:
-    from cord_jax.miniature.quickstart import QuickstartConfig, SeedResults
+    from cord_jax.miniature.config import QuickstartConfig
+    from cord_jax.miniature.quickstart import SeedResults
 
 NAMES = {
     "sums": "sums",

@@ -2,7 +2,8 @@
 
 import json
 
-from cord_jax.miniature.quickstart import METHODS, QuickstartConfig, quickstart
+from cord_jax.miniature.config import QuickstartConfig
+from cord_jax.miniature.quickstart import METHODS, quickstart
 from cord_jax.miniature.report import NAMES
 from cord_jax.miniature.wording import wrong_equations
 

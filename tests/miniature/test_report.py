@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 
 from cord_jax.miniature import report
+from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.miniature.decomposition import Rounds, Trace
 from cord_jax.miniature.figure import draw
-from cord_jax.miniature.quickstart import METHODS, QuickstartConfig, SeedResults
+from cord_jax.miniature.quickstart import METHODS, SeedResults
 
 PROBLEMS = [f"p{i}" for i in range(12)]
 STEPS = {problem: 6 + i % 6 for i, problem in enumerate(PROBLEMS)}
