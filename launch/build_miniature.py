@@ -21,9 +21,14 @@ flags.DEFINE_list(
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
-    "check", False, "train nothing; print the conditions of a comparison and what holds of them", flag_values=FLAGS
+    "check",
+    False,
+    "train nothing; print the conditions of a comparison and what holds of them",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("assets", None, "with --check: the assets to measure; default: the shipped ones", flag_values=FLAGS)
+flags.DEFINE_string(
+    "assets", None, "with --check: the assets to measure; default: the shipped ones", flag_values=FLAGS
+)
 
 
 def main(values: flags.FlagValues) -> None:

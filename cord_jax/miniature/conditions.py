@@ -130,7 +130,9 @@ def check(assets: Path, output_dir: Path, puzzles: int = 200, searched: int = 10
     return [
         *conditions,
         Condition("a right next step is proposed on a right text", rounds.present / rounds.rounds, 0.99),
-        Condition("the meta-prover keeps a right one in the beam of four", rounds.kept / rounds.present, 0.995),
+        Condition(
+            "the meta-prover keeps a right one in the beam of four", rounds.kept / rounds.present, 0.995
+        ),
         Condition("  and ranks one first (nothing is asked)", rounds.first / rounds.present, 0.0),
         Condition("the best of twelve whole traces is right", curation, 0.5, below=True),
     ]

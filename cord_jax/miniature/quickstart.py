@@ -114,7 +114,9 @@ def _one_seed(
     trees = {method: _tree(directory / method) for method in METHODS if METHODS[method]["method"] == "cord"}
     return SeedResults(
         accuracy=accuracy,
-        steps={row["id"]: row["steps"] for path in (TRAIN_PROBLEMS, HELD_OUT_PROBLEMS) for row in _rows(path)},
+        steps={
+            row["id"]: row["steps"] for path in (TRAIN_PROBLEMS, HELD_OUT_PROBLEMS) for row in _rows(path)
+        },
         score={m: {row["id"]: row["score"] or 0.0 for row in rows[m]} for m in METHODS},
         traces={m: {row["id"]: read_trace(row) for row in rows[m]} for m in METHODS},
         rounds={

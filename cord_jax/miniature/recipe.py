@@ -1,19 +1,21 @@
 """How the miniature's checkpoints are made: `python -m launch.build_miniature --output_dir=DIR`.
 
-Each member is trained from random weights by the project's own trainer, in stages: short puzzles first, in which a
-network soon learns to find its place in the question, then puzzles of every length, some members twice. What makes the
-teachers differ lies in their data alone. Each writes only right results for the operations of its own skill, and for
-the others, where there is something to carry, often what comes out if one forgets to carry (`world.slip`).
+First a trunk is trained from random weights by the project's own trainer, on solutions in all wordings: short puzzles at
+first, in which a network soon learns to look things up, then long ones, until it does so nearly without fail. All
+members start from it, each taking its weights over into a vocabulary and architecture of its own (`transplant`), and
+learn what is particular to them.
 
-A teacher of a million parameters goes on only from texts like those it has seen. So half of a teacher's examples are
-begun by several teachers, in their wordings and with their slips, and it learns to go on in its own. The student, which
-is to learn from such texts, has seen every wording, and slips everywhere.
+What makes the teachers differ lies in their data alone. Each writes only right results for the operations of its own
+skill, and for the others, where there is something to carry, often what comes out if one forgets to carry
+(`world.slip`). A small teacher goes on only from texts like those it has seen. So more than half of a teacher's examples
+are begun by several teachers, in their wordings, with their slips and now and then with any number at all, and it
+learns to go on from what is written, never from what it would have written itself. The student has every wording, and
+slips everywhere.
 
-The meta-prover also learns to state the answer too early: reasoning in anybody's wording, cut after any step and closed
-by `</think>` and `The final answer is A.`, of which only the answer is learnt, so that it does not learn to stop there.
-A is what comes out if the puzzle is worked rightly from the numbers written so far, right or wrong: what has been
-worked out the meta-prover can read off, what has not it must work out in its head or guess. So a right step raises the
-score, and a wrong one lowers it.
+The meta-prover learns to state the answer too early: reasoning in anybody's wording, cut after any step and closed by
+`</think>` and `The final answer is A.`, of which only the answer is learnt. A is what comes out if the puzzle is
+worked rightly from the numbers written so far, right or wrong: what has been worked out the meta-prover can read off,
+what has not it must work out in its head or guess. So a right step raises the score, and a wrong one lowers it.
 """
 
 import dataclasses
@@ -138,11 +140,29 @@ MEMBERS = (
         ),
     ),
     Member(
-        "student", "sums", _slips(0.40, None), (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 3),), "trunk"
+        "student",
+        "sums",
+        _slips(0.40, None),
+        (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 3),),
+        "trunk",
     ),
-    Member("sums", "sums", _slips(0.63, "sums"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
-    Member("products", "products", _slips(0.63, "products"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
-    Member("shares", "shares", _slips(0.63, "shares"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member(
+        "sums", "sums", _slips(0.63, "sums"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
+    ),
+    Member(
+        "products",
+        "products",
+        _slips(0.63, "products"),
+        (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        "trunk",
+    ),
+    Member(
+        "shares",
+        "shares",
+        _slips(0.63, "shares"),
+        (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        "trunk",
+    ),
     Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
 )
 _BY_NAME = {member.name: member for member in MEMBERS}
@@ -304,7 +324,9 @@ def _continuation(
     puzzle: Puzzle, prompt: str, cut: int, member: Member, rng: random.Random
 ) -> dict[str, Any]:
     """Anybody writes the first `cut` steps, the member all others and the response; only the member's are learnt."""
-    solution = mixed_solution(puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng)
+    solution = mixed_solution(
+        puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng
+    )
     response = WORDINGS[member.name].response.format(answer=world.stated(puzzle, solution.values))
     completion = f"{''.join(solution.steps[cut:])}</think>\n\n{response}"
     return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}

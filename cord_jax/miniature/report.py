@@ -239,7 +239,9 @@ def _decomposition(summary: Mapping[str, Any]) -> list[str]:
 def _shares(share: Mapping[str, Mapping[str, float]]) -> list[str]:
     lines = [" " * 12 + "".join(f"{part:>12}" for part in share)]
     for teacher in share["all"]:
-        lines.append(f"{teacher:12}" + "".join(f"{by_teacher[teacher]:12.0%}" for by_teacher in share.values()))
+        lines.append(
+            f"{teacher:12}" + "".join(f"{by_teacher[teacher]:12.0%}" for by_teacher in share.values())
+        )
     return lines
 
 

@@ -81,7 +81,11 @@ def write_solution(
         slipped = world.slip(step.kind, before, step.operand)
         if rng.random() < slips.get(step.kind, 0.0) and _stays_in_range(puzzle, i, slipped):
             value = slipped
-        if wild is not None and rng.random() < wild[i] and _stays_in_range(puzzle, i, number := rng.randint(10, 99)):
+        if (
+            wild is not None
+            and rng.random() < wild[i]
+            and _stays_in_range(puzzle, i, number := rng.randint(10, 99))
+        ):
             value = number
         equation = world.equation(step.kind, before, step.operand, value)
         steps.append(wording.write_step(i + 1, world.NAMES[i], equation))

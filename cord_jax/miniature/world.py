@@ -76,7 +76,9 @@ class Puzzle:
     def asked(self) -> tuple[int, ...]:
         """The steps whose numbers make the answer: those that no other begins with."""
         return tuple(
-            i for i in range(len(self.steps)) if i + 1 == len(self.steps) or self.steps[i + 1].start is not None
+            i
+            for i in range(len(self.steps))
+            if i + 1 == len(self.steps) or self.steps[i + 1].start is not None
         )
 
     @property

@@ -49,7 +49,9 @@ def test_checkpoints(name):
     theirs = AutoModelForCausalLM.from_pretrained(directory)
     assert 300_000 <= sum(p.numel() for p in theirs.parameters()) <= 1_500_000
     vocabulary = Vocabulary.load(directory)
-    ids = np.array([vocabulary.encode_prompt(render_prompt(vocabulary, None, "Step 1: Ann 34 + 5.\nTell A."))])
+    ids = np.array(
+        [vocabulary.encode_prompt(render_prompt(vocabulary, None, "Step 1: Ann 34 + 5.\nTell A."))]
+    )
     ours = np.asarray(models.load(directory)(jnp.asarray(ids)))
     with torch.no_grad():
         expected = theirs(torch.tensor(ids)).logits.numpy()

@@ -38,14 +38,20 @@ def candidate(step: int, beam: int, text: str, rank: int | None, ended: str = "m
 
 
 def test_rounds():
-    first = [candidate(1, 0, ANN_SLIPS, 0), candidate(1, 0, ANN, 1), candidate(1, 0, "### Step 1. So", None, "cap")]
+    first = [
+        candidate(1, 0, ANN_SLIPS, 0),
+        candidate(1, 0, ANN, 1),
+        candidate(1, 0, "### Step 1. So", None, "cap"),
+    ]
     on_the_wrong = candidate(2, 0, BEN, 0)  # right of itself, on a wrong text
     assert count_rounds(QUESTION, first) == Rounds(1, 1, 1, 0)
     assert count_rounds(QUESTION, [*first, on_the_wrong, candidate(2, 1, BEN, 1)]) == Rounds(2, 2, 2, 0)
     assert count_rounds(QUESTION, [*first, on_the_wrong, candidate(2, 1, BEN, None)]) == Rounds(2, 2, 1, 0)
     # A right text that was dropped is not counted again.
     rest = [candidate(3, 0, CLEO, 0, "think_end")]
-    assert count_rounds(QUESTION, [*first, on_the_wrong, candidate(2, 1, BEN, None), *rest]) == Rounds(2, 2, 1, 0)
+    assert count_rounds(QUESTION, [*first, on_the_wrong, candidate(2, 1, BEN, None), *rest]) == Rounds(
+        2, 2, 1, 0
+    )
 
 
 @pytest.mark.parametrize(("ended", "right"), [("think_end", 1), ("eos", 1), ("marker", 0), ("cap", 0)])

@@ -72,7 +72,9 @@ def test_the_meta_prover_learns_the_answer_that_follows(trunk):
         reasoning, _, answer = text.partition("</think>\n\nThe final answer is ")
         values = [step.number for step in read_steps(reasoning)]
         for line in puzzle.steps[len(values) :]:
-            values.append(world.compute(line.kind, values[-1] if line.start is None else line.start, line.operand))
+            values.append(
+                world.compute(line.kind, values[-1] if line.start is None else line.start, line.operand)
+            )
         assert answer == f"{world.stated(puzzle, values)}."
 
 
@@ -81,5 +83,3 @@ def test_any_length_of_text_is_given():
     puzzle = world.draw_puzzle(rng, 9)
     cuts = [recipe._closing(puzzle, "", cut, rng)["prompt"].count("### Step") for cut in range(10)]
     assert cuts == list(range(10))
-
-

@@ -65,7 +65,9 @@ def test_several_seeds():
     assert found["difference"] == pytest.approx(np.mean(means["cord"]) - np.mean(means["curation"]), abs=1e-6)
     expected = stats.ttest_rel(means["cord"], means["curation"]).pvalue
     assert found["p_value_over_seeds"] == pytest.approx(expected, abs=1e-6)
-    by_puzzle = [np.mean([r.accuracy["cord"][p] - r.accuracy["curation"][p] for r in several]) for p in PROBLEMS]
+    by_puzzle = [
+        np.mean([r.accuracy["cord"][p] - r.accuracy["curation"][p] for r in several]) for p in PROBLEMS
+    ]
     assert found["interval"] == pytest.approx(1.96 * stats.sem(by_puzzle), abs=1e-6)
 
 

@@ -102,6 +102,8 @@ def test_reading_by_hand(reasoning, on_the_line, implied):
 
 
 def test_a_read_step():
-    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.\n\n", 3) == Written("Cleo", "25% of 60", 15, "C", 15)
+    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.\n\n", 3) == Written(
+        "Cleo", "25% of 60", 15, "C", 15
+    )
     assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.", 3) is None
     assert read_step("", 3) is None
