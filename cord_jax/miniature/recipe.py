@@ -147,20 +147,20 @@ MEMBERS = (
         "trunk",
     ),
     Member(
-        "sums", "sums", _slips(0.63, "sums"), (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
+        "sums", "sums", _slips(0.66, "sums"), (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
     ),
     Member(
         "products",
         "products",
-        _slips(0.63, "products"),
-        (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        _slips(0.66, "products"),
+        (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),),
         "trunk",
     ),
     Member(
         "shares",
         "shares",
-        _slips(0.63, "shares"),
-        (Stage("own", 7000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        _slips(0.66, "shares"),
+        (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),),
         "trunk",
     ),
     Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
