@@ -12,7 +12,7 @@ class QuickstartConfig:
 
     output_dir: Path | str = setting(help="directory of everything that is written", changes_result=False)
     train_problems: int = setting(
-        default=100, help="puzzles that traces are written for, 300 at most", at_least=1, at_most=300
+        default=60, help="puzzles that traces are written for, 300 at most", at_least=1, at_most=300
     )
     held_out_problems: int = setting(
         default=300, help="puzzles that students are measured on, 300 at most", at_least=1, at_most=300

@@ -1,8 +1,8 @@
-"""The miniature end to end: teachers alone, curation, CoRD with and without a filter, a student after each.
+"""The miniature end to end: curation, CoRD with and without a filter, a student after each.
 
-Every number comes from files that the project's own jobs write below `OUTPUT/seed_S`: `teachers/NAME`, `curation`,
-`cord` and `cord_filtered` (traces of the same training puzzles), `student_after_METHOD` (training) and
-`students/BASE_OR_METHOD` (answers to held-out puzzles). The report is printed and kept as `report.txt`, its numbers as
+Every number comes from files that the project's own jobs write below `OUTPUT/seed_S`: `curation`, `cord` and
+`cord_filtered` (traces of the same training puzzles; the tree of `curation` also holds what each teacher writes alone),
+`student_after_METHOD` (training) and `students/BASE_OR_METHOD` (answers to held-out puzzles). The report is printed and kept as `report.txt`, its numbers as
 `summary.json`, its picture as `accuracy.png`. Run again, finished parts are not repeated.
 """
 
@@ -10,15 +10,16 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cord_jax import EvaluationConfig, StudentConfig, SynthesisConfig, evaluate, synthesize, train
-from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, report
+from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, report, world
 from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.miniature.decomposition import Rounds, Trace, count_rounds, read_trace
 from cord_jax.miniature.figure import draw
+from cord_jax.miniature.wording import implied_answer, read_steps
 from cord_jax.pool import read_pool
 from cord_jax.run_directory import write_atomically
 
@@ -66,8 +67,7 @@ def quickstart(config: QuickstartConfig, say: Callable[[str], None] = print) -> 
     Raises: `UserError` if the output directory holds another run.
     """
     directory, start = Path(config.output_dir), time.monotonic()
-    teachers = {proposer.name: proposer.checkpoint for proposer in read_pool(POOL).proposers}
-    total = config.seeds * (len(teachers) + 3 * len(METHODS) + 1)
+    total = config.seeds * (3 * len(METHODS) + 1)
     numbers = itertools.count(1)
 
     def part(text: str) -> None:
@@ -75,7 +75,7 @@ def quickstart(config: QuickstartConfig, say: Callable[[str], None] = print) -> 
 
     results = []
     for seed in range(config.seed, config.seed + config.seeds):
-        results.append(_one_seed(config, seed, directory / f"seed_{seed}", teachers, (part, say)))
+        results.append(_one_seed(config, seed, directory / f"seed_{seed}", (part, say)))
     summary = {"seconds": round(time.monotonic() - start, 1), **report.summarize(results)}
     write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     draw(summary, directory / "accuracy.png")
@@ -89,14 +89,10 @@ def _one_seed(
     config: QuickstartConfig,
     seed: int,
     directory: Path,
-    teachers: Mapping[str, Path],
     tell: tuple[Callable[[str], None], Callable[[str], None]],
 ) -> SeedResults:
     part, say = tell
     accuracy, rows, shares = {}, {}, {}
-    for name, checkpoint in teachers.items():
-        part(f"{name} solves {config.train_problems} puzzles alone")
-        accuracy[name] = _evaluate(config, seed, checkpoint, TRAIN_PROBLEMS, directory / "teachers" / name)
     for method in METHODS:
         part(f"the three write traces of the same puzzles: {report.NAMES[method]}")
         rows[method], shares[method] = _synthesize(config, seed, method, directory / method, say)
@@ -110,10 +106,10 @@ def _one_seed(
         student = f"student_{name}"
         part(f"{report.NAMES[student]} solves {config.held_out_problems} held-out puzzles")
         out = directory / "students" / name
-        accuracy[student] = _evaluate(config, seed, checkpoint, HELD_OUT_PROBLEMS, out)
-    trees = {method: _tree(directory / method) for method in METHODS if METHODS[method]["method"] == "cord"}
+        accuracy[student] = _evaluate(config, seed, checkpoint, out)
+    trees = {method: _tree(directory / method) for method in METHODS}
     return SeedResults(
-        accuracy=accuracy,
+        accuracy=_alone(rows["curation"], trees["curation"]) | accuracy,
         steps={
             row["id"]: row["steps"] for path in (TRAIN_PROBLEMS, HELD_OUT_PROBLEMS) for row in _rows(path)
         },
@@ -122,28 +118,40 @@ def _one_seed(
         rounds={
             m: {row["id"]: count_rounds(row["question"], tree[row["id"]]) for row in rows[m]}
             for m, tree in trees.items()
+            if m != "curation"
         },
         share=shares,
         example=report.choose_trace(rows["cord_filtered"]),
     )
 
 
-def _evaluate(
-    config: QuickstartConfig, seed: int, model: Path, problems: Path, output_dir: Path
-) -> dict[str, float]:
-    held_out = problems == HELD_OUT_PROBLEMS
+def _alone(
+    traces: Sequence[Mapping[str, Any]], tree: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, float]]:
+    """Teacher -> problem id -> the share of its whole traces for curation whose text implies the right answer."""
+    found: dict[str, dict[str, float]] = {proposer.name: {} for proposer in read_pool(POOL).proposers}
+    for trace in traces:
+        puzzle = world.read_puzzle(trace["question"])
+        for name, shares in found.items():
+            texts = [row["text"] for row in tree[trace["id"]] if row["teacher"] == name]
+            right = [implied_answer(puzzle, read_steps(text)) == trace["answer"] for text in texts]
+            shares[trace["id"]] = sum(right) / len(right)
+    return found
+
+
+def _evaluate(config: QuickstartConfig, seed: int, model: Path, output_dir: Path) -> dict[str, float]:
     summary = evaluate(
         EvaluationConfig(
             model=model,
-            problems=problems,
+            problems=HELD_OUT_PROBLEMS,
             output_dir=output_dir,
-            samples=config.samples if held_out else 1,
+            samples=config.samples,
             max_tokens=MAX_REASONING + MAX_RESPONSE,
             seed=seed,
             slots=256,
             mesh=_ALL_DEVICES,
             grader="exact",
-            limit=config.held_out_problems if held_out else config.train_problems,
+            limit=config.held_out_problems,
         )
     )
     return {key: n["correct"] / n["samples"] for key, n in summary["per_problem"].items()}

@@ -147,23 +147,23 @@ MEMBERS = (
         "trunk",
     ),
     Member(
-        "sums", "sums", _slips(0.66, "sums"), (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
+        "sums", "sums", _slips(0.66, "sums"), (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
     ),
     Member(
         "products",
         "products",
         _slips(0.66, "products"),
-        (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),),
         "trunk",
     ),
     Member(
         "shares",
         "shares",
         _slips(0.66, "shares"),
-        (Stage("own", 5000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),),
         "trunk",
     ),
-    Member("prover", "sums", {}, (Stage("closing", 12000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
+    Member("prover", "sums", {}, (Stage("closing", 10000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
 )
 _BY_NAME = {member.name: member for member in MEMBERS}
 _SLIPS = {member.name: member.slips for member in MEMBERS}
@@ -289,13 +289,16 @@ def _write_vocabulary(member: Member, directory: Path) -> models.Decoder:
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """The examples of a stage as rows for the trainer.
 
-    `anybody`: solutions in all wordings, with the base student's slips. `own`: a teacher's. `closing`: the
+    `anybody`: solutions in all wordings, with the base student's slips. The trunk's puzzles ask for some of the boxes
+    only, so that it looks up which one is next. `own`: a teacher's. `closing`: the
     meta-prover's.
     """
     rng = random.Random(f"{member.name} {stage.rows} {stage.steps} {stage.seed}")
     for _ in range(stage.examples):
         while (puzzle := world.draw_puzzle(rng, rng.randint(*stage.steps))).split != "pretraining":
             pass
+        if member.name == TRUNK:
+            puzzle = dataclasses.replace(puzzle, all_boxes=False)
         prompt, cut = render_prompt(vocabulary, None, puzzle.question), rng.randint(0, len(puzzle.steps))
         if stage.rows == "anybody":
             yield _anybodys(puzzle, rng)

@@ -157,8 +157,9 @@ def write_report(config: "QuickstartConfig", summary: Mapping[str, Any], example
         "",
         *_accuracies(summary),
         "",
-        f"Teachers: an answer to each of {config.train_problems} puzzles. Curation: the best of 12 whole traces "
-        "of each; CoRD: the best of 12 next steps, four kept.",
+        f"{config.train_problems} puzzles. Teachers: four whole traces of each, by what their text implies. Curation: "
+        "the best of these twelve;",
+        "CoRD: the best of twelve next steps, four kept.",
         f"Students: {config.samples} answers to each of {config.held_out_problems} puzzles that nobody has seen.",
         "",
         "Differences, puzzle by puzzle, with their 95 % intervals",

@@ -3,13 +3,13 @@
     Step 1: Ann 34 + 5.
     Step 2: Ben A / 3.
     Step 3: Cleo 25% of 60.
-    Tell B, C.                  -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `B 13 C 15`
+    Tell A, B, C.               -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `A 39 B 13 C 15`
 
 Each friend works out a number and puts it into the box with their initial. It begins with a number in the question or
-with that in the box of the friend before. Asked for are the boxes that nobody takes a number from, so a reasoning that is
-right so far settles the first parts of the answer however long the chain still is. That stands in for the sense of the
-answer that a large meta-prover has of an unfinished argument. A quarter of the numbers are asked for by nobody; whether
-such a step is right can only be told by working ahead.
+with that in the box of the friend before. Asked for are the numbers in all boxes, so a reasoning that is right so far
+settles the first parts of the answer however long the chain still is. That stands in for the sense of the answer that a
+large meta-prover has of an unfinished argument, and which no network of half a million parameters has: it does not work
+ahead.
 
 Everything can be looked up: a friend by the number of the step, which stands in the question as it does in the
 heading that CoRD forces, the operation by the friend, a number by its box, the next box by the one before. A small
@@ -59,9 +59,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """Steps of so many friends, in alphabetical order."""
+    """Steps of so many friends, in alphabetical order.
+
+    `all_boxes`: whether all boxes are asked for, or only those that nobody takes a number from.
+    """
 
     steps: tuple[Step, ...]
+    all_boxes: bool = True
 
     @property
     def question(self) -> str:
@@ -74,11 +78,10 @@ class Puzzle:
 
     @property
     def asked(self) -> tuple[int, ...]:
-        """The steps whose numbers make the answer: those that no other begins with."""
+        """The steps whose numbers make the answer."""
+        count = len(self.steps)
         return tuple(
-            i
-            for i in range(len(self.steps))
-            if i + 1 == len(self.steps) or self.steps[i + 1].start is not None
+            i for i in range(count) if self.all_boxes or i + 1 == count or self.steps[i + 1].start is not None
         )
 
     @property
@@ -177,7 +180,7 @@ def read_puzzle(question: str) -> Puzzle:
         steps.append(
             Step(kind or PERCENT, int(operand or percent), int(start) if start.isdecimal() else None)
         )
-    return Puzzle(tuple(steps))
+    return Puzzle(tuple(steps), all_boxes=question.splitlines()[-1].count(",") == len(steps) - 1)
 
 
 def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:

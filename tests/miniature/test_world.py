@@ -1,5 +1,6 @@
 """The puzzles, against Python's own arithmetic on the text of the question."""
 
+import dataclasses
 import re
 
 import pytest
@@ -104,10 +105,20 @@ def test_skills_and_hardness_are_balanced():
     assert 0.6 < hard / steps < 0.8
 
 
-def test_a_quarter_of_the_numbers_is_asked_for_by_nobody():
+def test_a_quarter_of_the_friends_take_a_number_that_others_made():
     puzzles = world.draw_puzzles(0, 500, "pretraining")
-    hidden = sum(len(puzzle.steps) - len(puzzle.asked) for puzzle in puzzles)
-    assert 0.2 < hidden / sum(len(puzzle.steps) for puzzle in puzzles) < 0.3
+    taken = sum(step.start is None for puzzle in puzzles for step in puzzle.steps)
+    assert 0.2 < taken / sum(len(puzzle.steps) for puzzle in puzzles) < 0.3
+
+
+def test_some_or_all_boxes_are_asked_for():
+    for puzzle in world.draw_puzzles(0, 50, "pretraining"):
+        some = dataclasses.replace(puzzle, all_boxes=False)
+        taken = {i - 1 for i, step in enumerate(puzzle.steps) if step.start is None}
+        assert puzzle.asked == tuple(range(len(puzzle.steps)))
+        assert set(some.asked) == set(puzzle.asked) - taken
+        assert world.read_puzzle(some.question).asked == some.asked
+        assert some.answer == solve(some.question)
 
 
 def test_rows_are_problems(tmp_path):
