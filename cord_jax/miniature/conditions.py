@@ -170,7 +170,7 @@ def teacher_figures(directory: Path, name: str, puzzles: int, seed: int = 0) -> 
             heading, equation = f"### Step {at + 1}", world.equation(line.kind, value, line.operand, result)
             text = own.write_step(at + 1, world.NAMES[at], equation).removeprefix(heading)
             head, tail = text.split(f"= {result}")
-            then = "</think>" if at + 1 == len(puzzle.steps) else "###"
+            then = THINK_END if at + 1 == len(puzzle.steps) else "###"
             before, after = (prompt, *solution.steps[:at], heading), (f"{head}=", f" {result}", tail, then)
             steps.append(Continuation(before, after, free=1))
             kinds.append(line.kind)
