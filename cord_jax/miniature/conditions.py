@@ -109,7 +109,7 @@ class Condition:
         return f"{'holds' if self.holds else 'FAILS':6} {self.value:7.2%} ({wanted:14})  {self.name}"
 
 
-def check(assets: Path, output_dir: Path, puzzles: int = 200, searched: int = 100) -> list[Condition]:
+def check(assets: Path, output_dir: Path, puzzles: int = 800, searched: int = 100) -> list[Condition]:
     """All conditions on the members in `assets`.
 
     Args:

@@ -29,6 +29,8 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
         for name in names:
             by_steps = summary["accuracy_by_steps"][name]
             style = {"color": _COLOURS.get(name, "#888888"), "linestyle": _TEACHERS.get(name, "-")}
+            if name.endswith("cord"):  # it often lies under the line with the filter
+                style |= {"linewidth": 5, "alpha": 0.5}
             values = [by_steps[range_name(*bounds)] for bounds in LENGTHS]
             axes.plot(range(len(LENGTHS)), values, marker="o", markersize=4, label=NAMES[name], **style)
         axes.set_title(title, fontsize=10)
