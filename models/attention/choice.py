@@ -1,4 +1,4 @@
-"""Which attention runs where."""
+"""The choice of attention: one table, one function."""
 
 from typing import NamedTuple
 
