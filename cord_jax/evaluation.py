@@ -22,10 +22,11 @@ from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
 from cord_jax.engine.teachers import stacks_layers
+from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
 
