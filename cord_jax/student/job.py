@@ -49,7 +49,7 @@ def prepare(config: StudentConfig) -> Job:
             f"{config.student}: is a reward model and cannot write; give a language model as --student"
         )
     vocabulary = Vocabulary.load(config.student)
-    options = dict(max_length=config.max_length, overlong=config.overlong, system_prompt=config.system_prompt)
+    options = dict(max_length=config.max_length, overlong=config.overlong, prompt=config.prompt)
     examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
     held_out, summary = [], f"{_named(config.traces)}: {counts}"
     if config.held_out is not None:

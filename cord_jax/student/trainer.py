@@ -32,6 +32,7 @@ from cord_jax.student.data import Example, end_of_turn, show_examples
 from cord_jax.student.job import Job, prepare, resolve
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
+from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
 
 HF = "hf"
@@ -288,6 +289,8 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     models.save(model, unfinished, source=config.student)
     if jax.process_index() == 0:
         _stop_at(end_of_turn(job.vocabulary), unfinished)
+        row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
+        (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
         unfinished.rename(hf)
 
 
