@@ -124,6 +124,7 @@ def _settings_of(spec) -> dict[str, Any]:
     """What of a proposer or the meta-prover decides traces, but for where its checkpoint lies."""
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
+    values |= spec.prompt.to_row()
     return values
 
 

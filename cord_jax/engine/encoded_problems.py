@@ -27,7 +27,7 @@ class EncodedProblems:
         """
         digests = [problem_digest(problem.id) for problem in problems]
         prompts = [
-            encode_prompts(reader.vocabulary, reader.system_prompt, problems) for reader in teachers.readers
+            encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers
         ]
         self._prompts = EncodedPrompts(prompts, digests)
         meta_prover = teachers.readers[teachers.meta].vocabulary

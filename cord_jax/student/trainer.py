@@ -30,6 +30,7 @@ from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, end_of_turn, read_examples, show_examples
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
+from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from cord_jax.text.vocabulary import Vocabulary
 from models import lora
 
@@ -125,7 +126,7 @@ def _prepare(config: StudentConfig) -> _Job:
             f"{config.student}: is a reward model and cannot write; give a language model as --student"
         )
     vocabulary = Vocabulary.load(config.student)
-    options = dict(max_length=config.max_length, overlong=config.overlong, system_prompt=config.system_prompt)
+    options = dict(max_length=config.max_length, overlong=config.overlong, prompt=config.prompt)
     examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
     held_out, summary = [], f"{_named(config.traces)}: {counts}"
     if config.held_out is not None:
@@ -362,6 +363,8 @@ def _export(config: StudentConfig, job: _Job, model: models.Decoder) -> None:
     models.save(model, unfinished, source=config.student)
     if jax.process_index() == 0:
         _stop_at(end_of_turn(job.vocabulary), unfinished)
+        row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
+        (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
         unfinished.rename(hf)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cord_jax.errors import UserError
 from cord_jax.student.data import Counts, RowFilter, read_examples, show_examples
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
 from tests.reference.tiny import write_tokenizer
 
@@ -49,7 +50,7 @@ def test_a_trace(tmp_path, vocabulary):
 
 
 def test_context_and_system_prompt(tmp_path, vocabulary):
-    (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, system_prompt="Think.")
+    (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think."))
     assert parts(example, vocabulary)[0].startswith(
         "<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>"
     )
@@ -103,7 +104,7 @@ def test_conversations(message, learnt, tmp_path, vocabulary):
         {"role": "user", "content": "6 * 7?"},
     ]
     row = {"messages": [*turns, {"role": "assistant", **message}]}
-    (example,), _ = read(tmp_path, [row], vocabulary, system_prompt="Not used: the row has its own.")
+    (example,), _ = read(tmp_path, [row], vocabulary, prompt=PromptSettings("Not used: the row has its own."))
     assert parts(example, vocabulary) == (
         "<|system|>Be short.<|end|><|user|>2?<|end|><|assistant|>2<|end|><|user|>6 * "
         "7?<|end|><|assistant|><think>\n",
