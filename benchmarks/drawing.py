@@ -15,7 +15,7 @@ class DrawingReader(Reader):
     """
 
     def __init__(self, reader: Reader, greedy: bool):
-        super().__init__(reader.checkpoint, reader.system_prompt, reader.model, reader.vocabulary)
+        super().__init__(reader.checkpoint, reader.prompt, reader.model, reader.vocabulary)
         self.greedy, self.written = greedy, 0
         self.generator = torch.Generator(reader.model.device).manual_seed(0)
 

@@ -23,6 +23,7 @@ from cord_jax.engine.teachers import ANSWER_CUE, distinct_readers
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.text import segmentation
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -131,15 +132,15 @@ class Work:
 class Reader:
     """A checkpoint with a system prompt: a torch network and a vocabulary."""
 
-    def __init__(self, checkpoint: Path, system_prompt: str | None, model, vocabulary: Vocabulary):
-        self.checkpoint, self.system_prompt = checkpoint, system_prompt
+    def __init__(self, checkpoint: Path, prompt: PromptSettings, model, vocabulary: Vocabulary):
+        self.checkpoint, self.prompt = checkpoint, prompt
         self.model, self.vocabulary = model, vocabulary
         defined = vocabulary.defined(model.config.vocab_size)
         self.undefined = torch.from_numpy(~defined).to(model.device)
         self.work = Work()
 
     def prompt(self, problem: Problem) -> list[int]:
-        text = render_prompt(self.vocabulary, self.system_prompt, problem.question, problem.context)
+        text = render_prompt(self.vocabulary, self.prompt, problem.question, problem.context)
         return self.vocabulary.encode_prompt(text)
 
     def read(self, past: Past | None, ids: Sequence[Sequence[int]], keep: int) -> tuple[Past, torch.Tensor]:
@@ -301,7 +302,7 @@ class TransformersSearch:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
             loaded[path] = model.to(device).eval()
         self.readers = [
-            Reader(key.checkpoint, key.system_prompt, loaded[key.checkpoint], Vocabulary.load(key.checkpoint))
+            Reader(key.checkpoint, key.prompt, loaded[key.checkpoint], Vocabulary.load(key.checkpoint))
             for key in used
         ]
         self.proposers = list(used.values())  # of each reader

@@ -13,6 +13,7 @@ from cord_jax.mesh_text import parse_sizes
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.settings import configuration, setting
+from cord_jax.text.prompt_settings import check_user_prompt, parse_arguments
 
 CLOSING = "</think>\n\nThe final answer is "
 MESH_HELP = (
@@ -22,6 +23,14 @@ MESH_HELP = (
 )
 OUTPUT_HELP = "directory of the run; created, or continued if it holds this very run"
 LIMIT_HELP = "take the first so many problems of the file; 0 takes all"
+USER_PROMPT_HELP = (
+    "user turn of a problem: a text with {question} where the question goes, after its context if it has one; "
+    r"\n stands for a new line"
+)
+TEMPLATE_ARGUMENTS_HELP = (
+    "further variables of the chat template, a JSON object such as "
+    '{"enable_thinking": true}, which is the default of that one'
+)
 GRADER_HELP = "how predicted answers are checked"
 
 
@@ -167,6 +176,20 @@ class EvaluationConfig:
     )
     max_tokens: int = setting(
         default=32768, help="tokens of one sample at most, reasoning and response together", at_least=1
+    )
+    system_prompt: str | None = setting(
+        default=None, help="system turn; not given: as the model's prompt.json says, else its chat template"
+    )
+    user_prompt: str | None = setting(
+        default=None,
+        help=f"{USER_PROMPT_HELP}; not given: as the model's prompt.json says, else the question alone",
+        check=check_user_prompt,
+        escapes=True,
+    )
+    template_arguments: str | None = setting(
+        default=None,
+        help=f"{TEMPLATE_ARGUMENTS_HELP}; not given: as the model's prompt.json says",
+        check=parse_arguments,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)

@@ -1,7 +1,7 @@
 """pass@1 of a model on a problem file: n sampled answers per problem, each graded.
 
 The model writes freely after its prompt (which ends in `<think>`): reasoning, `</think>`, response. What is
-graded is the answer that the text after the last `</think>` states, or the whole text's if there is none. The
+graded is the answer that the text after the last `</think>` states; a sample without one is unanswered. The
 samples come from the decoder of the search engine, and depend on seed, problem and sample index only.
 """
 
@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,11 +22,14 @@ import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
+from cord_jax.grading.agreement import same
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
-from cord_jax.text.prompts import encode_prompts
+from cord_jax.run_directory import check_run, open_run
+from cord_jax.text.prompt_settings import choose, read_prompt_file
+from cord_jax.text.prompts import THINK_END, encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
 
 SAMPLES = "samples.jsonl"
@@ -37,10 +41,12 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """Writes `samples.jsonl` and `summary.json` into the run directory and returns the summary.
 
     A row of `samples.jsonl`, appended as samples finish: `problem`, `sample` (its index, from 0), `text`,
-    `predicted_answer`, `correct`, `tokens` (sampled, EOS included), `ended` (`eos` or `cap`). The summary:
-    `pass@1` and its `standard_error` over problems, `problems`, `samples` (per problem), `per_problem` (id ->
-    `correct`, `samples`), `ended` counts, `mean_tokens`, `seconds` (of the process that finished the run),
-    `device`.
+    `predicted_answer`, `correct`, `tokens` (sampled, EOS included) and how many of them are `thinking_tokens` (up to
+    `</think>`) and `answer_tokens`, `thought_closed`, `ended` (`eos` or `cap`). The summary: `pass@1` and its
+    `standard_error` over problems, `pass@k` for powers of two (`statistics.pass_at_k`) and `maj@n`
+    (`majority_is_right`), `problems`, `samples` (per problem), `per_problem` (id -> `correct`, `samples`), `ended`
+    counts, `unclosed_thoughts` (share of the samples), means of the three token counts, `seconds` (of the process that
+    finished the run), `device`.
 
     In a job of several processes all call it; process 0 writes and returns the summary, the others return {}.
 
@@ -48,16 +54,22 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """
     problems = read_problems(config.problems)[: config.limit or None]
     mesh = parse_mesh(config.mesh)
+    prompt = choose(
+        read_prompt_file(Path(config.model)),
+        config.system_prompt,
+        config.user_prompt,
+        config.template_arguments,
+    )
     run_is: dict[str, Any] = {
         "job": "evaluate",
-        "settings": settings.deciding(config),
+        "settings": settings.deciding(config) | prompt.to_row(),
         "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
     }
     writes = jax.process_index() == 0
     if writes:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
-    prompts = encode_prompts(vocabulary, None, problems)
+    prompts = encode_prompts(vocabulary, prompt, problems)
     execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
     model = models.load(
@@ -110,25 +122,58 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 def summarize(rows: Sequence[Mapping[str, Any]], problems: Sequence[str], samples: int) -> dict[str, Any]:
     """The part of the summary that follows from the rows of `samples.jsonl`; see `evaluate`."""
-    by_problem: dict[str, list[bool]] = {problem: [] for problem in problems}
-    for row in rows:
-        by_problem[row["problem"]].append(row["correct"])
-    pass_at_1 = statistics.pass_at_1(by_problem)
+    by_problem: dict[str, list[Mapping[str, Any]]] = {problem: [] for problem in problems}
+    for row in sorted(rows, key=lambda row: row["sample"]):
+        by_problem[row["problem"]].append(row)
+    correct = {problem: [row["correct"] for row in of] for problem, of in by_problem.items()}
+    pass_at_1 = statistics.pass_at_1(correct)
+    chances = {2**i: statistics.pass_at_k(correct, 2**i) for i in range(1, samples.bit_length())}
     ended = Counter(row["ended"] for row in rows)
     return {
         "pass@1": round(pass_at_1.mean, 6),
         "standard_error": None
         if math.isnan(pass_at_1.standard_error)
         else round(pass_at_1.standard_error, 6),
+        **{f"pass@{k}": round(chance.mean, 6) for k, chance in chances.items()},
+        f"maj@{samples}": round(float(np.mean([majority_is_right(of) for of in by_problem.values()])), 6),
         "problems": pass_at_1.count,
         "samples": samples,
         "per_problem": {
-            problem: {"correct": sum(correct), "samples": len(correct)}
-            for problem, correct in by_problem.items()
+            problem: {"correct": sum(right), "samples": len(right)} for problem, right in correct.items()
         },
         "ended": {name: ended[name] for name in ("eos", "cap")},
-        "mean_tokens": round(sum(row["tokens"] for row in rows) / len(rows), 1),
+        "unclosed_thoughts": round(float(np.mean([not row["thought_closed"] for row in rows])), 6),
+        **{
+            f"mean_{name}": round(sum(row[name] for row in rows) / len(rows), 1)
+            for name in ("tokens", "thinking_tokens", "answer_tokens")
+        },
     }
+
+
+def majority_is_right(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the answer that most of a problem's samples give is right.
+
+    Answers count as one where `agreement.same` tells without mathematics that they agree; of two that are given equally
+    often the one given first counts. Samples without an answer have no vote.
+    """
+    first_rows: list[Mapping[str, Any]] = []
+    votes: list[int] = []
+    for row in rows:
+        answer = row["predicted_answer"]
+        if answer is None:
+            continue
+        for i, other in enumerate(first_rows):
+            if same(answer, other["predicted_answer"], _no_mathematics):
+                votes[i] += 1
+                break
+        else:
+            first_rows.append(row)
+            votes.append(1)
+    return bool(votes) and first_rows[votes.index(max(votes))]["correct"]
+
+
+def _no_mathematics(answer: str, other: str, places: int | None) -> bool:
+    return False
 
 
 def _generate(
@@ -165,9 +210,15 @@ def _grade(
 ) -> list[dict[str, Any]]:
     """Rows of `samples.jsonl` for samples of one problem, as `_generate` gives them."""
     texts = [vocabulary.text(ids[:-1] if ended == "eos" else ids) for _, _, ids, ended in generated]
-    answers = [predicted_answer(text.rpartition("</think>")[2]) for text in texts]
+    thinking = [_thinking_tokens(ids, vocabulary) for _, _, ids, _ in generated]
+    responses = [text.rpartition(THINK_END)[2] for text in texts]
+    # A thought that was never closed has no response.
+    answers = [
+        None if tokens is None else predicted_answer(response)
+        for response, tokens in zip(responses, thinking, strict=True)
+    ]
     correct = grader.grade_responses(
-        [Submission(problem, text, answer) for text, answer in zip(texts, answers, strict=True)]
+        [Submission(problem, *graded) for graded in zip(responses, answers, strict=True)]
     )
     return [
         {
@@ -177,9 +228,19 @@ def _grade(
             "predicted_answer": answer,
             "correct": right,
             "tokens": len(ids),
+            "thinking_tokens": len(ids) if tokens is None else tokens,
+            "answer_tokens": 0 if tokens is None else len(ids) - tokens,
+            "thought_closed": tokens is not None,
             "ended": ended,
         }
-        for (_, sample, ids, ended), text, answer, right in zip(
-            generated, texts, answers, correct, strict=True
+        for (_, sample, ids, ended), text, tokens, answer, right in zip(
+            generated, texts, thinking, answers, correct, strict=True
         )
     ]
+
+
+def _thinking_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> int | None:
+    """The tokens up to the last `</think>`, with the one that completes it; None if there is none."""
+    lengths = np.cumsum([len(vocabulary.token_bytes[i]) for i in ids])
+    start = vocabulary.join(ids).rfind(THINK_END.encode())
+    return None if start < 0 else int(np.searchsorted(lengths, start + len(THINK_END))) + 1

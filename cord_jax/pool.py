@@ -1,18 +1,33 @@
 """The pool: which models write, and which one judges (design, section 5)."""
 
 import dataclasses
+import json
 import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.text.prompt_settings import QUESTION, PromptSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
-_PROPOSER_KEYS = ("name", "checkpoint", "temperature", "top_k", "top_p", "system_prompt", "dtype", "weights")
-_META_PROVER_KEYS = ("checkpoint", "system_prompt", "dtype", "weights")
-_POOL_KEYS = ("meta_prover", "proposer")
+_PROPOSER_KEYS = (
+    "name",
+    "checkpoint",
+    "temperature",
+    "top_k",
+    "top_p",
+    "system_prompt",
+    "user_prompt",
+    "template_arguments",
+    "dtype",
+    "weights",
+)
+_META_PROVER_KEYS = ("checkpoint", "system_prompt", "user_prompt", "template_arguments", "dtype", "weights")
+_REWARD_MODEL_KEYS = ("checkpoint", "system_prompt", "dtype", "weights")
+_POOL_KEYS = ("meta_prover", "proposer", "reward_model", "integrator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +44,7 @@ class ProposerSpec:
       system_prompt: None means what the chat template does by itself.
       dtype: of the weights, one of `DTYPES`; None means the checkpoint's own.
       weights: "int8" keeps the layers' projections as int8 (`models.load`); None keeps all in `dtype`.
+      user_prompt, template_arguments: as in `PromptSettings`; the latter may be given as a mapping.
     """
 
     name: str
@@ -39,6 +55,13 @@ class ProposerSpec:
     system_prompt: str | None = None
     dtype: str | None = None
     weights: str | None = None
+    user_prompt: str = QUESTION
+    template_arguments: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def prompt(self) -> PromptSettings:
+        """How its chat template is filled in."""
+        return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +71,7 @@ class MetaProverSpec:
     Attributes:
       checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns.
       system_prompt: None means what the chat template does by itself.
-      dtype, weights: as in `ProposerSpec`.
+      dtype, weights, user_prompt, template_arguments: as in `ProposerSpec`.
       name: the proposer that it is, or None if it has its own table.
     """
 
@@ -57,21 +80,60 @@ class MetaProverSpec:
     dtype: str | None = None
     weights: str | None = None
     name: str | None = None
+    user_prompt: str = QUESTION
+    template_arguments: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def prompt(self) -> PromptSettings:
+        """How its chat template is filled in."""
+        return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
     @classmethod
     def of(cls, proposer: ProposerSpec) -> "MetaProverSpec":
         """A proposer as meta-prover."""
         return cls(
-            proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights, proposer.name
+            proposer.checkpoint,
+            proposer.system_prompt,
+            proposer.dtype,
+            proposer.weights,
+            proposer.name,
+            proposer.user_prompt,
+            proposer.template_arguments,
         )
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardModelSpec:
+    """The process reward model that scores steps for the selector `process_reward`.
+
+    Attributes:
+      checkpoint: path of a Hugging Face directory, absolute in what `read_pool` returns.
+      system_prompt: None means what its chat template does by itself.
+      dtype, weights: as in `ProposerSpec`.
+    """
+
+    checkpoint: Path
+    system_prompt: str | None = None
+    dtype: str | None = None
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class PoolSpec:
-    """The proposers, in the file's order, and the meta-prover."""
+    """The models of a run.
+
+    Attributes:
+      proposers: the teachers, in the file's order.
+      meta_prover: the model that scores.
+      reward_model: for the selector `process_reward`, or None.
+      integrator: name of the proposer that makes one solution of several (method `integration`); None is the
+        meta-prover's checkpoint.
+    """
 
     proposers: tuple[ProposerSpec, ...]
     meta_prover: MetaProverSpec
+    reward_model: RewardModelSpec | None = None
+    integrator: str | None = None
 
 
 def read_pool(source: str | Path | PoolSpec) -> PoolSpec:
@@ -97,8 +159,11 @@ def _as_table(spec: PoolSpec) -> dict[str, Any]:
     """The pool as its file would have it."""
 
     def row(part: Any) -> dict[str, Any]:
-        values = {name: value for name, value in dataclasses.asdict(part).items() if value is not None}
-        return values | {"checkpoint": str(part.checkpoint)}
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        values["checkpoint"] = str(part.checkpoint)
+        if isinstance(values.get("template_arguments"), tuple):
+            values["template_arguments"] = dict(values["template_arguments"])
+        return {name: value for name, value in values.items() if value is not None}
 
     judge, proposers = spec.meta_prover, list(spec.proposers)
     for part, kind in [(judge, MetaProverSpec), *((proposer, ProposerSpec) for proposer in proposers)]:
@@ -109,7 +174,14 @@ def _as_table(spec: PoolSpec) -> dict[str, Any]:
             f'pool, meta_prover: "{judge.name}" is no proposer of these settings; give MetaProverSpec.of(proposer), or '
             "leave its name out"
         )
-    return {"meta_prover": judge.name or row(judge), "proposer": [row(proposer) for proposer in proposers]}
+    table = {"meta_prover": judge.name or row(judge), "proposer": [row(proposer) for proposer in proposers]}
+    if spec.reward_model is not None:
+        if not isinstance(spec.reward_model, RewardModelSpec):
+            raise UserError(
+                f"pool: a {type(spec.reward_model).__name__} stands where a RewardModelSpec must be"
+            )
+        table["reward_model"] = row(spec.reward_model)
+    return table if spec.integrator is None else table | {"integrator": spec.integrator}
 
 
 def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:
@@ -129,8 +201,14 @@ def _read_table(path: Path, directory: Path, table: dict[str, Any]) -> PoolSpec:
             )
         proposers.append(proposer)
     meta_prover = _read_meta_prover(path, directory, table.get("meta_prover"), proposers)
-    pool = PoolSpec(tuple(proposers), meta_prover)
+    reward_model = _read_reward_model(path, directory, table.get("reward_model"))
+    integrator = _text(path, "the pool", table, "integrator")
+    names = [proposer.name for proposer in proposers]
+    if integrator is not None and integrator not in names:
+        raise UserError(f'{path}: integrator "{integrator}" is no proposer; name one of {", ".join(names)}')
+    pool = PoolSpec(tuple(proposers), meta_prover, reward_model, integrator)
     _check_shared(path, pool)
+    _check_heads(path, pool)
     return pool
 
 
@@ -160,6 +238,7 @@ def _read_proposer(path: Path, directory: Path, where: str, row: dict[str, Any])
         _text(path, where, row, "system_prompt"),
         _choice(path, where, row, "dtype", DTYPES),
         _choice(path, where, row, "weights", WEIGHTS),
+        *_read_prompt(path, where, row),
     )
 
 
@@ -182,10 +261,65 @@ def _read_meta_prover(
             _text(path, "meta_prover", value, "system_prompt"),
             _choice(path, "meta_prover", value, "dtype", DTYPES),
             _choice(path, "meta_prover", value, "weights", WEIGHTS),
+            None,
+            *_read_prompt(path, "meta_prover", value),
         )
     raise UserError(
         f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint"
     )
+
+
+def _read_prompt(path: Path, where: str, table: dict[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """`user_prompt` and `template_arguments` of a table."""
+    arguments = table.get("template_arguments", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path}, {where}: template_arguments must be a table, as in {{thinking = true}}")
+    try:
+        prompt = PromptSettings(None, table.get("user_prompt", QUESTION), tuple(arguments.items()))
+    except UserError as error:
+        raise UserError(f"{path}, {where}: {error}") from None
+    return prompt.user_prompt, tuple(dict(prompt.template_arguments).items())
+
+
+def _read_reward_model(path: Path, directory: Path, value: Any) -> RewardModelSpec | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: reward_model must be a table with its checkpoint, [reward_model]")
+    _check_keys(path, "reward_model", value, _REWARD_MODEL_KEYS)
+    return RewardModelSpec(
+        _checkpoint(path, directory, "reward_model", value),
+        _text(path, "reward_model", value, "system_prompt"),
+        _choice(path, "reward_model", value, "dtype", DTYPES),
+        _choice(path, "reward_model", value, "weights", WEIGHTS),
+    )
+
+
+def _check_heads(path: Path, pool: PoolSpec) -> None:
+    """Reward models cannot write, and models that write give no rewards: told from config.json alone."""
+    writers = [(f'proposer "{proposer.name}"', proposer.checkpoint) for proposer in pool.proposers]
+    for where, checkpoint in [*writers, ("meta_prover", pool.meta_prover.checkpoint)]:
+        if "RewardModel" in _architecture(checkpoint):
+            raise UserError(
+                f"{path}, {where}: {checkpoint} is a reward model ({_architecture(checkpoint)}) and cannot write; "
+                "name it in a [reward_model] table"
+            )
+    if pool.reward_model is not None:
+        architecture = _architecture(pool.reward_model.checkpoint)
+        if architecture and "RewardModel" not in architecture:
+            raise UserError(
+                f"{path}, reward_model: {pool.reward_model.checkpoint} is no reward model but a {architecture}; "
+                "give the checkpoint of a Qwen2ForProcessRewardModel"
+            )
+
+
+def _architecture(checkpoint: Path) -> str:
+    """The class that config.json names; empty if it names none that can be read, which loading tells better."""
+    try:
+        names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"]
+        return str(names[0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
@@ -232,11 +366,13 @@ def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) 
 
 def _check_shared(path: Path, pool: PoolSpec) -> None:
     """A checkpoint is loaded once, so those that share it must agree on how."""
-    users: list[tuple[str, ProposerSpec | MetaProverSpec]] = [
+    users: list[tuple[str, ProposerSpec | MetaProverSpec | RewardModelSpec]] = [
         (f'proposer "{proposer.name}"', proposer) for proposer in pool.proposers
     ]
     users.append(("meta_prover", pool.meta_prover))
-    first: dict[Path, tuple[str, ProposerSpec | MetaProverSpec]] = {}
+    if pool.reward_model is not None:
+        users.append(("reward_model", pool.reward_model))
+    first: dict[Path, tuple[str, ProposerSpec | MetaProverSpec | RewardModelSpec]] = {}
     for where, user in users:
         owner, other = first.setdefault(user.checkpoint, (where, user))
         for key in ("dtype", "weights"):

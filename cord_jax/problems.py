@@ -15,12 +15,12 @@ _FIELDS = ("id", "question", "answer", "context", "solution", "answers")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A question whose answer is known.
+    """A question, whose answer may be known.
 
     Attributes:
       id: unique within its file.
       question: the text of the user's turn.
-      answer: the gold answer, as the file writes it.
+      answer: the gold answer, as the file writes it; None if nobody knows it.
       context: text that precedes the question (a passage, a table), or None.
       solution: a reference solution, or None.
       answers: further accepted forms of the answer.
@@ -29,7 +29,7 @@ class Problem:
 
     id: str
     question: str
-    answer: str
+    answer: str | None = None
     context: str | None = None
     solution: str | None = None
     answers: tuple[str, ...] = ()
@@ -37,13 +37,16 @@ class Problem:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The accepted forms of the answer, NFC-normalised: `answer`, then `answers`, none twice."""
-        forms = (unicodedata.normalize("NFC", form) for form in (self.answer, *self.answers))
-        return tuple(dict.fromkeys(forms))
+        """The accepted forms of the answer, NFC-normalised: `answer`, then `answers`, none twice; none without one."""
+        given = self.answers if self.answer is None else (self.answer, *self.answers)
+        return tuple(dict.fromkeys(unicodedata.normalize("NFC", form) for form in given))
 
 
-def read_problems(source: str | Path | Sequence[Problem]) -> list[Problem]:
+def read_problems(source: str | Path | Sequence[Problem], *, answers_needed: bool = True) -> list[Problem]:
     """The problems of a file, in the order of its lines, or those of a list. Lines of white space are passed over.
+
+    Args:
+      answers_needed: whether every problem must have a gold answer.
 
     Raises:
       UserError: the file cannot be read, there is no problem, or one is not what it must be; the message names file
@@ -58,7 +61,7 @@ def read_problems(source: str | Path | Sequence[Problem]) -> list[Problem]:
     number_of_id: dict[str, int] = {}
     for number, row in numbered:
         try:
-            problem = _read_row(row)
+            problem = _read_row(row, answers_needed)
         except ValueError as error:
             raise UserError(f"{name}{unit} {number}: {error}") from None
         if problem.id in number_of_id:
@@ -111,13 +114,20 @@ def _parse_line(line: bytes, *, first: bool) -> Any:
         raise ValueError("not JSON that can be read: nested too deeply") from None
 
 
-def _read_row(row: Any) -> Problem:
+def _read_row(row: Any, answers_needed: bool) -> Problem:
     """The problem of one JSON object; raises ValueError with the reason why there is none."""
     if not isinstance(row, dict):
         raise ValueError('not a JSON object; write {"id": ..., "question": ..., "answer": ...}')
     for field in ("id", "question", "answer"):
+        if field == "answer" and row.get(field) is None:
+            if answers_needed:
+                raise ValueError(
+                    'field "answer" is missing or null; every problem needs a gold answer here (those of '
+                    "launch.synthesize do without one with a selector that does not score by it)"
+                )
+            continue
         if field not in row:
-            raise ValueError(f'field "{field}" is missing; every problem needs id, question and answer')
+            raise ValueError(f'field "{field}" is missing; every problem needs id and question')
         _check_text(field, row[field])
         if not row[field].strip():
             raise ValueError(f'field "{field}" is empty')
@@ -141,7 +151,7 @@ def _read_row(row: Any) -> Problem:
     return Problem(
         row["id"],
         row["question"],
-        row["answer"],
+        row.get("answer"),
         row.get("context"),
         row.get("solution"),
         tuple(answers),

@@ -64,6 +64,21 @@ def pass_at_1(correct: Mapping[str, Sequence[bool]]) -> Estimate:
     return estimate([float(np.mean(samples)) for samples in correct.values()])
 
 
+def pass_at_k(correct: Mapping[str, Sequence[bool]], k: int) -> Estimate:
+    """The chance that one of k samples of a problem is right, without bias, and its standard error over problems.
+
+    Of n samples, c of them right: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, section 2.1). Equals `pass_at_1` for 1.
+
+    Args:
+      correct: problem id -> whether each of its samples is right; every problem has k samples or more.
+    """
+    values = [
+        1 - math.comb(len(samples) - sum(samples), k) / math.comb(len(samples), k)
+        for samples in correct.values()
+    ]
+    return estimate(values)
+
+
 def paired_difference(
     first: Sequence[float], second: Sequence[float], *, flips: int = 100_000, seed: int = 0
 ) -> PairedDifference:

@@ -69,13 +69,13 @@ class Trace:
     """The winner of one problem's search.
 
     Attributes:
-      id, question, answer: the problem's.
+      id, question, answer: the problem's; the answer is None if nobody knows it.
       status: how the winner ended, one of `STATUSES`.
       score: of the winner, 0 to 1 (float32); None if nothing was ever scored.
       reasoning: the steps' texts joined; never holds `</think>`.
       response: what follows `</think>`; None if the search got stuck.
       predicted_answer: taken from the response; None if it states none.
-      correct: whether the grader accepts it.
+      correct: whether the grader accepts it; None without a gold answer.
       steps: the winner's steps.
       usage: teacher name -> tokens, for every proposer of the pool.
       seconds: from the problem's insertion into a slot to its response.
@@ -84,13 +84,13 @@ class Trace:
 
     id: str
     question: str
-    answer: str
+    answer: str | None
     status: str
     score: float | None
     reasoning: str
     response: str | None
     predicted_answer: str | None
-    correct: bool
+    correct: bool | None
     steps: tuple[Step, ...]
     usage: Mapping[str, Usage]
     seconds: float
@@ -210,7 +210,7 @@ def summarize(
     a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
     and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
-    accuracy = statistics.estimate([trace.correct for trace in traces])
+    accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
     tokens = {teacher: _add_up(trace.usage[teacher] for trace in traces) for teacher in teachers}

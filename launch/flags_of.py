@@ -80,5 +80,5 @@ def _define(field: dataclasses.Field, flag_values: flags.FlagValues, note: str) 
         parser, serializer = _Number(kinds[0]), flags.ArgumentSerializer()
         flags.DEFINE(parser, name, default, text, flag_values=flag_values, serializer=serializer)
     else:
-        default = default.replace("\n", r"\n") if facts.escapes else default
+        default = default.replace("\n", r"\n") if facts.escapes and default is not None else default
         flags.DEFINE_string(name, default, text, flag_values=flag_values)

@@ -1,7 +1,8 @@
 """Sampling whole texts of one model with the search's own token loop: many prompts, several samples each.
 
-Prompts sit in slots; the samples of a prompt share its keys and values. A slot is refilled when all its samples have
-ended. There is no search here: what is needed of it are slots, the reading of prompts and the token loop.
+Prompts sit in slots; the samples of a slot share the keys and values of their prompt. Where a prompt has more samples
+than are decoded at a time, it takes several slots, a part of its samples each. A slot is refilled when all its samples
+have ended. There is no search here: what is needed of it are slots, the reading of prompts and the token loop.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from cord_jax.search.proposals import sampled_tokens
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.search.slots import SubBatch, choose
 from cord_jax.search.state import FREE, READING, SEARCHING, SlotPlan, SlotState, state_shardings
-from cord_jax.search.tasks import perform
+from cord_jax.search.tasks import Start, perform
 from cord_jax.text.vocabulary import Vocabulary
 
 
@@ -51,6 +52,39 @@ class SampleSettings:
     max_tokens: int
     seed: int
     slots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """How the samples of a prompt are divided among slots.
+
+    Attributes:
+      samples: of a prompt.
+      width: of them in one slot, at most.
+    """
+
+    samples: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        """Slots that a prompt takes, one after the other or at a time."""
+        return -(-self.samples // self.width)
+
+    def samples_of(self, part: int) -> range:
+        """The samples of a part, the first at place 0 of its slot."""
+        return range(part * self.width, min((part + 1) * self.width, self.samples))
+
+    def labelled(self, start: Start, problem_r: jax.Array) -> Start:
+        """What rows write, where places stand for the part's samples: their number is what draws depend on.
+
+        Args:
+          problem_r: int32, prompt times `count` plus part.
+        """
+        label_rb = start.label_rb + (problem_r % self.count * self.width)[:, None]
+        return dataclasses.replace(
+            start, label_rb=label_rb, open_rb=start.open_rb & (label_rb < self.samples)
+        )
 
 
 @pytree
@@ -77,17 +111,21 @@ def generate(
     Args:
       prompts: token ids; `keys`: what identifies each prompt, for its random draws.
 
-    Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which prompts
-      finish.
+    Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which slots finish.
     """
-    encoded = EncodedPrompts([prompts], [problem_digest(key) for key in keys])
+    parts = _Parts(settings.samples, min(settings.samples, settings.slots))
+    digests = [problem_digest(key) for key in keys]
+    encoded = EncodedPrompts(
+        [[prompt for prompt in prompts for _ in range(parts.count)]],
+        [digest for digest in digests for _ in range(parts.count)],
+    )
     tables = make_tables(vocabulary, model.config.vocab_size, "line_break", 1)
     sampling = SamplingSettings((settings.temperature,), (settings.top_k,), (settings.top_p,))
-    slots = max(1, min(settings.slots // settings.samples, len(prompts)))
+    slots = max(1, min(settings.slots // parts.width, len(prompts) * parts.count))
     execution = models.execution_of(model.config, mesh, model.dtype, decodes=True)
     plan = plan_sampling(
         ReaderParts(model, execution, 0, (0,), sampling, tables),
-        settings.samples,
+        parts.width,
         settings.max_tokens,
         slots,
         settings.seed,
@@ -101,13 +139,13 @@ def generate(
     put_in = jax.jit(functools.partial(_insert, plan), donate_argnums=0, out_shardings=sharding)
     replicated = NamedSharding(mesh, PartitionSpec())
     write = jax.jit(
-        functools.partial(_write, plan),
+        functools.partial(_write, plan, parts),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
         compiler_options=execution.compiler_options,
     )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
-    waiting, free = deque(range(len(prompts))), list(range(plan.slots))
+    waiting, free = deque(range(len(prompts) * parts.count)), list(range(plan.slots))
     while waiting or len(free) < plan.slots:
         while waiting and free:
             slot_r, prompt_r, free = free_rows(plan, free, waiting)
@@ -118,10 +156,11 @@ def generate(
         state, sampled = take_out(state)
         sampled = jax.device_get(sampled)
         for slot in np.flatnonzero(sampled.done_n):
-            for sample in range(settings.samples):
-                ids = sampled.token_nqt[slot, sample, : sampled.count_nq[slot, sample]].tolist()
-                ended = "eos" if sampled.stopped_nq[slot, sample] == readers.EOS else "cap"
-                yield int(sampled.problem_n[slot]), sample, ids, ended
+            prompt, part = divmod(int(sampled.problem_n[slot]), parts.count)
+            for place, sample in enumerate(parts.samples_of(part)):
+                ids = sampled.token_nqt[slot, place, : sampled.count_nq[slot, place]].tolist()
+                ended = "eos" if sampled.stopped_nq[slot, place] == readers.EOS else "cap"
+                yield prompt, sample, ids, ended
         free = sorted(free + np.flatnonzero(sampled.done_n).tolist())
 
 
@@ -136,7 +175,7 @@ def _all_ended(state: SlotState):
     return (state.clock.phase_n == SEARCHING) & ~loop.rows_running(state)
 
 
-def _write(plan: SlotPlan, constants, state: SlotState):
+def _write(plan: SlotPlan, parts: _Parts, constants, state: SlotState):
     """Reads prompts and writes quanta of tokens until all samples of some slot have ended; at most 16 quanta a call."""
 
     def going(carry):
@@ -151,7 +190,9 @@ def _write(plan: SlotPlan, constants, state: SlotState):
         def read(state):
             slot_r = choose((state.clock.phase_n == READING).astype(jnp.int32), plan.shards.rows)
             batch = SubBatch(slot_r, state.clock.phase_n[slot_r] == READING)
-            return perform(plan, constants, state, batch, prompt_task(plan, state, batch))
+            task = prompt_task(plan, state, batch)
+            start = parts.labelled(task.start, batch.take(state.clock.problem_n))
+            return perform(plan, constants, state, batch, dataclasses.replace(task, start=start))
 
         state = lax.while_loop(reads, read, state)
         return loop.write(plan, constants, state, plan.quantum)

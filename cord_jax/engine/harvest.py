@@ -75,7 +75,7 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
         for k, name in enumerate(names)
     }
     if finished.stuck:
-        status, response, predicted, correct = "stuck", None, None, False
+        status, response, predicted, correct = "stuck", None, None, False if problem.forms else None
     else:
         status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(
             steps[-1].ended, "max_steps"
@@ -85,7 +85,9 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
         answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
         response = vocabulary.text(answer)
         predicted = predicted_answer(response)
-        (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
+        correct = None
+        if problem.forms:
+            (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
     extra = dict(problem.extra)
     for name in ("context", "solution"):
         if getattr(problem, name) is not None:

@@ -17,17 +17,18 @@ from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.search.readers import ReaderConstants
 from cord_jax.search.sampling import SamplingSettings
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """One checkpoint with one system prompt.
+    """One checkpoint with one way of prompting it.
 
     Attributes:
       checkpoint: its directory.
-      system_prompt: None for what its chat template does by itself.
+      prompt: how its chat template is filled in.
       model: the network; readers of one checkpoint share it.
       execution: how it runs.
       vocabulary: its tokenizer.
@@ -36,7 +37,7 @@ class Reader:
     """
 
     checkpoint: Path
-    system_prompt: str | None
+    prompt: PromptSettings
     model: models.Decoder
     execution: models.Execution
     vocabulary: Vocabulary
@@ -50,7 +51,7 @@ class Teachers:
 
     Attributes:
       spec: what was asked for.
-      readers: the distinct (checkpoint, system prompt) pairs.
+      readers: the distinct pairs of a checkpoint and its prompt settings.
       meta: index of the meta-prover's reader.
       vocabularies: the distinct vocabularies.
     """
@@ -70,7 +71,7 @@ class ReaderKey(NamedTuple):
     """What makes two proposers share a reader."""
 
     checkpoint: Path
-    system_prompt: str | None
+    prompt: PromptSettings
     dtype: str | None
     weights: str | None
 
@@ -79,10 +80,10 @@ def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], 
     """The readers of a pool, each with its proposers, in the order of first use; the meta-prover's index."""
     used: dict[ReaderKey, tuple[int, ...]] = {}
     for index, proposer in enumerate(spec.proposers):
-        key = ReaderKey(proposer.checkpoint, proposer.system_prompt, proposer.dtype, proposer.weights)
+        key = ReaderKey(proposer.checkpoint, proposer.prompt, proposer.dtype, proposer.weights)
         used[key] = (*used.get(key, ()), index)
     judge = spec.meta_prover
-    meta = ReaderKey(judge.checkpoint, judge.system_prompt, judge.dtype, judge.weights)
+    meta = ReaderKey(judge.checkpoint, judge.prompt, judge.dtype, judge.weights)
     used.setdefault(meta, ())
     return used, list(used).index(meta)
 
@@ -113,7 +114,7 @@ def load_teachers(
             continue
         length, config = None, models.read_config(path)
         if new_tokens and config.rope.depends_on_length:
-            prompts = encode_prompts(vocabulary_of[path], key.system_prompt, problems)
+            prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
         execution = execution_of(config, mesh, key.dtype, decodes=True)
         model = models.load(
@@ -129,7 +130,7 @@ def load_teachers(
     readers = [
         Reader(
             checkpoint=key.checkpoint,
-            system_prompt=key.system_prompt,
+            prompt=key.prompt,
             model=model_of[key.checkpoint][0],
             execution=model_of[key.checkpoint][1],
             vocabulary=vocabulary_of[key.checkpoint],

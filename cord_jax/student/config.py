@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax import settings
-from cord_jax.config import MESH_HELP, OUTPUT_HELP
+from cord_jax.config import MESH_HELP, OUTPUT_HELP, TEMPLATE_ARGUMENTS_HELP, USER_PROMPT_HELP
 from cord_jax.errors import UserError
 from cord_jax.mesh_text import parse_sizes
 from cord_jax.settings import configuration, setting
 from cord_jax.student.row_filter import RowFilter
+from cord_jax.text.prompt_settings import QUESTION, PromptSettings, check_user_prompt, parse_arguments
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -55,6 +56,8 @@ class StudentConfig:
         default=None,
         help="system turn of rows that have none; not given: what the chat template does by itself",
     )
+    user_prompt: str = setting(default=QUESTION, help=USER_PROMPT_HELP, check=check_user_prompt, escapes=True)
+    template_arguments: str = setting(default="{}", help=TEMPLATE_ARGUMENTS_HELP, check=parse_arguments)
     held_out: Path | str | Sequence[Mapping[str, Any]] | None = setting(
         default=None,
         help="JSONL file of rows whose loss is reported and which are not trained on",
@@ -167,6 +170,13 @@ class StudentConfig:
         default=True, help="draw the curves into curves.png at the end", changes_result=False
     )
     mesh: str = setting(default="fsdp:-1", help=MESH_HELP, check=parse_sizes, changes_result=False)
+
+    @property
+    def prompt(self) -> PromptSettings:
+        """How the student's chat template is filled in."""
+        return PromptSettings(
+            self.system_prompt, self.user_prompt, tuple(parse_arguments(self.template_arguments).items())
+        )
 
     def __post_init__(self):
         """Raises: `UserError` for a value that is out of range or contradicts another."""

@@ -31,6 +31,7 @@ import numpy as np
 
 from cord_jax.errors import UserError
 from cord_jax.student.row_filter import RowFilter
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -82,7 +83,7 @@ def read_examples(
     row_filter: str = "all",
     max_length: int,
     overlong: str = "drop",
-    system_prompt: str | None = None,
+    prompt: PromptSettings | None = None,
 ) -> tuple[list[Example], Counts]:
     """Reads rows, in their order.
 
@@ -93,7 +94,8 @@ def read_examples(
       max_length: tokens of a row, prompt and EOS included.
       overlong: `drop` longer rows, or `cut` them to `max_length`; one whose prompt alone is that long is
         dropped.
-      system_prompt: of traces and of conversations without one; None for what the template does by itself.
+      prompt: how the template is filled in; the user prompt is for traces, the system prompt for traces and for
+        conversations without one, the template's arguments for both. None is the default of everything.
 
     Raises: `UserError` that names file, line (or place in the list, from 1) and reason; also if no row is left.
     """
@@ -109,7 +111,7 @@ def read_examples(
             elif row.get("response", "") is None:
                 counts["without_response"] += 1
             else:
-                rows.append(_prompt_and_target(row, vocabulary, system_prompt))
+                rows.append(_prompt_and_target(row, vocabulary, prompt or PromptSettings()))
                 ids.append(str(row.get("id", number)))
         except KeyError as error:
             raise UserError(
@@ -156,11 +158,11 @@ def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
 
 
 def _prompt_and_target(
-    row: Mapping[str, Any], vocabulary: Vocabulary, system_prompt: str | None
+    row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings
 ) -> tuple[str, str, bool]:
     """The prompt, the text that is learnt, and whether EOS follows. Raises: ValueError with the reason."""
     if "messages" in row:
-        return _conversation(row["messages"], vocabulary, system_prompt)
+        return _conversation(row["messages"], vocabulary, settings)
     if "completion" in row:
         _need_text(row, "prompt", "completion")
         if not isinstance(row.get("eos", False), bool):
@@ -172,7 +174,7 @@ def _prompt_and_target(
         _need_text(row, "question", "reasoning", "response")
         if row.get("context") is not None:
             _need_text(row, "context")
-        prompt = render_prompt(vocabulary, system_prompt, row["question"], row.get("context"))
+        prompt = render_prompt(vocabulary, settings, row["question"], row.get("context"))
         return prompt, row["reasoning"] + _THINK_END + row["response"], True
     raise ValueError(
         "is no row to learn from: give question, reasoning and response, or messages, or prompt and "
@@ -180,7 +182,7 @@ def _prompt_and_target(
     )
 
 
-def _conversation(messages: Any, vocabulary: Vocabulary, system_prompt: str | None) -> tuple[str, str, bool]:
+def _conversation(messages: Any, vocabulary: Vocabulary, settings: PromptSettings) -> tuple[str, str, bool]:
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
         for m in messages
@@ -189,18 +191,22 @@ def _conversation(messages: Any, vocabulary: Vocabulary, system_prompt: str | No
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise ValueError("messages must end with one of the assistant, after at least one other")
     last, before = messages[-1], messages[:-1]
-    if system_prompt is not None and before[0]["role"] != "system":
-        before = [{"role": "system", "content": system_prompt}, *before]
+    if settings.system_prompt is not None and before[0]["role"] != "system":
+        before = [{"role": "system", "content": settings.system_prompt}, *before]
     reasoning, answer = last.get("reasoning_content"), last["content"]
     if not reasoning and "</think>" in answer:
         reasoning, _, answer = answer.partition("</think>")
         reasoning = re.sub(r"\A\s*<think>[ \t]*\n?", "", reasoning)
         answer = answer.lstrip("\n")
-    prompt = render_messages(vocabulary, before)
+    prompt = render_messages(vocabulary, before, settings.arguments)
     if reasoning:
-        return open_thinking(prompt), reasoning.rstrip() + "\n" + _THINK_END + answer, True
+        return (
+            open_thinking(prompt, vocabulary, settings.arguments),
+            reasoning.rstrip() + "\n" + _THINK_END + answer,
+            True,
+        )
     if prompt.rstrip().endswith(THINK_START):
-        return open_thinking(prompt), _THINK_END + answer, True
+        return open_thinking(prompt, vocabulary, settings.arguments), _THINK_END + answer, True
     return prompt, answer, True
 
 

@@ -1,13 +1,18 @@
-"""A model's prompt: its own chat template, completed so that it opens the thinking (design, section 3.2)."""
+"""A model's prompt: its own chat template, completed so that it opens the thinking (docs/method.md, section 3.2)."""
 
 import datetime
+import json
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cord_jax.errors import UserError
 from cord_jax.problems import Problem
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
 
 THINK_START = "<think>"
+THINK_END = "</think>"
 
 # Some templates write today's date into the system turn. It is fixed to the day that Llama 3.1's template
 # names when it is given none, so that a trace does not depend on the day it is made.
@@ -25,7 +30,7 @@ def _fixed_clock() -> str:
 
 
 def render_prompt(
-    vocabulary: Vocabulary, system_prompt: str | None, question: str, context: str | None = None
+    vocabulary: Vocabulary, settings: PromptSettings | None, question: str, context: str | None = None
 ) -> str:
     """The text that a model is prompted with; it ends in `<think>` and one newline.
 
@@ -34,31 +39,39 @@ def render_prompt(
 
     Args:
       vocabulary: of the model whose chat template is used.
-      system_prompt: the system turn; None leaves it to the template.
-      question: the user turn.
-      context: text that precedes the question in the user turn, followed by a blank line.
+      settings: how the template is filled in; None is the default of everything.
+      question, context: of the user turn (`PromptSettings.user_turn`).
 
     Raises:
-      UserError: the tokenizer has no chat template, or the template refuses these turns.
+      UserError: the tokenizer has no chat template, or the template refuses these turns or closes the thought.
     """
-    messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    messages.append({"role": "user", "content": f"{context}\n\n{question}" if context else question})
-    return open_thinking(render_messages(vocabulary, messages))
+    settings = settings or PromptSettings()
+    messages = (
+        [] if settings.system_prompt is None else [{"role": "system", "content": settings.system_prompt}]
+    )
+    messages.append({"role": "user", "content": settings.user_turn(question, context)})
+    rendered = render_messages(vocabulary, messages, settings.arguments)
+    return open_thinking(rendered, vocabulary, settings.arguments)
 
 
 def encode_prompts(
-    vocabulary: Vocabulary, system_prompt: str | None, problems: Sequence[Problem]
+    vocabulary: Vocabulary, settings: PromptSettings | None, problems: Sequence[Problem]
 ) -> list[list[int]]:
     """Each problem's prompt (`render_prompt`) as token ids."""
     return [
-        vocabulary.encode_prompt(render_prompt(vocabulary, system_prompt, problem.question, problem.context))
+        vocabulary.encode_prompt(render_prompt(vocabulary, settings, problem.question, problem.context))
         for problem in problems
     ]
 
 
-def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]]) -> str:
+def render_messages(
+    vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
+) -> str:
     """The model's chat template over turns of `role` and `content`, up to where the assistant begins to
     write.
+
+    Args:
+      arguments: further variables of the template (`PromptSettings.arguments`).
 
     Raises:
       UserError: the tokenizer has no chat template, or the template refuses these turns.
@@ -76,7 +89,7 @@ def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]
             chat_template=_fixed_clock() + template if "strftime_now" in template else template,
             tokenize=False,
             add_generation_prompt=True,
-            date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+            **({"date_string": TEMPLATE_DATE.strftime("%d %b %Y")} | dict(arguments)),
         )
     except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -86,7 +99,26 @@ def render_messages(vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]
         raise UserError(f"{vocabulary.directory}: the chat template fails on {turns}: {reason}") from error
 
 
-def open_thinking(rendered: str) -> str:
-    """A rendered template, completed so that it ends in `<think>` and one newline exactly once."""
+def open_thinking(rendered: str, vocabulary: Vocabulary, arguments: Mapping[str, Any]) -> str:
+    """A rendered template, completed so that it ends in `<think>` and one newline exactly once.
+
+    Raises: `UserError` that names the template's switch if it ends in a closed thought: this template was told not to
+      think.
+    """
     opened = rendered.rstrip()
+    if opened.endswith(THINK_END):
+        raise UserError(
+            f"{vocabulary.directory}: the chat template closes the thought before the model can think (it ends in "
+            f"{THINK_END}); {_how_to_think(vocabulary.tokenizer.get_chat_template(), arguments)}"
+        )
     return opened + "\n" if opened.endswith(THINK_START) else rendered + THINK_START + "\n"
+
+
+def _how_to_think(template: str, arguments: Mapping[str, Any]) -> str:
+    """The advice to set the template's switch, by the variables that it tests and whose name speaks of thinking."""
+    code = " ".join(re.findall(r"\{[%{](.*?)[%}]\}", template, re.DOTALL))
+    code = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", " ", code)
+    names = [name for name in dict.fromkeys(re.findall(r"(?<![.\w])[a-z_]*think[a-z_]*", code))]
+    unset = [name for name in names if arguments.get(name) is not True] or names or ["enable_thinking"]
+    given = ", ".join(f"{name} = {json.dumps(arguments[name])}" for name in unset if name in arguments)
+    return f"set {' or '.join(unset)} to true in template_arguments" + (f", not {given}" if given else "")

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import VOCABULARIES, save_vocabulary, train_vocabulary
+from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -62,6 +63,6 @@ def test_prompts_and_ends(directories, name):
     assert len(vocabulary.encode_prompt(prompt)) < 220
     spec = VOCABULARIES[name]
     assert vocabulary.eos_ids == {vocabulary.tokenizer.convert_tokens_to_ids(token) for token in spec.eos}
-    turns = render_prompt(vocabulary, "Be brief.", "Hi there")
+    turns = render_prompt(vocabulary, PromptSettings("Be brief."), "Hi there")
     assert turns.index("Be brief.") < turns.index("Hi there") < turns.index("<think>")
     assert json.loads((directories[name] / "tokenizer_config.json").read_text())["eos_token"] == spec.eos[0]

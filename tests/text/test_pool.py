@@ -1,11 +1,14 @@
 """The pool, as a file or in memory: what is read, and what a mistake in it says."""
 
 import dataclasses
+import json
 
 import pytest
 
+from cord_jax.engine.teachers import distinct_readers
 from cord_jax.errors import UserError
-from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
+from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, RewardModelSpec, read_pool
+from cord_jax.text.prompt_settings import PromptSettings
 
 TWO = """
 meta_prover = "large"
@@ -70,7 +73,7 @@ def test_the_meta_prover_takes_over_its_proposer_or_has_its_own_table(write):
         (
             'meta_prover = "large"',
             'meta_prover = "large"\nbeams = 4',
-            'unknown key "beams"; allowed are meta_prover, proposer',
+            'unknown key "beams"; allowed are meta_prover, proposer, reward_model, integrator',
         ),
         (
             'meta_prover = "large"',
@@ -162,3 +165,81 @@ def test_what_is_wrong_with_a_pool_in_memory_is_told(write):
         with pytest.raises(UserError) as caught:
             read_pool(changed)
         assert reason in str(caught.value) and str(caught.value).startswith("pool")
+
+
+PROMPTS = """
+user_prompt = "Solve: {question}"
+template_arguments = {thinking = true, effort = "high"}
+"""
+
+
+def test_prompts_of_a_pool(write):
+    pool = read_pool(write(TWO + PROMPTS))
+    assert pool.proposers[0].prompt == PromptSettings()
+    expected = PromptSettings("Think.", "Solve: {question}", {"thinking": True, "effort": "high"})
+    assert pool.proposers[1].prompt == expected
+    assert read_pool(pool) == pool
+    assert MetaProverSpec.of(pool.proposers[1]).prompt == expected
+
+
+def test_proposers_share_a_reader_if_they_share_checkpoint_and_prompt(write):
+    third = TWO.split("[[proposer]]")[2].replace('"small, hot"', '"cold"').replace("temperature = 1", "")
+    used, meta = distinct_readers(read_pool(write(TWO + "[[proposer]]" + third)))
+    assert [proposers for proposers in used.values()] == [(0,), (1, 2)] and meta == 0
+    used, _ = distinct_readers(read_pool(write(TWO + PROMPTS + "[[proposer]]" + third)))
+    assert [proposers for proposers in used.values()] == [(0,), (1,), (2,)]
+
+
+REWARD = """
+[reward_model]
+checkpoint = "models/judge"
+system_prompt = "Reason."
+dtype = "float32"
+"""
+
+
+def test_reward_model_and_integrator(write):
+    pool = read_pool(write('integrator = "small, hot"\n' + TWO + REWARD))
+    judge = (write(TWO).parent / "models" / "judge").resolve()
+    assert pool.reward_model == RewardModelSpec(judge, "Reason.", "float32", None)
+    assert pool.integrator == "small, hot"
+    assert read_pool(pool) == pool
+    assert read_pool(write(TWO)).reward_model is None
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (
+            TWO + PROMPTS.replace("{question}", "it"),
+            'proposer 2 ("small, hot"): user_prompt must be a text with {question}',
+        ),
+        (TWO + PROMPTS.replace('"high"', "[1]"), "effort must be a text, a number, true or false"),
+        (TWO + "template_arguments = 1\n", "template_arguments must be a table"),
+        ('integrator = "x"\n' + TWO, 'integrator "x" is no proposer; name one of large, small, hot'),
+        ("integrator = 1\n" + TWO, "integrator must be a text"),
+        ("reward_model = 1\n" + TWO, "reward_model must be a table"),
+        (TWO + REWARD + "temperature = 1\n", 'reward_model: unknown key "temperature"'),
+        (TWO + REWARD.replace("judge", "none"), "is not a directory"),
+        (TWO + REWARD.replace("judge", "small"), "write the same dtype for both"),
+    ],
+)
+def test_mistakes_about_prompts_and_other_models(write, text, reason):
+    with pytest.raises(UserError) as error:
+        read_pool(write(text))
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_reward_model_cannot_write_and_a_writer_gives_no_rewards(write):
+    path = write(TWO + REWARD)
+    for name in ("small", "judge"):
+        config = {"architectures": ["Qwen2ForCausalLM"]}
+        (path.parent / "models" / name / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="reward_model: .*judge is no reward model but a Qwen2ForCausalLM"):
+        read_pool(path)
+    config = {"architectures": ["Qwen2ForProcessRewardModel"]}
+    (path.parent / "models" / "judge" / "config.json").write_text(json.dumps(config))
+    assert read_pool(path).reward_model is not None
+    (path.parent / "models" / "small" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match='proposer "small, hot": .*small is a reward model .* cannot write'):
+        read_pool(path)

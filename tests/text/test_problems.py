@@ -151,3 +151,22 @@ def test_real_files(shared_dir):
         problems = read_problems(shared_dir / "data" / name)
         assert len(problems) == count
         assert all("source" in problem.extra for problem in problems)
+
+
+def test_problems_without_a_gold_answer(tmp_path):
+    rows = [{"id": "a", "question": "?"}, {"id": "b", "question": "?", "answer": None}, GOOD | {"id": "c"}]
+    path = write(tmp_path, *rows)
+    problems = read_problems(path, answers_needed=False)
+    assert [problem.answer for problem in problems] == [None, None, "4"]
+    assert [problem.forms for problem in problems] == [(), (), ("4",)]
+    assert read_problems(problems, answers_needed=False) == problems
+    for source, place in (
+        (write(tmp_path, GOOD, *rows[1:]), ", line 2: "),
+        ([*problems[2:], problems[0]], "problem 2: "),
+    ):
+        with pytest.raises(
+            UserError, match=f'{place}field "answer" is missing or null; every problem needs a gold answer'
+        ):
+            read_problems(source)
+    with pytest.raises(UserError, match='"answer" is empty'):
+        read_problems(write(tmp_path, GOOD | {"answer": ""}), answers_needed=False)

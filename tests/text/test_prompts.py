@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cord_jax.errors import UserError
+from cord_jax.text.prompt_settings import PromptSettings, choose, parse_arguments, read_prompt_file
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 from tests.reference import text as reference
@@ -27,7 +28,7 @@ OPENINGS = {
 @pytest.mark.parametrize("system_prompt", [None, "Think step by step.", ""])
 def test_endings(load_real, name, system_prompt):
     vocabulary = load_real(name)
-    prompt = render_prompt(vocabulary, system_prompt, "How many?")
+    prompt = render_prompt(vocabulary, PromptSettings(system_prompt), "How many?")
     assert prompt.endswith("How many?" + OPENINGS[name])
     assert prompt.count("<think>") == 1
     assert ("Think step by step." in prompt) == bool(system_prompt)
@@ -87,7 +88,7 @@ def with_template(directory, template):
         ("<think>\n\n", "<think>\n"),
         ("<think> \t\n", "<think>\n"),
         ("<think>x", "<think>x<think>\n"),
-        ("</think>\n", "</think>\n<think>\n"),
+        ("</think>x", "</think>x<think>\n"),
         ("\n<think>", "\n<think>\n"),
     ],
 )
@@ -119,6 +120,97 @@ def test_templates_that_fail(tmp_path):
     vocabulary = with_template(tmp_path / "refuses", refuses)
     assert render_prompt(vocabulary, None, "?") == "?<think>\n"
     with pytest.raises(UserError, match="fails on a system turn and a user turn: System role not supported"):
-        render_prompt(vocabulary, "Think.", "?")
+        render_prompt(vocabulary, PromptSettings("Think."), "?")
     with pytest.raises(UserError, match="broken: the chat template fails on a user turn"):
         render_prompt(with_template(tmp_path / "broken", "{% if %}"), None, "?")
+
+
+# How published templates of models with a switch end their generation prompt.
+SWITCHES = {
+    "qwen3": (
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+        "{% endif %}",
+        "enable_thinking",
+        "<|im_start|>assistant\n<think>\n",
+    ),
+    "deepseek-v3.1": (
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "{{ '<Assistant>' }}{% if thinking %}{{ '<think>' }}{% else %}{{ '</think>' }}{% endif %}",
+        "thinking",
+        "<Assistant><think>\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_closed_thought_is_refused_and_the_switch_named(tmp_path, name):
+    end, switch, opening = SWITCHES[name]
+    vocabulary = with_template(tmp_path, "{{ messages[-1].content }}" + end)
+    assert render_prompt(vocabulary, PromptSettings(template_arguments={switch: True}), "?") == "?" + opening
+    with pytest.raises(UserError) as error:
+        render_prompt(vocabulary, PromptSettings(template_arguments={switch: False}), "?")
+    assert (
+        f"closes the thought before the model can think (it ends in </think>); set {switch} to true"
+        in str(error.value)
+    )
+    assert f"not {switch} = false" in str(error.value) and "\n" not in str(error.value)
+    if switch == "enable_thinking":  # true unless it is said otherwise
+        assert render_prompt(vocabulary, None, "?") == "?" + opening
+    else:
+        with pytest.raises(UserError, match="set thinking to true in template_arguments$"):
+            render_prompt(vocabulary, None, "?")
+
+
+def test_template_arguments_reach_the_template(tmp_path):
+    template = (
+        "{{ effort }}|{{ budget + 1 }}|{{ enable_thinking }}|{{ date_string }}|{{ messages[0].content }}"
+    )
+    vocabulary = with_template(tmp_path, template)
+    settings = PromptSettings(template_arguments={"effort": "high", "budget": 2, "date_string": "today"})
+    assert render_prompt(vocabulary, settings, "?") == "high|3|True|today|?<think>\n"
+
+
+def test_user_prompt(load_real):
+    settings = PromptSettings(user_prompt="Solve {x}:\n{question}\nAnswer in \\boxed{}. {{question}}")
+    prompt = render_prompt(load_real("qwq-32b"), settings, "1 {question}?", "A {table}.")
+    turn = "A {table}.\n\n1 {question}?"
+    assert prompt == (
+        f"<|im_start|>user\nSolve {{x}}:\n{turn}\nAnswer in \\boxed{{}}. {{{turn}}}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "values, reason",
+    [
+        ({"user_prompt": "Solve it."}, "user_prompt must be a text with {question}"),
+        ({"system_prompt": 1}, "system_prompt must be a text"),
+        ({"template_arguments": {"messages": "x"}}, "'messages' is no variable"),
+        ({"template_arguments": {"a b": "x"}}, "'a b' is no variable"),
+        ({"template_arguments": {"a": [1]}}, "a must be a text, a number, true or false"),
+    ],
+)
+def test_settings_that_cannot_be(values, reason):
+    with pytest.raises(UserError) as error:
+        PromptSettings(**values)
+    assert reason in str(error.value)
+
+
+def test_the_file_beside_a_model(tmp_path):
+    assert read_prompt_file(tmp_path) == PromptSettings()
+    settings = PromptSettings("Think.", "Q: {question}", {"b": 1, "a": True})
+    (tmp_path / "prompt.json").write_text(json.dumps(settings.to_row()))
+    assert read_prompt_file(tmp_path) == settings
+    assert choose(settings, None, None, None) == settings
+    assert choose(settings, "", "{question}", "{}") == PromptSettings("")
+    for broken in ("[1]", "{", '{"user_prompt": "x"}', '{"unknown": 1}'):
+        (tmp_path / "prompt.json").write_text(broken)
+        with pytest.raises(UserError, match="prompt.json"):
+            read_prompt_file(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": {}}', "true", "[" * 100_000])
+def test_arguments_of_a_flag_that_cannot_be(text):
+    with pytest.raises(UserError, match="--template_arguments="):
+        parse_arguments(text)
