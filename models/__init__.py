@@ -6,13 +6,16 @@
 
 Names of arrays end in letters that give their axes:
 
-    b batch · t query tokens · s key tokens · d model width · f feed-forward width · v vocabulary
-    h query heads · g key-value heads · m query heads of one key-value head · e head width · l layers · x
-    experts
+    b rows of a batch, or branches of a prefix tree · t tokens, or columns of a ring buffer · s keys, columns of a pool
+    d model width · e head width · v vocabulary · l layers · x experts, or what a docstring names
+    h query heads · g key-value heads · m query heads of one key-value head
+    p tokens in a line, whatever axes they had · i inputs · o outputs
+    n slots · q query rows of a slot · r rows of a sub-batch
+    c tokens of a chunk, queries of a view · k chunks · w places of a packed text · u views: a slot or a chunk
 
-`config` is the architecture, `families` what differs between families and the tensor names, `decoder` and
-`layers` the network, `rope` and `attention` its arithmetic, `checkpoint` loading and saving, `sharding` the
-layout over devices.
+`config` is the architecture, `families` what differs between families and the tensor names, `decoder` and `layers` the
+network, `rope` and `attention` its arithmetic, `execution` how it runs on a mesh, `prefill` many texts read at once,
+`checkpoint` loading and saving, `sharding` the layout over devices.
 """
 
 from models.checkpoint.load_save import abstract as abstract

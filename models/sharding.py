@@ -1,4 +1,4 @@
-"""How parameters are laid over a device mesh.
+"""The layout of parameters over a device mesh.
 
 Every parameter carries a name for each of its axes; the rules say which mesh axis a name is split over:
 

@@ -23,7 +23,7 @@ _SECTION = re.compile(
 )
 _DOCUMENT = re.compile(r"\bdocs/\w+\.md\b")
 _QUOTED = re.compile(r"`([^`\n]+)`")
-_PATH = re.compile(r"(?:(?:%s|docs)/[\w./]*)" % "|".join(PACKAGES))
+_PATH = re.compile(rf"(?:{'|'.join(PACKAGES)}|docs)/[\w./]*")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _FILE = re.compile(r".*\.(?:json|jsonl|gz|toml|md|txt|py|png|jinja|safetensors|model|bin|cfg|sbatch|html)")
 # Stands for any name: `models/families/NAME.py`, `launch.JOB`.

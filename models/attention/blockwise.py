@@ -1,9 +1,10 @@
-"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its
-square.
+"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its square.
 
-The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand:
-it runs wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of
-queries reads are neighbours, and those before the first segment of the queries are never touched.
+The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand: it runs
+wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of queries reads are
+neighbours, and those before the first segment of the queries are never touched.
+
+Shape letters: as in `models`, but here i and j are blocks, c the queries of one and s the keys of one.
 """
 
 from functools import partial
@@ -25,8 +26,7 @@ def blockwise_attention(
     window: jax.Array | int | None,
     block: int,
 ) -> jax.Array:
-    """Scaled dot-product attention with grouped heads, as `models.attention.dense_attention` under
-    `causal_mask`.
+    """Scaled dot-product attention with grouped heads, as `dense_attention` under `causal_mask`.
 
     Args:
       segments_bt: rising along a row from 1, then 0 for padding. What padding reads is left open.

@@ -60,5 +60,5 @@ def by_row(query):
 
 
 def of_rows(parts):
-    """What `gather` has of queries `by_row`, in the order in which they meet the pool: [x, g, q, m, ...]."""
+    """Turns what `gather` has of queries `by_row` into the order in which they meet the pool, [x, g, q, m, ...]."""
     return tuple(x.squeeze(3).swapaxes(1, 2) for x in parts)

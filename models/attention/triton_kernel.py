@@ -4,8 +4,8 @@ XLA's GPU compiler writes the logits of attention to memory and reads them back,
 the processor. Tiles of columns of which no query sees anything are not read, so that cost follows what is seen. Where
 there are few queries, as in decoding, the tiles are divided among programs, whose parts a second kernel puts together.
 
-Shape letters: as in `models.prefix_tree`; h query heads; r query rows of a key-value head, c * m of them; k tiles; u
-columns in whole tiles; p programs that share the tiles of the same queries.
+Shape letters: as in `models`, but here r are query rows of a key-value head, c * m of them; k tiles; u columns in whole
+tiles; p programs that share the tiles of the same queries; x what has queries, y what has keys.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ PROGRAMS, SPLITS = 264, 32
 
 
 class Sight(NamedTuple):
-    """What queries see of keys and values [y, g, ...].
+    """The view that queries have of keys and values [y, g, ...].
 
     Attributes:
       seen_xcu: int8; an x sees columns of one y or of several, whose columns lie one behind another in u, each y's in
@@ -70,7 +70,7 @@ def supported(dtype, head_dim: int) -> bool:
 
 
 def sight(seen, first_x) -> Sight:
-    """What masks let queries see: bool [x, c, s], or [x, c, y, s] where x sees columns of several y."""
+    """Sums up what masks let queries see: bool [x, c, s], or [x, c, y, s] where x sees columns of several y."""
     seen_xcu = _whole_tiles(seen)
     seen_xk = seen_xcu.any(1).reshape(len(seen_xcu), -1, TILE).any(-1)
     order_xk = jnp.argsort(~seen_xk, axis=1, stable=True).astype(jnp.int32)
@@ -84,7 +84,7 @@ def _whole_tiles(seen):
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """What is static about a call: heads g and m, query rows, and rows of a block."""
+    """The static part of a call: heads g and m, query rows, and rows of a block."""
 
     kv_heads: int
     group: int
@@ -96,7 +96,7 @@ class _Shape:
         return -(-self.rows // self.block)
 
     def place(self, head, index_r, width):
-        """Where the query rows of a key-value head lie in [c, h, e]."""
+        """Finds where the query rows of a key-value head lie in [c, h, e]."""
         member_r = head * self.group + index_r % self.group
         return (index_r // self.group)[:, None], member_r[:, None], jnp.arange(width)[None, :]
 

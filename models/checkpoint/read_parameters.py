@@ -56,7 +56,7 @@ def read_parameter(
 
 
 def default_sharding() -> Sharding:
-    """Where `jnp.asarray` would put an array."""
+    """Names the device where `jnp.asarray` would put an array."""
     return SingleDeviceSharding(jax.config.jax_default_device or jax.local_devices()[0])
 
 

@@ -35,7 +35,7 @@ _MAX_HEADER_BYTES = 100 << 20
 
 
 class Tensor(NamedTuple):
-    """Where a tensor is stored: its name, file, dtype, shape, and its first byte in the file."""
+    """The place where a tensor is stored: its name, file, dtype, shape, and its first byte in the file."""
 
     name: str
     file: Path
