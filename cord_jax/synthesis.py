@@ -1,6 +1,4 @@
-"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json`
-out.
-"""
+"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
 
 import dataclasses
 import json
@@ -122,7 +120,7 @@ def synthesize(
 
 
 def _settings_of(spec) -> dict[str, Any]:
-    """What of a proposer or the meta-prover decides traces, but for where its checkpoint lies."""
+    """All of a proposer or the meta-prover that decides traces, but for where its checkpoint lies."""
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
     values |= spec.prompt.to_row()
@@ -130,9 +128,7 @@ def _settings_of(spec) -> dict[str, Any]:
 
 
 def _agree(problems, pending, recorded):
-    """What process 0 found in the directory, which no other can see: problems to search, and their settled
-    steps.
-    """
+    """Tells all processes what process 0 found in the directory: problems to search, and their settled rounds."""
     if jax.process_count() == 1:
         return pending, recorded
     ids = [problem.id for problem in problems]

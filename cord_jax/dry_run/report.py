@@ -1,4 +1,4 @@
-"""What `launch.compile_tpu` tells: the programs of a search or a student, compiled for a topology."""
+"""The report of `launch.compile_tpu`: the programs of a search or a student, compiled for a topology."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -95,7 +95,7 @@ def memory_line(name: str, compiled: Compiled, chip: Chip) -> str:
 
 
 def _report_held(search: AbstractSearch, say: Say) -> None:
-    """What of each reader a chip holds, and what was assumed."""
+    """Tells what a chip holds of each reader, and what was assumed."""
     say("held on a chip, GiB       weights      pool      ring")
     readers = zip(search.keys, search.plan.readers, search.constants, search.state.readers)
     for key, reader, constants, state in readers:

@@ -75,7 +75,7 @@ def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidate
 
 @pytree
 class _Next:
-    """What rows go on with.
+    """The state that rows go on with.
 
     Attributes:
       tree, frontier, memory, progress: of the rows.
@@ -182,7 +182,7 @@ def _writes(reader: ReaderPlan, proposer_r):
 
 
 def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, answers_r) -> Chosen:
-    """What a reader commits: chosen steps and next headings, or the winner's and the cue of its answer."""
+    """Says what a reader commits: chosen steps and next headings, or the winner's step and the cue of its answer."""
     first_b = jnp.arange(plan.places) == 0
     over_r1 = next_.progress.over_n[:, None]
     needed_rb = (next_.source_rb >= 0) & jnp.where(over_r1, first_b & answers_r[:, None], True)

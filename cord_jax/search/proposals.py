@@ -1,8 +1,7 @@
 """Proposing: every proposer writes its next step, one token a row and tick, without contact with the host.
 
-The loop stops when no row is inside a proposal any more or after a quantum of tokens; rows whose problem
-still waits for others stand still, and a problem whose proposals are long goes on in the next round (design,
-section 4).
+The loop stops when no row is inside a proposal any more or after a quantum of tokens. Rows whose problem still waits
+for others stand still, and a problem whose proposals are long goes on in the next round (method, section 4).
 """
 
 import dataclasses

@@ -55,7 +55,7 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Report:
-    """What a step tells: float32 scalars, and `finite` (bool), false for a skipped step.
+    """The report of a step: float32 scalars, and `finite` (bool), false for a skipped step.
 
     loss: mean negative log-likelihood of the target tokens, in nats. grad_norm: before clipping.
     """
@@ -304,7 +304,7 @@ class Step:
 
 
 def _decayed(params: nnx.State) -> Any:
-    """Which parameters weight decay applies to: not norms and biases."""
+    """Marks the parameters that weight decay applies to: not norms and biases."""
     return jax.tree.map_with_path(
         lambda path, _: not any(str(getattr(key, "key", key)) in ("scale", "bias") for key in path), params
     )

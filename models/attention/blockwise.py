@@ -1,5 +1,4 @@
-"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its
-square.
+"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its square.
 
 The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand:
 it runs wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of

@@ -1,4 +1,4 @@
-"""Tensor names of Hugging Face checkpoints and where they go in `models.Decoder`.
+"""Tensor names of Hugging Face checkpoints and their places in `models.Decoder`.
 
 A table maps a pattern of tensor names, with `{layer}` (and `{expert}`) for the running numbers, to an
 `Entry`. It is read in both directions: to load and to save.
