@@ -1,7 +1,6 @@
 """Dense causal attention for training and scoring of whole sequences.
 
-Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an
-argument.
+Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an argument.
 """
 
 import jax
@@ -16,9 +15,8 @@ def causal_mask(
 ) -> jax.Array:
     """Marks the keys that each query may read, bool [b, query t, key t].
 
-    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a
-    sliding window, at less than `window` positions before it. Every query may read itself, so no row is
-    empty.
+    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a sliding
+    window, at less than `window` positions before it. Every query may read itself, so no row is empty.
     """
     place = jnp.arange(positions_bt.shape[1])
     mask = (place[:, None] >= place[None, :])[None]
