@@ -1,13 +1,11 @@
 """Rotary position embeddings and their scalings.
 
-Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The
-scalings are those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3,
-longrope.
+Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The scalings are
+those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3, longrope.
 
 Two of them depend on the length of the sequence: dynamic raises its base and longrope changes its factors
-when the sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and
-become stale at that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of
-the run.
+when the sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and become
+stale at that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of the run.
 """
 
 import dataclasses
@@ -67,8 +65,7 @@ class RopeConfig:
 def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) -> RopeConfig:
     """Reads the rope fields of a `config.json`.
 
-    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor`
-    (before).
+    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor` (before).
 
     Args:
       hf: the parsed `config.json`.

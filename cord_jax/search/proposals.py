@@ -147,9 +147,7 @@ def _next_tokens(
 
 
 def sampled_tokens(rows: Rows):
-    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count
-    is stale.
-    """
+    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count is stale."""
     ring = rows.token_nqt.shape[2]
     index_nqt = (rows.start_nq[..., None] + jnp.arange(ring)) % ring
     return jnp.take_along_axis(rows.token_nqt, index_nqt, axis=2)

@@ -1,7 +1,7 @@
-"""A reader: one checkpoint with one system prompt, and all that it keeps of the problems it reads.
+"""A reader: one checkpoint with one way of prompting it, and all that it keeps of the problems it reads.
 
-Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a checkpoint and a
-system prompt share a reader, so that weights, keys and values exist once. A reader knows tokens of its own vocabulary
+Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a checkpoint and its
+prompt settings share a reader, so that weights, keys and values exist once. A reader knows tokens of its own vocabulary
 only; text comes and goes through `exchange`.
 """
 

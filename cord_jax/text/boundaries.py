@@ -109,8 +109,7 @@ def _fold(character: str) -> str:
 def _next_after_character(state: str, character: str) -> str:
     """The state after one more folded character.
 
-    It is blank as long as there is no text before which to cut, then the longest end of the text that begins
-    a pattern.
+    It is blank as long as there is no text before which to cut, then the longest end of the text that begins a pattern.
     """
     if state == _BLANK:
         if character.isspace():
@@ -236,8 +235,7 @@ def _minimise(table: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int, np.
 def _token_transitions(token_bytes: list[bytes], byte_table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The transition of each token, the distinct ones numbered.
 
-    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made
-    only once.
+    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made only once.
 
     Returns:
       token_class int32 [v], transitions int16 [classes, states].

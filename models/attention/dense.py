@@ -15,9 +15,8 @@ def causal_mask(
 ) -> jax.Array:
     """The keys that each query may read, bool [b, query t, key t].
 
-    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a
-    sliding window, at less than `window` positions before it. Every query may read itself, so no row is
-    empty.
+    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a sliding
+    window, at less than `window` positions before it. Every query may read itself, so no row is empty.
     """
     place = jnp.arange(positions_bt.shape[1])
     mask = (place[:, None] >= place[None, :])[None]

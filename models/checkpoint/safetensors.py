@@ -1,8 +1,7 @@
 """Byte ranges of safetensors files.
 
-The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header
-with dtype, shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is
-read, with `pread`.
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header with dtype,
+shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is read, with `pread`.
 """
 
 import json
