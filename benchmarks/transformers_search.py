@@ -1,4 +1,4 @@
-"""The step-wise beam search (design, section 3) as a competent user of transformers writes it: torch models,
+"""The step-wise beam search (method, section 3) as a competent user of transformers writes it: torch models,
 keys and values kept between rounds, rows batched, nothing read twice.
 
 It is the peer that `benchmarks.peer` and `benchmarks.gpu` measure the engine against. Several problems are

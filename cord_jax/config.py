@@ -1,4 +1,4 @@
-"""What the jobs are asked to do: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
+"""Requests to the jobs: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
 
 What a field means and what it may be stands in its `setting`; the flags of `launch` are made from it.
 """
@@ -36,7 +36,7 @@ GRADER_HELP = "how predicted answers are checked"
 
 @configuration
 class SynthesisConfig:
-    """Which traces to write, and how: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
+    """Settings of writing traces: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
 
     `pool` and `problems` may be files or what they would hold. None stands for the value that `resolved` tells, and
     says that it was not asked for: curation, which writes whole traces, refuses a segmentation, for instance.
@@ -155,7 +155,7 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
 
 @configuration
 class EvaluationConfig:
-    """Which model to measure on which problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
+    """Settings of measuring a model on problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
 
     `problems` may be a file or what it would hold.
     """

@@ -1,6 +1,4 @@
-"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json`
-out.
-"""
+"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
 
 import dataclasses
 import hashlib
@@ -22,12 +20,13 @@ from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
+from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.methods import search_settings
 from cord_jax.pool import PoolSpec, read_pool
 from cord_jax.problems import read_problems
-from cord_jax.run_directory import RunDirectory, check_run, fingerprint, open_run
+from cord_jax.run_directory import RunDirectory, check_run, open_run
 from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize
 
 _REPORT_SECONDS = 10.0
@@ -154,7 +153,7 @@ def _digest(run_is: Mapping[str, Any]) -> str:
 
 
 def _settings_of(spec) -> dict[str, Any]:
-    """What of a proposer or the meta-prover decides traces, but for where its checkpoint lies."""
+    """All of a proposer or the meta-prover that decides traces, but for where its checkpoint lies."""
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
     values |= spec.prompt.to_row()
@@ -162,9 +161,7 @@ def _settings_of(spec) -> dict[str, Any]:
 
 
 def _agree(problems, pending, recorded):
-    """What process 0 found in the directory, which no other can see: problems to search, and their settled
-    steps.
-    """
+    """Tells all processes what process 0 found in the directory: problems to search, and their settled rounds."""
     if jax.process_count() == 1:
         return pending, recorded
     ids = [problem.id for problem in problems]

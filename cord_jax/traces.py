@@ -1,12 +1,11 @@
 """Traces and candidates as rows of `traces.jsonl` and `tree.jsonl`, and the summary of a run.
 
-A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is
-one proposal of one teacher for one beam in one round, kept or not; a problem's candidates, in the order of
-step, beam and proposer, are its search tree: a candidate's parent is that of the step before whose `rank` is
-its `beam`.
+A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is one proposal
+of one teacher for one beam in one round, kept or not. A problem's candidates, in the order of step, beam and proposer,
+are its search tree; each names the node that it extends (docs/method.md, section 5.3).
 
-`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always
-has its whole tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
+`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always has its whole
+tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
 """
 
 import dataclasses
@@ -69,7 +68,7 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What one teacher cost on one problem, in tokens.
+    """The tokens that one teacher cost on one problem.
 
     Attributes:
       proposed: sampled by the teacher, EOS and discarded tails included.
@@ -174,7 +173,7 @@ class Candidate:
       node: its number within the problem, from 1, in the order of the rows.
       parent: the node that it extends, 0 for the root.
       problem: the problem's id.
-      step: the round it was proposed in, from 1.
+      step: its depth in the tree, from 1.
       beam: the beam that it extends; with Monte Carlo tree search the number of the expansion, from 0.
       teacher: the proposer's name.
       text: canonical text.

@@ -56,7 +56,7 @@ from cord_jax.search.tree import Frontier, Tree
 
 @pytree
 class Peek:
-    """What the host looks at between calls of the search: where slots are, and what must be widened."""
+    """Fields that the host looks at between calls of the search: where slots are, and what must be widened."""
 
     clock: Clock
     progress: Progress
@@ -66,7 +66,7 @@ class Peek:
 
 @pytree
 class Harvest:
-    """What is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
+    """All that is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
 
     clock: Clock
     progress: Progress
@@ -79,7 +79,7 @@ class Harvest:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What is left of a problem's search when its slot is given back; arrays of the host.
+    """A finished search of one problem; arrays of the host.
 
     Attributes:
       problem: index of the problem.
@@ -217,7 +217,7 @@ class Engine:
         self._state = self._insert(self._state, insertion)
 
     def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
-        """What has been settled since the last look, of problems that are not done; `told` counts it."""
+        """Collects what has been settled since the last look, of problems that are not done; `told` counts it."""
         under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, REVIEWING, ANSWERING))
         settled_n = peek.progress.round_n
         new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
@@ -281,7 +281,7 @@ class Engine:
 
 
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
-    """How the proposals of a search become candidates."""
+    """Makes the rules by which the proposals of a search become candidates."""
     return ExchangeRules(
         meta_vocabulary=plan.readers[plan.meta].vocabulary,
         places=plan.places,

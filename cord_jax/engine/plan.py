@@ -26,7 +26,7 @@ PASS_TOKENS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How to search: what a method makes of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
+    """Settings of a search, as a method makes them of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
 
     Attributes:
       segmentation: one of `segmentation.SEGMENTATIONS`.
@@ -61,7 +61,7 @@ class SearchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSizes:
-    """What a run's problems need room for, in tokens.
+    """Sizes that a run's problems need room for, in tokens.
 
     Attributes:
       prompt_width: capacity for a prompt, of any reader.
@@ -82,7 +82,7 @@ class ProblemSizes:
 
 @dataclasses.dataclass(frozen=True)
 class ReaderParts:
-    """What a reader is made of.
+    """The parts of a reader.
 
     Attributes:
       model: its network, real or abstract.

@@ -90,7 +90,7 @@ def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidate
 
 @pytree
 class _Next:
-    """What rows go on with.
+    """The state that rows go on with.
 
     Attributes:
       tree, frontier, memory, progress: of the rows.
@@ -203,7 +203,7 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
 
 
 def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r) -> Chosen:
-    """What a reader commits: chosen steps and the cues of what comes next.
+    """Says what a reader commits: chosen steps and the cues of what comes next.
 
     Args:
       winner_r: bool, of searches that are over the reader takes the winner's step.

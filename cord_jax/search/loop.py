@@ -56,7 +56,7 @@ LONGER = 2
 
 @pytree
 class Due:
-    """What is settled in a round, a sub-batch of each shard.
+    """The slots that are settled in a round, a sub-batch of each shard.
 
     Attributes:
       slot_r: int32, slots numbered within their shards.
@@ -85,7 +85,7 @@ def rows_running(state: SlotState):
 def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
-    """What is due is settled, and every proposer writes up to a quantum of tokens."""
+    """Settles what is due, and lets every proposer write up to a quantum of tokens."""
     shards = plan.shards
     state, now = due(plan, state)
     exchanged = SubBatch(shards.among_all(now.slot_r, plan.slots), now.ready_r)
@@ -106,7 +106,7 @@ def one_round(
 
 
 def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
-    """Which slots are settled now; the state has their new waiting times."""
+    """Chooses the slots that are settled now; the state has their new waiting times."""
     shards = plan.shards
     phase_n, waits_n = state.clock.phase_n, ~rows_running(state)
     reads_n = (phase_n == READING) | (phase_n == REVIEWING) | (waits_n & (phase_n == ANSWERING))
@@ -177,9 +177,7 @@ def advance(
     state: SearchState,
     max_rounds,
 ) -> SearchState:
-    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or
-    `max_rounds`.
-    """
+    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or `max_rounds` have run."""
 
     def going(carry):
         rounds, state = carry

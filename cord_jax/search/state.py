@@ -92,7 +92,7 @@ class SearchPlan(SlotPlan):
 
 @pytree
 class Clock:
-    """Where each slot is.
+    """The phase of each slot, and what belongs to it.
 
     Attributes:
       phase_n: int32, FREE, READING (the prompt), SEARCHING, RECALLING (texts of nodes that were left aside), REVIEWING
@@ -112,7 +112,7 @@ class Clock:
 
 @pytree
 class Meters:
-    """What the host reads off, by shard y.
+    """Counts and alarms that the host reads off, by shard y.
 
     Attributes:
       short_yx: bool, the readers x whose caches could not take a commit even after compaction.
@@ -135,7 +135,7 @@ class SlotState:
 
 @pytree
 class Progress:
-    """How far each search is.
+    """The progress of each search.
 
     Attributes:
       round_n: int32, rounds that have been settled.

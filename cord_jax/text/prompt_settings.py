@@ -1,4 +1,4 @@
-"""What makes a prompt of a question: the same three settings for teachers, for a student and for its evaluation.
+"""Settings that make a prompt of a question: the same three for teachers, for a student and for its evaluation.
 
 This module imports no library, so that settings are checked before anything is loaded.
 """
@@ -25,7 +25,7 @@ _IS_SCALAR = (str, int, float, bool)
 
 @dataclasses.dataclass(frozen=True)
 class PromptSettings:
-    """How a model's chat template is filled in.
+    """The filling of a model's chat template.
 
     Attributes:
       system_prompt: the system turn; None leaves it to the template.
@@ -37,7 +37,7 @@ class PromptSettings:
 
     system_prompt: str | None = None
     user_prompt: str = QUESTION
-    template_arguments: tuple[tuple[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
         """Raises: `UserError` for a value that is not what it must be."""

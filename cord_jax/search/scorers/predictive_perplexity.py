@@ -1,9 +1,9 @@
-"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; design, section 3.7).
+"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; method, section 3.7).
 
-S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
-`.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
-with the closing before it and the full stop behind it, is a twig. Only the positions before the answer's
-tokens are projected to logits.
+S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer + `.`. Each
+candidate is a fork of the path of its place: its text is the step, and each accepted form of the answer continues it,
+with the closing before it and the full stop behind it. Only the positions before the answer's tokens are projected to
+logits.
 """
 
 import dataclasses
@@ -29,12 +29,13 @@ LOGITS_AT_A_TIME = 1 << 26
 
 
 def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
-    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
-    defines; `closing_start_rj` is where in its packed text a candidate's closing begins.
+    """Computes log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer defines.
+
+    Args:
+      closing_start_rj: where in its packed text a candidate's closing begins.
     """
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
-    # The logits of a token stand at the place before it; a closing always has a token before its answer's
-    # first.
+    # The logits of a token stand at the place before it; a closing always has a token before its answer's first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
     place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
     hidden_xd = hidden_wd[place_x]
@@ -54,7 +55,7 @@ def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start
 
 
 def form_scores(log_probability_rjz, closings: Closings, num_forms: int):
-    """exp of the mean over each form's tokens, float32 [f, r, j]; -inf for a form that a row does not have."""
+    """Takes exp of the mean over each form's tokens, float32 [f, r, j]; -inf for a form that a row does not have."""
     by_form = []
     for form in range(1, num_forms + 1):
         mine_r1z = (closings.scored_form_nz == form)[:, None]
