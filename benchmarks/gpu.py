@@ -297,7 +297,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     candidates = random_candidates(plan, len(engine.exchange.vocabularies), habits)
 
     def score(constants, state, batch, candidates):
-        return plan.scorer(plan, constants, state, batch, candidates)[0]
+        return plan.scorer(plan, constants, state, batch, candidates).score_rj
 
     program = jax.jit(score, compiler_options=execution.compiler_options)
     spent = fastest(program, engine._constants, state, batch, candidates)

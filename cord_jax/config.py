@@ -72,6 +72,12 @@ class SynthesisConfig:
     max_step_tokens: int = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
     )
+    reward_of: str = setting(
+        default=None,
+        unset="last",
+        help="with --selector=process_reward, which of its steps' rewards is that of a trace",
+        choices=("last", "min", "mean", "product"),
+    )
     exploration: float = setting(
         default=None,
         unset=0.2,
@@ -123,7 +129,9 @@ class SynthesisConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range, or one that contradicts another."""
-        settings.check(self, _one_trace_with_greedy, _no_steps_with_curation, _tree_search_settings)
+        settings.check(
+            self, _one_trace_with_greedy, _no_steps_with_curation, _tree_search_settings, _reward_settings
+        )
 
     @property
     def resolved(self) -> "SynthesisConfig":
@@ -151,6 +159,11 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
     for name in ("exploration", "max_expansions"):
         if config.decoding != "mcts" and getattr(config, name) is not None:
             raise UserError(f"--{name} is of --decoding=mcts; give that, or leave --{name} out")
+
+
+def _reward_settings(config: SynthesisConfig) -> None:
+    if config.selector != "process_reward" and config.reward_of is not None:
+        raise UserError("--reward_of is of --selector=process_reward; give that, or leave --reward_of out")
 
 
 @configuration

@@ -20,6 +20,7 @@ from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
+from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, open_grader
 from cord_jax.mesh import device_name, parse_mesh
@@ -50,12 +51,17 @@ def synthesize(
     everything = read_problems(config.problems, answers_needed=search.scorer.needs_answer)
     problems = everything[: config.limit or None]
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
+    rewards = search.scorer.needs_reward_model
+    if rewards and spec.reward_model is None:
+        raise UserError(
+            f"--selector={config.selector} needs a reward model; name one in a [reward_model] table of the pool"
+        )
     run_is = _describe(config, spec)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
     new_tokens = config.max_thinking_tokens + config.max_answer_tokens
-    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of)
+    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of, rewards)
     with open_grader(config.grader) as grader:
         decoys = None
         if config.decoys:
@@ -137,6 +143,9 @@ def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
+    if config.selector == "process_reward":
+        settings["reward_model"] = _settings_of(spec.reward_model)
+        checkpoints[spec.reward_model.checkpoint] = None
     return {
         "job": "synthesize",
         "settings": settings,

@@ -13,6 +13,7 @@ from cord_jax.problems import Problem
 from cord_jax.search.closings import Closings
 from cord_jax.search.insertion import Insertion
 from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.reward_text import RewardText
 
 
 class EncodedProblems:
@@ -41,6 +42,11 @@ class EncodedProblems:
         """
         digests = [problem_digest(problem.id) for problem in problems]
         prompts = [encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers]
+        if teachers.reward is not None:
+            reads = teachers.readers[teachers.reward]
+            prompts[teachers.reward] = RewardText(reads.vocabulary).encode_prompts(
+                reads.prompt.system_prompt, problems
+            )
         self._prompts = EncodedPrompts(prompts, digests)
         encode = functools.partial(teachers.readers[teachers.meta].vocabulary.encode_with_answer, closing)
         self._closings = _Closings([[encode(form) for form in problem.forms] for problem in problems])

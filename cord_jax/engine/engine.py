@@ -126,7 +126,10 @@ class Engine:
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
         self._encoded = self._encode(decoys)
         parts, self._constants = reader_parts(teachers, settings.segmentation, settings.max_steps, mesh)
-        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh)
+        reward = None
+        if teachers.reward is not None:
+            reward = teachers.reward, teachers.vocabularies[-1].separator
+        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh, reward)
         self._texts = SearchTexts(plan.num_proposers, plan.candidates)
         self.exchange = Exchange(
             list(teachers.vocabularies),

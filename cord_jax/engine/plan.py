@@ -101,7 +101,12 @@ class ReaderParts:
 
 
 def plan_search(
-    parts: Sequence[ReaderParts], meta: int, settings: SearchSettings, sizes: ProblemSizes, mesh: Mesh
+    parts: Sequence[ReaderParts],
+    meta: int,
+    settings: SearchSettings,
+    sizes: ProblemSizes,
+    mesh: Mesh,
+    reward: tuple[int, int] | None = None,
 ) -> SearchPlan:
     """Plans a search.
 
@@ -109,6 +114,7 @@ def plan_search(
 
     Args:
       meta: index of the meta-prover's reader.
+      reward: index of the reward model's reader, and the id of its separator; None without one.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
     decoding, data = settings.decoding, mesh.shape["data"]
@@ -130,6 +136,8 @@ def plan_search(
     return SearchPlan(
         readers=_plan_readers(parts, columns),
         meta=meta,
+        reward=None if reward is None else reward[0],
+        reward_separator=-1 if reward is None else reward[1],
         num_proposers=num_proposers,
         places=decoding.places,
         opened_first=decoding.opened_first,

@@ -31,12 +31,13 @@ from cord_jax.search.tree import LOST, NONE, ROOT, Frontier, Tree, of_node
 
 
 def expansion_task(
-    plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj
+    plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj, scorer_memory
 ) -> tuple[Task, jax.Array]:
     """Makes nodes of scored candidates and decides what comes next; of one shard.
 
     Args:
       score_rj: float32, -inf where a candidate was dropped.
+      scorer_memory: what the scorer remembers then.
 
     Returns: the task, and the candidate whose step each place commits, int32 [r, b].
     """
@@ -45,7 +46,7 @@ def expansion_task(
     tree = _grown(plan, take(state.tree), frontier, number_r, candidates, score_rj)
     settled = Round(number_r, score_rj, candidates.remaining(batch), candidates.concluded_rj)
     memory, decision = plan.decoding.decide(take(state.memory), tree, frontier, settled)
-    tree = dataclasses.replace(tree, rank_nmj=_at_round(tree.rank_nmj, number_r, decision.rank_rj))
+    tree = dataclasses.replace(tree, rank_nmj=trees.at_round(tree.rank_nmj, number_r, decision.rank_rj))
     first_b = jnp.arange(plan.places) == 0
     stuck_rb = decision.stuck_r[:, None] & first_b
     node_rb = jnp.where(stuck_rb, decision.stuck_node_r[:, None], decision.node_rb)
@@ -67,7 +68,9 @@ def expansion_task(
         phase_r = jnp.where(decision.stuck_r, DONE, phase_r)
     phase_r = jnp.where(recalls_r, RECALLING, phase_r)
     next_ = _Next(tree, frontier, memory, progress, source_rb, ~recalls_r)
-    return _task(plan, state, batch, candidates, next_, phase_r), jnp.maximum(source_rb, 0)
+    task = _task(plan, state, batch, candidates, next_, phase_r)
+    task.updates["scorer_memory"] = scorer_memory
+    return task, jnp.maximum(source_rb, 0)
 
 
 def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates) -> Task:
@@ -125,12 +128,7 @@ def _grown(plan, tree: Tree, frontier: Frontier, number_r, candidates: Candidate
         sampled_nmj=candidates.sampled_rj,
         committed_nmj=jnp.zeros_like(candidates.concluded_rj),
     )
-    return jax.tree.map(lambda old, x: _at_round(old, number_r, x), tree, new)
-
-
-def _at_round(old_rmj, number_r, new_rj):
-    at_round_rm = jnp.arange(old_rmj.shape[1]) == number_r[:, None]
-    return jnp.where(at_round_rm[..., None], new_rj[:, None], old_rmj)
+    return jax.tree.map(lambda old, x: trees.at_round(old, number_r, x), tree, new)
 
 
 def _next_frontier(plan, tree: Tree, frontier: Frontier, decision: Decision) -> Frontier:

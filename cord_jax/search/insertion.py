@@ -62,6 +62,7 @@ def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Search
         fresh = dict(
             frontier=first_frontier(rows, plan.places, plan.nodes, plan.opened_first),
             memory=plan.decoding.empty_memory(rows, plan.nodes),
+            scorer_memory=plan.scorer.empty_memory(rows, plan.decoding.max_rounds, plan.candidates),
             progress=Progress(zeros_r, insertion.replayed_r, zeros_r > 0, zeros_r + NONE),
             answer=Answer(batch.take(state.answer.token_na), zeros_r, zeros_r),
             closings=insertion.closings,

@@ -136,11 +136,13 @@ def settle(
     """Settles the slots of a sub-batch, each in its own way, on one shard."""
     phase_r = batch.take(state.clock.phase_n)
     expands_r, recalls_r = phase_r == SEARCHING, phase_r == RECALLING
-    scored_r = expands_r & ~candidates.replayed_r
-    score_rj, passage = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
-    score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, score_rj)
+    scored_r = expands_r if plan.scorer.scores_replayed else expands_r & ~candidates.replayed_r
+    scores = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
+    score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, scores.score_rj)
     score_rj = jnp.where(candidates.remaining(batch), score_rj, -jnp.inf)
-    expansion, choice_rb = expansion_task(plan, state, batch.among(expands_r), candidates, score_rj)
+    expansion, choice_rb = expansion_task(
+        plan, state, batch.among(expands_r), candidates, score_rj, scores.memory
+    )
     kinds = [
         (expands_r, expansion),
         (phase_r == READING, prompt_task(plan, state, batch, batch.take(state.progress.replayed_n))),
@@ -152,7 +154,7 @@ def settle(
         reviewed = batch.among(phase_r == REVIEWING)
         kinds.append((phase_r == REVIEWING, review_task(plan, constants, state, reviewed)))
     task = join(state, batch, kinds)
-    scored = None if passage is None else (plan.meta, Scored(passage, scored_r, choice_rb))
+    scored = {index: Scored(passage, scored_r, choice_rb) for index, passage in scores.passages.items()}
     return perform(plan, constants, state, batch, task, scored)
 
 
@@ -226,6 +228,7 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sizes)
         tree=empty_tree(n, rounds, plan.candidates),
         frontier=empty_frontier(n, plan.places, plan.nodes),
         memory=plan.decoding.empty_memory(n, plan.nodes),
+        scorer_memory=plan.scorer.empty_memory(n, rounds, plan.candidates),
         progress=Progress(integers_n, integers_n, integers_n > 0, integers_n + NONE),
         answer=Answer(jnp.zeros((n, plan.max_answer_tokens), jnp.int32), integers_n, integers_n),
         closings=empty_closings(n, sizes.closing_width, sizes.scored_width),

@@ -59,6 +59,7 @@ class SearchPlan(SlotPlan):
 
     Attributes:
       meta: index of the reader through which the meta-prover scores.
+      reward: index of the reward model's reader, None without one; reward_separator: id of what follows each step there.
       num_proposers: K.
       decoding: which nodes are extended next; its places are B.
       scorer: what ranks candidates.
@@ -73,6 +74,8 @@ class SearchPlan(SlotPlan):
     """
 
     meta: int
+    reward: int | None
+    reward_separator: int
     num_proposers: int
     decoding: Decoding
     scorer: Any
@@ -179,7 +182,7 @@ class SearchState(SlotState):
 
     Attributes:
       tree, frontier: the nodes, and those that are being extended; of a search that is over, place 0 is the winner's.
-      memory: what the decoding remembers beside them.
+      memory, scorer_memory: what the decoding and the scorer remember beside them.
       progress, answer: of each slot.
       closings: of each slot's problem.
       review: of each slot's winner; None where winners are not reviewed.
@@ -189,6 +192,7 @@ class SearchState(SlotState):
     tree: Tree
     frontier: Frontier
     memory: Any
+    scorer_memory: Any
     progress: Progress
     answer: Answer
     closings: Closings

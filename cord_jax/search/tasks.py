@@ -7,7 +7,7 @@ reader does all of it in one pass. Everything here is of one shard.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,12 +83,12 @@ def perform(
     state: SlotState,
     batch: SubBatch,
     task: Task,
-    scored: tuple[int, Scored] | None = None,
+    scored: Mapping[int, Scored] | None = None,
 ) -> SlotState:
     """Does a task; nothing changes if a KV cache has no room for it.
 
     Args:
-      scored: the meta-prover's reader, and what it has read already.
+      scored: by reader, what it has read already.
     """
     shards = plan.shards
     rooms = [
@@ -104,8 +104,8 @@ def perform(
         for index, (k, s, c, (compacts_r, _)) in enumerate(zip(constants, state.readers, task.chosen, rooms)):
             reader = plan.readers[index]
             s = commits.compact(reader, s, shards, batch.among(compacts_r), task.branches)
-            if scored is not None and index == scored[0]:
-                s, c = commits.take_scored(reader, s, shards, batch, c, task.branches, scored[1])
+            if scored and index in scored:
+                s, c = commits.take_scored(reader, s, shards, batch, c, task.branches, scored[index])
             s, full_rbs = commits.append(reader, k, s, shards, batch, c, task.branches)
             new_readers.append(start_rows(plan, index, state, s, batch, full_rbs, task.start))
         updated = {

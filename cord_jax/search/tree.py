@@ -118,6 +118,12 @@ def of_node(values_rmj, node_rx, root=0):
     return jnp.where(node_rx > ROOT, found_rx, jnp.asarray(root, flat_ri.dtype))
 
 
+def at_round(old_rmj, number_r, new_rj):
+    """Replaces what is known of a round's candidates."""
+    is_round_rm = jnp.arange(old_rmj.shape[1]) == number_r[:, None]
+    return jnp.where(is_round_rm[..., None], new_rj[:, None], old_rmj)
+
+
 def lineages(tree: Tree, frontier: Frontier, node_rb):
     """Finds the nodes from the root to each of `node_rb`, both included, bool [r, b, i].
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from cord_jax.search.scorers import Scores
 from cord_jax.search.tree import of_node
 
 
@@ -12,13 +13,19 @@ class MaxLength:
     """Counts the meta-prover's tokens of the reasoning with the candidate's step."""
 
     needs_answer = False
+    needs_reward_model = False
+    scores_replayed = False
+
+    def empty_memory(self, slots, rounds, candidates):
+        """Nothing."""
+        return ()
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""
         place_j = jnp.arange(plan.candidates) // plan.num_proposers
         thinking_rb = of_node(batch.take(state.tree.thinking_nmj), batch.take(state.frontier.node_nb))
         tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
-        return (thinking_rb[:, place_j] + tokens_rj).astype(jnp.float32), None
+        return Scores((thinking_rb[:, place_j] + tokens_rj).astype(jnp.float32))
 
 
 def scorer(config) -> MaxLength:

@@ -20,6 +20,7 @@ from cord_jax.search.commits import Passage
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import Forks
 from cord_jax.search.readers import ReaderConstants, ReaderPlan
+from cord_jax.search.scorers import Scores
 from cord_jax.search.shards import Shards
 from models.attention.prefix_tree import PrefixTree
 from models.prefill import prefill
@@ -130,6 +131,12 @@ class PredictivePerplexity:
     """The paper's score, by the meta-prover."""
 
     needs_answer = True
+    needs_reward_model = False
+    scores_replayed = False
+
+    def empty_memory(self, slots, rounds, candidates):
+        """Nothing."""
+        return ()
 
     @jax.named_scope("score")
     def __call__(self, plan, constants, state, batch, candidates):
@@ -157,13 +164,13 @@ class PredictivePerplexity:
         )
         if group == plan.candidates:
             score_frj, passage = run(candidates=continuations)
-            return score_frj.max(0), passage
+            return Scores(score_frj.max(0), {meta: passage})
 
         def split(x_rj):
             return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
         score_grj = lax.map(lambda group: run(candidates=group)[0].max(0), jax.tree.map(split, continuations))
-        return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
+        return Scores(score_grj.swapaxes(0, 1).reshape(new_rj.shape))
 
 
 def scorer(config) -> PredictivePerplexity:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cord_jax.search.sampling import row_key
+from cord_jax.search.scorers import Scores
 from cord_jax.search.tree import of_node
 
 
@@ -14,6 +15,12 @@ class Random:
     """Draws from [0, 1), by (seed, problem id, step, beam, proposer) alone."""
 
     needs_answer = False
+    needs_reward_model = False
+    scores_replayed = False
+
+    def empty_memory(self, slots, rounds, candidates):
+        """Nothing."""
+        return ()
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""
@@ -27,7 +34,7 @@ class Random:
         of_row = jax.vmap(draw, (None, 0, 0, 0))
         of_rows = jax.vmap(of_row, (0, 0, 0, None))
         steps_rj, label_rj = depth_rb[:, place_j] + 1, label_rb[:, place_j]
-        return of_rows(batch.take(state.clock.key_n2), steps_rj, label_rj, proposer_j), None
+        return Scores(of_rows(batch.take(state.clock.key_n2), steps_rj, label_rj, proposer_j))
 
 
 def scorer(config) -> Random:
