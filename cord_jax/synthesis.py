@@ -165,7 +165,8 @@ def _settings_of(spec) -> dict[str, Any]:
     """All of a proposer or the meta-prover that decides traces, but for where its checkpoint lies."""
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
-    values |= spec.prompt.to_row()
+    if hasattr(spec, "prompt"):
+        values |= spec.prompt.to_row()
     return values
 
 

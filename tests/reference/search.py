@@ -14,6 +14,7 @@ import numpy as np
 
 from . import text
 from .reader import Reader
+from .reward import RewardReader
 
 CONCLUDED = ("think_end", "eos", "budget")
 
@@ -163,6 +164,8 @@ class Settings:
     selector: str = "predictive_perplexity"
     decoys: int = 0
     seed: int = 0
+    reward_model: RewardReader | None = None
+    reward_of: str = "last"
     filters: Mapping[str, Unwanted] = field(default_factory=dict)
 
 
@@ -342,6 +345,9 @@ class ProblemSearch:
                 score = self.score(draft.proposer, draft.parent, draft.text)
                 if self.settings.selector == "max_length":
                     score = np.float32(self.meta_tokens(draft.parent) + draft.tokens)
+                if self.settings.reward_model is not None:
+                    steps = [step.text for step in draft.parent.steps] + [draft.text]
+                    score = self.settings.reward_model.reward(self.problem, steps, self.settings.reward_of)
             row = {
                 "node": len(self.rows) + 1,
                 "parent": draft.parent.node,
@@ -532,6 +538,8 @@ def reference_search(
     selector: str = "predictive_perplexity",
     decoys: int = 0,
     seed: int = 0,
+    reward_model: Path | None = None,
+    reward_of: str = "last",
     filters: Mapping[str, Unwanted] = {},
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
@@ -542,7 +550,7 @@ def reference_search(
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
       decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
-      selector: "predictive_perplexity" or "max_length".
+      selector: "predictive_perplexity" or "max_length"; a reward model, with `reward_of`, takes its place.
       decoys: wrong answers that are scored after the winner's reasoning, chosen by the seed.
       margins: filled, if given, with how near to a tie the run came.
       filters: what drops drafts before they are scored, by name, in their order.
@@ -570,6 +578,8 @@ def reference_search(
         selector,
         decoys,
         seed,
+        None if reward_model is None else RewardReader(reward_model),
+        reward_of,
         filters,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]

@@ -7,10 +7,11 @@ import pytest
 from cord_jax.errors import UserError
 from cord_jax.problems import Problem
 from cord_jax.synthesis import SynthesisConfig, synthesize
+from tests.reference.reward import write_reward_model
 from tests.reference.search import reference_search
 from tests.reference.tiny import PROBLEMS
-from tests.search.inputs import LIMITS
-from tests.search.test_reference_equality import assert_same, engine_rows
+from tests.search.inputs import LIMITS, write_inputs
+from tests.search.test_reference_equality import assert_same, engine_rows, interrupted_rows
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,34 @@ def test_questions_without_answers(pools, tmp_path):
     assert (unknown["answer"], unknown["correct"], unknown["predictive_perplexity"]) == (None, None, None)
     assert unknown["decoy_scores"] is None and unknown["score"] > 0
     assert 0 <= traces["r"]["predictive_perplexity"] <= 1 and isinstance(traces["r"]["correct"], bool)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(reward_of="min", beam_width=2),
+        dict(reward_of="mean", method="curation", beam_width=2),
+        pytest.param(dict(reward_of="last", beam_width=2), marks=pytest.mark.slow),
+        pytest.param(dict(reward_of="product", beam_width=2), marks=pytest.mark.slow),
+        pytest.param(dict(reward_of="last", method="curation", beam_width=2), marks=pytest.mark.slow),
+        pytest.param(
+            dict(reward_of="mean", decoding="mcts", beam_width=2, max_expansions=5), marks=pytest.mark.slow
+        ),
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_process_rewards_equal_brute_force(pools, tmp_path, monkeypatch, settings):
+    """In a run that was interrupted, too: rewards of earlier steps are read again."""
+    directory, pool = pools("prompt", 1)
+    limits = LIMITS
+    if settings.get("method") == "curation":
+        limits = {name: LIMITS[name] for name in ("max_thinking_tokens", "max_answer_tokens")}
+    reward_model = write_reward_model(tmp_path / "rewards", pool.proposers[0].checkpoint, 3)
+    write_inputs(tmp_path, pool, PROBLEMS)
+    with (tmp_path / "pool.toml").open("a") as file:
+        file.write(f'\n[reward_model]\ncheckpoint = "{reward_model}"\n')
+    found, _ = interrupted_rows(
+        tmp_path, monkeypatch, "run", slots=3, selector="process_reward", **settings, **limits
+    )
+    for trace, tree in reference_search(pool, PROBLEMS, reward_model=reward_model, **settings, **limits):
+        assert_same(found[trace["id"]], (trace, tree))
