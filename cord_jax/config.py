@@ -103,6 +103,11 @@ class SynthesisConfig:
         "said; package.module:function, those for which a function of your own is true",
         check=parse_filters,
     )
+    decoys: int = setting(
+        default=0,
+        help="wrong answers, of other problems, that are scored after each winner's reasoning too",
+        at_least=0,
+    )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(

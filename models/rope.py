@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import cpu
 from models.errors import CheckpointError
 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
@@ -57,7 +58,7 @@ class RopeConfig:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether `length` matters."""
+        """True if `length` matters."""
         return self.kind in ("dynamic", "longrope")
 
 
@@ -235,16 +236,7 @@ def rotary_tables(rope: RopeConfig, positions_bt: jax.Array) -> tuple[jax.Array,
         angles = positions_bt.astype(jnp.float32)[..., None, None] * inverse_frequencies(rope)
         return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
 
-    def nothing(positions_bt):
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(tables, positions_bt))
-
-    # On a CPU, XLA would compute them anew inside of every rotation, for every layer and head, and knows no barrier.
-    # It cannot see through a branch.
-    return jax.lax.platform_dependent(
-        positions_bt,
-        cpu=lambda positions_bt: jax.lax.cond(positions_bt.max() >= 0, tables, nothing, positions_bt),
-        default=tables,
-    )
+    return cpu.computed_once(tables, positions_bt)  # and not in every rotation of every layer
 
 
 def rotate(x_bthe: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -122,7 +122,7 @@ def _report_passes(search: AbstractSearch, spec, settings, chip: Chip, say: Say)
 
     def counted(lower, index: int) -> costs.Work | None:
         config = search.configs[index]
-        shape = dataclasses.replace(config, hf="", eos_token_ids=(), bos_token_id=None, rope=None)
+        shape = dataclasses.replace(config, hf="", rope=None)
         if (lower, shape) not in known:
             layers = config.num_layers
             known[lower, shape] = lower.counted(lower, spec, settings, search.mesh, index, layers)

@@ -67,7 +67,7 @@ def propose(
     slot_n = jnp.arange(num_slots, dtype=jnp.int32)
     busy_nq = state.rows.running_nq
     attention = plan.execution.tree
-    view = attention.view(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
+    masks = attention.masks(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
@@ -84,7 +84,7 @@ def propose(
             depth_nqt=rows.position_nq[..., None] + age_nqt,
             running_nq=running,
         )
-        attend = attention.decode(view, new)
+        attend = attention.decode(masks, new)
         token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]

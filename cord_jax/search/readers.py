@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cord_jax.search.jax_tools import axes, pytree
@@ -48,6 +49,10 @@ class ReaderPlan:
     def columns(self) -> int:
         """Columns of the whole pool."""
         return sum(self.blocks)
+
+    def writes(self, proposer_r):
+        """Whether a proposer writes through this reader, by row."""
+        return jnp.isin(proposer_r, np.asarray(self.proposers, np.int32))
 
     def widened(self, columns: int) -> "ReaderPlan":
         """The plan of a pool with so many columns more, at least."""

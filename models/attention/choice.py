@@ -1,4 +1,4 @@
-"""The choice of attention for a network and a platform."""
+"""The choice of attention: one table, one function."""
 
 from typing import NamedTuple
 

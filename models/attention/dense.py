@@ -1,6 +1,6 @@
 """Dense causal attention for training and scoring of whole sequences.
 
-Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an argument.
+Any other attention is an argument of `Decoder.run_layers`.
 """
 
 import jax
@@ -13,7 +13,7 @@ NO_WINDOW = 2**30
 def causal_mask(
     positions_bt: jax.Array, segment_ids_bt: jax.Array | None, window: jax.Array | int | None
 ) -> jax.Array:
-    """Marks the keys that each query may read, bool [b, query t, key t].
+    """The keys that each query may read, bool [b, query t, key t].
 
     A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a sliding
     window, at less than `window` positions before it. Every query may read itself, so no row is empty.

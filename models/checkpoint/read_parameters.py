@@ -56,7 +56,7 @@ def read_parameter(
 
 
 def default_sharding() -> Sharding:
-    """Names the device where `jnp.asarray` would put an array."""
+    """The sharding that `jnp.asarray` gives an array."""
     return SingleDeviceSharding(jax.config.jax_default_device or jax.local_devices()[0])
 
 

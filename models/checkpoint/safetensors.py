@@ -34,7 +34,7 @@ _MAX_HEADER_BYTES = 100 << 20
 
 
 class Tensor(NamedTuple):
-    """The place where a tensor is stored: its name, file, dtype, shape, and its first byte in the file."""
+    """A stored tensor: its name, file, dtype, shape, and its first byte in the file."""
 
     name: str
     file: Path
@@ -144,7 +144,7 @@ def _count(places: Mapping[str, str], shard: str) -> int:
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are the same, bit for bit."""
+    """Compares two tensors, bit for bit."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
     rows = first.shape[0]
@@ -203,7 +203,7 @@ _EXPONENTS = {
 
 
 def all_finite(block: np.ndarray) -> bool:
-    """Whether an array has neither NaN nor infinity."""
+    """True if an array has neither NaN nor infinity."""
     if block.dtype.name not in _EXPONENTS:
         return bool(np.isfinite(block).all())
     unsigned, mask = _EXPONENTS[block.dtype.name]

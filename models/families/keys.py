@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """The place that one tensor goes to.
+    """The place of one tensor in a decoder.
 
     paths: parameters of the decoder. Several mean that the tensor is fused: its rows are those of the
         parameters, in this order.

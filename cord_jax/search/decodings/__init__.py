@@ -38,7 +38,7 @@ class Decision:
 
     Attributes:
       node_rb: int32, the node of each place of the next frontier, `tree.NONE` where there is none. Any node of the tree
-        may stand there, also one of an earlier round. Of a search that is over place 0 has the winner.
+        may stand there, also one of an earlier round. Of a search that is over place 0 has the winner, if there is one.
       open_rb: bool, the nodes that are extended next; the others keep their place.
       label_rb: int32, the numbers that random keys and records of the next proposals speak of.
       rank_rj: int8, the beam that each of the round's candidates becomes, `tree.LOST` or `tree.UNRANKED`.
