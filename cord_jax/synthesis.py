@@ -5,6 +5,7 @@ out.
 import dataclasses
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import load_teachers
-from cord_jax.grading import open_grader
+from cord_jax.grading import check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.methods import search_settings
 from cord_jax.pool import read_pool
@@ -43,6 +44,7 @@ def synthesize(
     config = config.resolved
     problems = read_problems(config.problems)[: config.limit or None]
     spec = read_pool(config.pool)
+    check_judge(config.judge)
     mesh = parse_mesh(config.mesh)
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = settings_of.deciding(config)
@@ -52,7 +54,8 @@ def synthesize(
         "job": "synthesize",
         "settings": settings,
         "inputs": {"problems": fingerprint(config.problems)}
-        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)},
+        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
+        | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     leads = jax.process_index() == 0
     if leads:
@@ -62,13 +65,18 @@ def synthesize(
     engine = Engine(teachers, problems, search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
         pending, recorded = _agree(problems, None, None)
-        for _ in engine.run(pending, recorded=recorded):
-            pass
+        finished = engine.run(pending, recorded=recorded)
+        if config.judge is None:
+            deque(finished, maxlen=0)
+        else:  # a judge lies on the devices of all processes
+            with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
+                for one in finished:
+                    read_trace(one, problems[one.problem], teachers, grader)
         return {}
     environment = settings_of.free(config) | {"device": device_name(mesh)}
     with (
         open_run(config.output_dir, **run_is, environment=environment) as run,
-        open_grader(config.grader) as grader,
+        open_grader(config.grader, **grader_options(config.judge, mesh)) as grader,
     ):
         files = TraceFiles(run)
         done = files.finished()

@@ -107,6 +107,7 @@ REFUSED = {
         "user_prompt": [("Solve it.", "a text with {question}")],
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
+        "judge": [("", "a path")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
