@@ -6,7 +6,9 @@ ARGS ?=
 BIN := .venv/bin
 
 # What mypy reads: the rooms that users call.
-PUBLIC := cord_jax/*.py cord_jax/student/config.py cord_jax/student/row_filter.py launch models/__init__.py models/config.py
+PUBLIC := cord_jax/*.py cord_jax/methods cord_jax/student/__init__.py cord_jax/student/config.py \
+  cord_jax/student/row_filter.py cord_jax/miniature/__init__.py cord_jax/miniature/config.py launch \
+  models/__init__.py models/config.py
 
 .PHONY: quickstart check test clean
 
@@ -15,7 +17,7 @@ quickstart: .venv/run.stamp
 
 check: .venv/check.stamp
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format=concise .
 	$(BIN)/mypy $(PUBLIC)
 
 test: .venv/test.stamp

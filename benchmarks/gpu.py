@@ -223,7 +223,6 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from cord_jax.mesh import compiler_options
     from cord_jax.search.proposals import propose
 
     plan, index = engine.plan, engine.plan.meta
@@ -237,7 +236,7 @@ def measure_decode(engine, rates: dict[str, float]) -> dict:
         state = dataclasses.replace(state, rows=restarted(reader, ring, state.tick_y[0], rows))
         return propose(reader, plan.shards, constants, state, quantum)[0].rows
 
-    program = jax.jit(write, donate_argnums=2, compiler_options=compiler_options(engine.mesh))
+    program = jax.jit(write, donate_argnums=2, compiler_options=reader.execution.compiler_options)
     unwritten, rows = dataclasses.replace(state, rows=None), jax.tree.map(jnp.copy, state.rows)
     spent, rows = fastest_in_turn(functools.partial(program, constants, unwritten), rows)
     ticks = int(rows.count_nq.min())
@@ -290,18 +289,17 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     from transformers import AutoConfig
 
     from benchmarks.transformers_search import Work
-    from cord_jax.mesh import compiler_options
     from cord_jax.search.slots import SubBatch
 
     plan, state = engine.plan, engine._state
-    num_rows, chunk = plan.shards.rows, plan.readers[plan.meta].chunk
+    num_rows, execution = plan.shards.rows, plan.readers[plan.meta].execution
     batch = SubBatch(jnp.arange(num_rows), jnp.ones(num_rows, bool))
     candidates = random_candidates(plan, len(engine.exchange.vocabularies), habits)
 
     def score(constants, state, batch, candidates):
         return plan.scorer(plan, constants, state, batch, candidates)[0]
 
-    program = jax.jit(score, compiler_options=compiler_options(engine.mesh))
+    program = jax.jit(score, compiler_options=execution.compiler_options)
     spent = fastest(program, engine._constants, state, batch, candidates)
 
     closing_r = np.asarray(state.closings.length_n)[:num_rows]
@@ -318,7 +316,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     return {
         "candidates": tokens_rj.size,
         "tokens": work.tokens,
-        "tokens_with_padding": chunk * int((-(-tokens_rj.sum(1) // chunk)).sum()),
+        "tokens_with_padding": execution.chunk * int((-(-tokens_rj.sum(1) // execution.chunk)).sum()),
         "longest_past": int(base_rj.max()),
         "seconds": spent,
         "operations": operations,

@@ -53,33 +53,33 @@ class SynthesisConfig:
     )
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
     method: str = setting(default="cord", help="how a problem becomes a trace", choices=names.METHODS)
-    decoding: str | None = setting(
+    decoding: str = setting(
         default=None, unset="beam", help="which traces are extended", choices=names.DECODINGS
     )
     selector: str = setting(
         default="predictive_perplexity", help="what ranks candidates", choices=names.SELECTORS
     )
-    segmentation: str | None = setting(
+    segmentation: str = setting(
         default=None, unset="prompt", help="where steps end", choices=names.SEGMENTATIONS
     )
-    beam_width: int | None = setting(
+    beam_width: int = setting(
         default=None,
         unset=lambda config: 1 if config.decoding == "greedy" else 4,
         help="traces kept at every step; for curation, whole traces per proposer; for mcts, complete traces with different "
         "last steps but one that end the search; 4 by default, 1 with --decoding=greedy",
         at_least=1,
     )
-    max_steps: int | None = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
-    max_step_tokens: int | None = setting(
+    max_steps: int = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
+    max_step_tokens: int = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
     )
-    exploration: float | None = setting(
+    exploration: float = setting(
         default=None,
         unset=0.2,
         help="with --decoding=mcts, how much traces that were seldom extended are preferred",
         at_least=0,
     )
-    max_expansions: int | None = setting(
+    max_expansions: int = setting(
         default=None,
         unset=lambda config: (config.beam_width or 4) * (config.max_steps or 128),
         help="with --decoding=mcts, traces that are extended at most; beam_width x max_steps by default",

@@ -21,7 +21,6 @@ import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
-from cord_jax.engine.teachers import stacks_layers
 from cord_jax.grading import (
     Grader,
     Submission,
@@ -75,9 +74,15 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, prompt, problems)
-    stacked = stacks_layers(models.read_config(config.model), mesh.devices.flat[0].platform)
+    execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
-    model = models.load(config.model, mesh, stacked=stacked, max_length=length)
+    model = models.load(
+        config.model,
+        mesh,
+        stacked=execution.stacked,
+        max_length=length,
+        outputs_first=execution.outputs_first,
+    )
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))

@@ -57,15 +57,6 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(laid_out, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def compiler_options(mesh: Mesh) -> dict[str, int] | None:
-    """How XLA is to compile programs that run networks on a mesh; None for its own way.
-
-    On a GPU it would make one product of several that share an operand, and put their weights together for that: a copy
-    of the weights in every pass. That pays for small weights only.
-    """
-    return {"xla_gpu_dot_merger_threshold_mb": 16} if mesh.devices.flat[0].platform == "gpu" else None
-
-
 def device_name(mesh: Mesh) -> str:
     """The mesh's devices in words, for instance "8 x TPU v5 lite"."""
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
@@ -75,7 +66,7 @@ def split_cpu(text: str) -> None:
     """Makes a CPU as many devices as mesh `text` asks for, before anything touches a device.
 
     XLA runs most of a program of one device on one core, so a search of as many data shards as there are cores is
-    faster. Other platforms stay as they are, and so does a CPU that XLA_FLAGS divides, or of a mesh with a size of -1.
+    faster. Other devices stay as they are, and so does a CPU that XLA_FLAGS divides, or of a mesh with a size of -1.
 
     Raises: `UserError` for text that is no mesh.
     """

@@ -45,7 +45,8 @@ class Setting:
       choices: the allowed texts, with a phrase for each; or the texts alone.
       at_least, above, at_most, below: limits of a number.
       check: called with a value of the right type, raises `UserError` for a bad one (text with a syntax of its own).
-      unset: the value that None stands for, or a function from the configuration to it.
+      unset: the value that None stands for, or a function from the configuration to it. The annotation is that of the
+        value: whoever works with a configuration works with the one that is `resolved`.
       changes_result: whether another value gives other results; a run is continued only under the same ones.
       flag: the flag's name, where it is not the field's.
       escapes: whether backslash and n in a flag's text stand for a new line.
@@ -173,8 +174,7 @@ def _fields(config: Any) -> tuple[dataclasses.Field, ...]:
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """The value in its normal form. Raises: `UserError`."""
     facts, name, allowed = setting_of(field), flag_name(field), kinds(field)
-    optional = allowed != (typing.get_args(field.type) or (field.type,))
-    if value is None and optional:
+    if value is None and (facts.unset is not None or types.NoneType in typing.get_args(field.type)):
         return None
     if Path in allowed:
         if isinstance(value, (str, os.PathLike)):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import models
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
@@ -32,12 +33,15 @@ _REPORT_SECONDS = 10.0
 
 
 def synthesize(
-    config: SynthesisConfig, progress: Callable[[int, int, Trace], None] | None = None
+    config: SynthesisConfig,
+    progress: Callable[[int, int, Trace], None] | None = None,
+    execution_of: Callable[..., models.Execution] = models.execution_of,
 ) -> dict[str, Any]:
     """Searches every problem that the run directory does not hold yet, and returns the run's summary.
 
     Args:
       progress: called with (traces written, problems, newest trace) after each trace.
+      execution_of: says how each network runs, as `models.execution_of`.
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
@@ -61,7 +65,7 @@ def synthesize(
     if leads:
         check_run(config.output_dir, **run_is)
     new_tokens = config.max_thinking_tokens + config.max_answer_tokens
-    teachers = load_teachers(spec, mesh, problems, new_tokens)
+    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of)
     engine = Engine(teachers, problems, search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
         pending, recorded = _agree(problems, None, None)

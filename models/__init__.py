@@ -23,4 +23,6 @@ from models.checkpoint.load_save import save as save
 from models.config import ModelConfig as ModelConfig
 from models.decoder import Decoder as Decoder
 from models.errors import CheckpointError as CheckpointError
+from models.execution import Execution as Execution
+from models.execution import execution_of as execution_of
 from models.families import config_from_hf as config_from_hf

@@ -10,17 +10,21 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.attention.dense import NO_WINDOW, causal_mask, dense_attention
-from models.attention.kv_cache import LayerCache
+from models.attention.kv_cache import Attend, LayerCache
 from models.config import ModelConfig
-from models.cpu.leading import Leading, of_leading
 from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
 from models.parameters import Maker
 from models.rope import rotary_tables, rotate
 
-# (q_bthe, k_btge, v_btge, `LayerCache` or None, window of the layer) -> (out_bthe, what is written now)
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Any, Any], tuple[jax.Array, Any]]
-# The same for one layer, with its cache and window.
+# `Attend` for one layer, with its cache and window.
 LayerAttend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+# Applies a function of arrays [b, t, ...], in which a token depends on the same token only, to such arrays.
+RowWise = Callable[..., Any]
+
+
+def of_all_rows(function: Callable, *arrays_bt: jax.Array) -> Any:
+    """The function of all tokens, the plainest `RowWise`."""
+    return function(*arrays_bt)
 
 
 class Attention(nnx.Module):
@@ -38,15 +42,13 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
         self.k_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
 
-    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, rows: Leading | None):
-        q_bthe, k_btge, v_btge = of_leading(
-            rows, lambda x_btd: (self.q(x_btd), self.k(x_btd), self.v(x_btd)), x_btd
-        )
+    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, per_row: RowWise):
+        q_bthe, k_btge, v_btge = per_row(lambda x_btd: (self.q(x_btd), self.k(x_btd), self.v(x_btd)), x_btd)
         if self.q_norm is not None:
             q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
         q_bthe, k_btge = rotate(q_bthe, *rotary), rotate(k_btge, *rotary)
         out_bthe, written = attend(q_bthe, k_btge, v_btge)
-        return of_leading(rows, self.o, out_bthe), written
+        return per_row(self.o, out_bthe), written
 
 
 class Layer(nnx.Module):
@@ -62,10 +64,10 @@ class Layer(nnx.Module):
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
 
-    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, rows: Leading | None):
-        out_btd, written = self.attention(self.attention_norm(x_btd), rotary, attend, rows)
+    def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, per_row: RowWise):
+        out_btd, written = self.attention(self.attention_norm(x_btd), rotary, attend, per_row)
         x_btd = x_btd + out_btd
-        return x_btd + of_leading(rows, self.mlp, self.mlp_norm(x_btd)), written
+        return x_btd + per_row(self.mlp, self.mlp_norm(x_btd)), written
 
 
 class Decoder(nnx.Module):
@@ -92,6 +94,7 @@ class Decoder(nnx.Module):
         stacked: bool = False,
         mesh: Mesh | None = None,
         weights: str | None = None,
+        outputs_first: bool = False,
     ):
         """Random weights: normal with the config's `initializer_range`, norms 1, biases 0.
 
@@ -103,11 +106,13 @@ class Decoder(nnx.Module):
           mesh: where to place the weights, by the rules of `models.sharding`; None: the default device.
           weights: "int8" keeps the kernels of the layers' projections in int8, with a float32 scale for each
             output; embedding, head, router, norms and biases stay in `dtype`. None: all in `dtype`.
+          outputs_first: kernels of floating-point projections lie as [outputs, inputs] (`parameters.Maker`), which
+            changes no result, but by rounding.
         """
         if weights not in (None, "int8"):
             raise ValueError(f"weights must be None or 'int8', found {weights!r}")
         self.config = config
-        make = Maker(rngs, dtype, config.initializer_range, mesh)
+        make = Maker(rngs, dtype, config.initializer_range, mesh, outputs_first=outputs_first)
         layers = dataclasses.replace(make, int8=weights == "int8")
         self.embed = Embedding(config.vocab_size, config.hidden_size, make)
         sparse = config.experts.layers if config.experts else (False,) * config.num_layers
@@ -179,7 +184,7 @@ class Decoder(nnx.Module):
         read: Any = None,
         written: Any = None,
         remat: bool | Callable = False,
-        rows: Leading | None = None,
+        per_row: RowWise = of_all_rows,
     ) -> tuple[jax.Array, Any]:
         """Runs all layers and the final norm, with the caller's attention and caches.
 
@@ -194,7 +199,7 @@ class Decoder(nnx.Module):
             with leading axis [l] if the layers are stacked, or None.
           remat: recompute each layer in the backward pass instead of keeping what it computed; a policy of
             `jax.checkpoint_policies` says what is kept all the same.
-          rows: which of the tokens [1, t] matter: products of the others may be left out. None: all.
+          per_row: how functions of single tokens, which are all but attention, are applied to x.
 
         Returns:
           x_btd after the final norm, and `written` as it is then.
@@ -203,42 +208,42 @@ class Decoder(nnx.Module):
         windows = self.config.sliding_windows
         if windows is not None:
             windows = tuple(NO_WINDOW if window is None else window for window in windows)
-        if self.is_stacked:
-            x_btd, written = self._scan_layers(x_btd, rotary, attend, read, written, windows, remat, rows)
-        else:
-            x_btd, written = self._unrolled_layers(x_btd, rotary, attend, read, written, windows, remat, rows)
+
+        def run(layer, x_btd, cache, window):
+            return layer(x_btd, rotary, _bound(attend, cache, window), per_row)
+
+        layers = self._scan_layers if self.is_stacked else self._unrolled_layers
+        x_btd, written = layers(run, x_btd, read, written, windows, remat)
         return self.norm(x_btd), written
 
-    def _unrolled_layers(self, x_btd, rotary, attend, read, written, windows, remat, rows):
+    def _unrolled_layers(self, run, x_btd, read, written, windows, remat):
         now_written = []
         for i, layer in enumerate(self.layers):
             graphdef, weights = nnx.split(layer)
 
-            def run(weights, x_btd, cache_l, graphdef=graphdef, i=i):
+            def run_layer(weights, x_btd, cache_l, graphdef=graphdef, i=i):
                 window = None if windows is None else windows[i]
-                bound = _bound(attend, cache_l, window)
-                return nnx.merge(graphdef, weights)(x_btd, rotary, bound, rows)
+                return run(nnx.merge(graphdef, weights), x_btd, cache_l, window)
 
-            run = _rematerialised(run, remat)
+            run_layer = _rematerialised(run_layer, remat)
             mine = [None if entries is None else entries[i] for entries in (read, written)]
-            x_btd, written_l = run(weights, x_btd, _layer_cache(*mine, None))
+            x_btd, written_l = run_layer(weights, x_btd, _layer_cache(*mine, None))
             now_written.append(written_l)
         return x_btd, None if written is None else tuple(now_written)
 
-    def _scan_layers(self, x_btd, rotary, attend, read, written, windows, remat, rows):
+    def _scan_layers(self, run, x_btd, read, written, windows, remat):
         graphdef, weights = nnx.split(self.layers)
         windows = None if windows is None else jnp.asarray(windows, jnp.int32)
 
-        def run(carry, per_layer):
+        def run_layer(carry, per_layer):
             x_btd, written = carry
             weights_l, read_l, window, layer = per_layer
             cache = _layer_cache(read_l, written, layer)
-            bound = _bound(attend, cache, window)
-            return nnx.merge(graphdef, weights_l)(x_btd, rotary, bound, rows), None
+            return run(nnx.merge(graphdef, weights_l), x_btd, cache, window), None
 
         layers = jnp.arange(self.config.num_layers)
-        run = _rematerialised(run, remat)
-        return jax.lax.scan(run, (x_btd, written), (weights, read, windows, layers))[0]
+        run_layer = _rematerialised(run_layer, remat)
+        return jax.lax.scan(run_layer, (x_btd, written), (weights, read, windows, layers))[0]
 
     def unembed(self, x: jax.Array) -> jax.Array:
         """x [..., d] after the final norm -> logits, float32 [..., v].

@@ -15,24 +15,32 @@ from models.parameters import Axes, Maker
 class Linear(nnx.Module):
     """y = x · kernel + bias, over one or several input and output axes.
 
-    kernel: [*inputs, *outputs]; bias: [*outputs], None without `bias`; scale: float32 [*outputs] by which the
-    outputs of an int8 kernel are multiplied, else None. lora_a, lora_b, lora_scale: of `models.lora`, else None.
+    kernel: [*inputs, *outputs], or [*outputs, *inputs] if `outputs_first`; bias: [*outputs], None without `bias`;
+    scale: float32 [*outputs] by which the outputs of an int8 kernel are multiplied, else None. lora_a, lora_b,
+    lora_scale: of `models.lora`, else None.
     """
 
     def __init__(self, inputs: Axes, outputs: Axes, make: Maker, bias: bool = False):
-        self.num_inputs = len(inputs)
+        self.inputs, self.outputs = tuple(inputs.items()), tuple(outputs.items())
         self.kernel, self.scale = make.kernel(inputs, outputs)
+        self.outputs_first = self.kernel.get_metadata("outputs_first")
         self.bias = make.zeros(outputs) if bias else None
         self.lora_a = self.lora_b = self.lora_scale = None
 
     def __call__(self, x: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
         """x [..., *inputs] -> [..., *outputs] in `out_dtype` (default: that of x)."""
-        leading, inputs = x.shape[: x.ndim - self.num_inputs], x.shape[x.ndim - self.num_inputs :]
-        outputs, width = self.kernel.shape[self.num_inputs :], math.prod(inputs)
+        leading, inputs = x.shape[: x.ndim - len(self.inputs)], x.shape[x.ndim - len(self.inputs) :]
+        outputs, width = tuple(size for _, size in self.outputs), math.prod(inputs)
         kernel = self.kernel[...] if self.scale is None else self.kernel[...].astype(x.dtype)
         # A product of two matrices: with more axes, a CPU transposes its operands in the backward pass.
         x_pi = x.reshape(math.prod(leading), width)
-        y_po = lax.dot(x_pi, kernel.reshape(width, -1), preferred_element_type=out_dtype or x.dtype)
+        if self.outputs_first:
+            kernel, contracted = kernel.reshape(-1, width), ((1,), (1,))
+        else:
+            kernel, contracted = kernel.reshape(width, -1), ((1,), (0,))
+        y_po = lax.dot_general(
+            x_pi, kernel, (contracted, ((), ())), preferred_element_type=out_dtype or x.dtype
+        )
         if self.lora_a is not None:
             rank = self.lora_a.shape[-1]
             low_pr = lax.dot(x_pi, self.lora_a[...].reshape(width, rank).astype(x.dtype))
@@ -91,6 +99,7 @@ class ExpertLinear(nnx.Module):
     """One projection of every expert; kernel: [experts, in, out], scale: [experts, out] if it is int8."""
 
     def __init__(self, num_experts: int, inputs: Axes, outputs: Axes, make: Maker):
+        make = dataclasses.replace(make, outputs_first=False)  # as `lax.ragged_dot` takes them
         self.kernel, self.scale = make.stacked("experts", num_experts).kernel(inputs, outputs)
 
     def __call__(self, x_td: jax.Array, tokens_x: jax.Array) -> jax.Array:

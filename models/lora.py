@@ -10,6 +10,7 @@ b: [rank, *outputs]. Those of queries, keys, values, attention output and of den
 router, embedding and head are not.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -29,13 +30,9 @@ def attach(model: Decoder, rank: int, alpha: float) -> Decoder:
     for linear in _adapted(model):
         if linear.scale is not None:
             raise ValueError("adapters need floating-point weights: build the model without weights='int8'")
-        names, shape = linear.kernel.get_metadata("out_sharding"), linear.kernel.shape
-        stack = int(names[0] == "layers")
-        split = stack + linear.num_inputs
-        linear.lora_a = nnx.data(_parameter(names[:split] + ("rank",), shape[:split] + (rank,)))
-        linear.lora_b = nnx.data(
-            _parameter(names[:stack] + ("rank",) + names[split:], shape[:stack] + (rank,) + shape[split:])
-        )
+        stack, of_rank = _stack(linear), (("rank", rank),)
+        linear.lora_a = nnx.data(_parameter((*stack, *linear.inputs, *of_rank)))
+        linear.lora_b = nnx.data(_parameter((*stack, *of_rank, *linear.outputs)))
         linear.lora_scale = alpha / rank
     return model
 
@@ -63,8 +60,8 @@ def initial(adapters: nnx.State, key: jax.Array) -> nnx.State:
 def merge(model: Decoder) -> Decoder:
     """Adds each adapter to its kernel, in float32, and takes it off; returns the decoder."""
     for linear in _adapted(model):
-        stack = int(linear.kernel.get_metadata("out_sharding")[0] == "layers")
-        product = jax.vmap(_product) if stack else _product
+        product = functools.partial(_product, linear)
+        product = jax.vmap(product) if _stack(linear) else product
         kernel, added = linear.kernel[...], product(linear.lora_a[...], linear.lora_b[...])
         linear.kernel[...] = (kernel.astype(jnp.float32) + linear.lora_scale * added).astype(kernel.dtype)
         linear.lora_a = linear.lora_b = nnx.static(None)
@@ -79,9 +76,21 @@ def _adapted(model: Decoder) -> Iterator[Linear]:
             yield from (layer.mlp.gate, layer.mlp.up, layer.mlp.down)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.tensordot(a, b, axes=1)
+def _stack(linear: Linear) -> tuple[tuple[str, int], ...]:
+    """The name and the size of the axis of layers, if there is one."""
+    name, size = linear.kernel.get_metadata("out_sharding")[0], linear.kernel.shape[0]
+    return ((name, size),) if name == "layers" else ()
 
 
-def _parameter(names: tuple[str, ...], shape: tuple[int, ...]) -> nnx.LoRAParam:
+def _product(linear: Linear, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The product of an adapter's two matrices, as the kernel lies."""
+    product = jnp.tensordot(a, b, axes=1)
+    if not linear.outputs_first:
+        return product
+    inputs = range(len(linear.inputs))
+    return jnp.moveaxis(product, inputs, range(-len(inputs), 0))
+
+
+def _parameter(axes: tuple[tuple[str, int], ...]) -> nnx.LoRAParam:
+    names, shape = zip(*axes)
     return nnx.LoRAParam(jax.ShapeDtypeStruct(shape, jnp.float32), out_sharding=names, eager_sharding=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 
 import jax
@@ -13,6 +14,8 @@ from models.sharding import named_sharding
 
 # Axis name -> size, in the order of the axes.
 Axes = Mapping[str, int]
+# Inputs up to which a kernel may lie by outputs: with longer rows a CPU's products of few rows are slower so.
+LONGEST = 2560
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Maker:
       mesh: where to place them; None: the default device.
       stack: leading axes of all parameters, e.g. {"layers": l}.
       int8: whether the kernels of the layers' projections are int8 with a scale for each output.
+      outputs_first: whether kernels of up to `LONGEST` inputs lie as [*outputs, *inputs]; int8 ones never do.
     """
 
     rngs: nnx.Rngs | None
@@ -37,6 +41,7 @@ class Maker:
     mesh: Mesh | None = None
     stack: Axes = dataclasses.field(default_factory=dict)
     int8: bool = False
+    outputs_first: bool = False
 
     def stacked(self, axis: str, size: int) -> "Maker":
         """Makes the parameters of `size` modules at once, with one more leading axis."""
@@ -53,13 +58,17 @@ class Maker:
         return self._make("ones", axes, self.dtype)
 
     def kernel(self, inputs: Axes, outputs: Axes) -> tuple[nnx.Param, nnx.Param | None]:
-        """Kernel [*inputs, *outputs] of a projection, and its scale, float32 [*outputs], if it is int8."""
+        """Kernel [*inputs, *outputs] of a projection, or [*outputs, *inputs] where its metadata `outputs_first` is true;
+        and its scale, float32 [*outputs], if it is int8.
+        """
         axes = {**inputs, **outputs}
         if not self.int8:
+            if self.outputs_first and math.prod(inputs.values()) <= LONGEST:
+                return self._make("normal", {**outputs, **inputs}, self.dtype, outputs_first=True), None
             return self.normal(axes), None
         return self._make("int8", axes, jnp.int8), self._make("int8_scale", outputs, jnp.float32)
 
-    def _make(self, kind: str, axes: Axes, dtype: jnp.dtype) -> nnx.Param:
+    def _make(self, kind: str, axes: Axes, dtype: jnp.dtype, outputs_first: bool = False) -> nnx.Param:
         pairs = [*self.stack.items(), *axes.items()]
         names, shape = tuple(name for name, _ in pairs), tuple(size for _, size in pairs)
         if self.rngs is None:
@@ -68,7 +77,7 @@ class Maker:
             sharding = None if self.mesh is None else named_sharding(names, shape, self.mesh)
             value = _initialiser(kind, shape, jnp.dtype(dtype), sharding)(self.rngs.params(), self.std)
         # The sharding is decided here or by the loader, not by flax when a variable is made.
-        return nnx.Param(value, out_sharding=names, eager_sharding=False)
+        return nnx.Param(value, out_sharding=names, eager_sharding=False, outputs_first=outputs_first)
 
 
 @functools.cache

@@ -57,3 +57,16 @@ def parameter_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
         state,
         is_leaf=lambda node: isinstance(node, nnx.Variable),
     )
+
+
+def heads_or_columns(num_kv_heads: int, columns: int, mesh: Mesh) -> str | None:
+    """The axis of keys and values `[..., g, s, e]` that lies over the mesh's axis `model`.
+
+    "heads", or "columns" where heads do not divide, or None where neither does. Attention over split columns needs sums
+    over `model` of what a query gets from each part: little beside the reading of keys and values that every device
+    would hold whole.
+    """
+    model = mesh.shape.get("model", 1)
+    if num_kv_heads % model == 0:
+        return "heads"
+    return "columns" if columns % model == 0 else None

@@ -15,7 +15,10 @@ os.environ.setdefault(
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-hypothesis.settings.register_profile("project", deadline=None)  # no test depends on how fast it runs
+# No test depends on how fast it runs.
+hypothesis.settings.register_profile(
+    "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("project")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ import models
 from cord_jax.engine.engine import advance_program, exchange_rules
 from cord_jax.engine.plan import ProblemSizes, ReaderParts, SearchSettings, plan_search
 from cord_jax.engine.tables import Tables, make_tables
-from cord_jax.engine.teachers import ReaderKey, distinct_readers, sampling_of, stacks_layers
+from cord_jax.engine.teachers import ReaderKey, distinct_readers, sampling_of
 from cord_jax.pool import PoolSpec
 from cord_jax.search import loop
 from cord_jax.search.exchange import Exchange, ReaderText
@@ -118,7 +118,6 @@ def abstract_search(
 
     Raises: `models.CheckpointError` or `UserError` if a checkpoint's files cannot be read.
     """
-    platform = mesh.devices.flat[0].platform
     used, meta = distinct_readers(spec)
     configs = [models.read_config(key.checkpoint) for key in used]
     if layers is not None:
@@ -126,14 +125,18 @@ def abstract_search(
     parts, constants, names = [], [], []
     replicated = NamedSharding(mesh, PartitionSpec())
     for (key, proposers), config in zip(used.items(), configs):
-        stacked = layers is None and stacks_layers(config, platform)
-        model = models.abstract(config, jnp.dtype(key.dtype or config.dtype), stacked, key.weights)
+        execution = models.execution_of(config, mesh, key.dtype, decodes=True)
+        if layers is not None:
+            execution = dataclasses.replace(execution, stacked=False)
+        dtype, layout = key.dtype or config.dtype, (execution.stacked, key.weights, execution.outputs_first)
+        model = models.abstract(config, jnp.dtype(dtype), *layout)
         tables, fingerprint = _tables(
             key.checkpoint, config.vocab_size, settings.segmentation, settings.max_steps
         )
         names.append(fingerprint or f"unknown: {key.checkpoint}")
         vocabulary = list(dict.fromkeys(names)).index(names[-1])
-        parts.append(ReaderParts(model, vocabulary, proposers, sampling_of(spec, proposers), tables))
+        sampling = sampling_of(spec, proposers)
+        parts.append(ReaderParts(model, execution, vocabulary, proposers, sampling, tables))
         _, weights = nnx.split(model)
         constants.append(
             ReaderConstants(

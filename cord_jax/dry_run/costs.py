@@ -51,24 +51,24 @@ def extend_chunk(search: AbstractSearch, reader: int, reach: int) -> Work:
     """
     plan, state = search.plan, search.state.readers[reader]
     pool, columns = bytes_per_device(state.pool) / _slots(search), state.token_ns.shape[1]
-    seen = columns + plan.readers[reader].chunk + reach
+    chunk = plan.readers[reader].execution.chunk
+    seen = columns + chunk + reach
     cache = pool * seen / columns
-    return _products(search, reader, plan.readers[reader].chunk, 0) + Work(
-        _attention(search, reader, plan.readers[reader].chunk, seen), cache
-    )
+    return _products(search, reader, chunk, 0) + Work(_attention(search, reader, chunk, seen), cache)
 
 
 def chunks_of_scoring(search: AbstractSearch) -> int:
     """Chunks of a problem's scoring in which every candidate is as long as a step may be sampled."""
     plan = search.plan
-    chunk = plan.readers[plan.meta].chunk
+    chunk = plan.readers[plan.meta].execution.chunk
     return -(-plan.score_group * (plan.max_step_tokens + _closing(search)) // chunk)
 
 
 def chunks_of_commit(search: AbstractSearch, reader: int) -> int:
     """Chunks of a problem's commit in which every chosen step is as long as may be sampled, and has a cue."""
     plan = search.plan
-    return -(-plan.places * (plan.max_step_tokens + _cue(search, reader)) // plan.readers[reader].chunk)
+    chunk = plan.readers[reader].execution.chunk
+    return -(-plan.places * (plan.max_step_tokens + _cue(search, reader)) // chunk)
 
 
 def scoring_chunk(search: AbstractSearch) -> Work:

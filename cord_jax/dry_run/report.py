@@ -1,7 +1,6 @@
 """What `launch.compile_tpu` tells: the programs of a search or a student, compiled for a topology."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,7 +22,6 @@ from cord_jax.dry_run.topologies import Chip
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.mesh import parse_mesh
 from cord_jax.pool import PoolSpec
-from cord_jax.search.readers import heads_or_columns
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.metrics import step_flops
 
@@ -99,13 +97,12 @@ def memory_line(name: str, compiled: Compiled, chip: Chip) -> str:
 def _report_held(search: AbstractSearch, say: Say) -> None:
     """What of each reader a chip holds, and what was assumed."""
     say("held on a chip, GiB       weights      pool      ring")
-    readers = zip(search.keys, search.configs, search.plan.readers, search.constants, search.state.readers)
-    for key, config, reader, constants, state in readers:
-        split = heads_or_columns(config.num_kv_heads, math.gcd(*reader.blocks), search.mesh) or "nothing"
+    readers = zip(search.keys, search.plan.readers, search.constants, search.state.readers)
+    for key, reader, constants, state in readers:
         ring = bytes_per_device(state.rows.local) if state.rows is not None else 0
         say(
             f"  {key.checkpoint.name[:22]:22} {bytes_per_device(constants.weights) / GIB:8.2f} "
-            f"{bytes_per_device(state.pool) / GIB:9.2f} {ring / GIB:9.2f}   {split} of the pool over `model`"
+            f"{bytes_per_device(state.pool) / GIB:9.2f} {ring / GIB:9.2f}   {reader.execution.split} of the pool over `model`"
         )
     for key, own in zip(search.keys, search.with_tokenizer):
         if not own:

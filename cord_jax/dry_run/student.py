@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+import models
 from cord_jax.dry_run.abstract import Compiled, compile_program
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.step import Step, TrainState, batch_sharding
-from models.checkpoint.load_save import default_stacked
-from models.config import ModelConfig
 
 
 def row_shards(mesh: Mesh) -> int:
@@ -21,15 +20,14 @@ def row_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
 
 
-def abstract_step(config: ModelConfig, settings: StudentConfig, mesh: Mesh) -> tuple[Step, TrainState, Batch]:
+def abstract_step(
+    config: models.ModelConfig, settings: StudentConfig, mesh: Mesh
+) -> tuple[Step, TrainState, Batch]:
     """The step of a run, its state and its batch, as shapes with shardings."""
-    platform = mesh.devices.flat[0].platform
     if settings.compute_dtype is None:
-        dtype = "float32" if platform == "cpu" else "bfloat16"
+        dtype = models.execution_of(config, mesh).training_dtype
         settings = dataclasses.replace(settings, compute_dtype=dtype)
-    step, state = Step.build(
-        config, settings, mesh, total_steps=1000, stacked=default_stacked(config, platform)
-    )
+    step, state = Step.build(config, settings, mesh, total_steps=1000)
     rows = settings.batch_size // settings.accumulation
     ids = jax.ShapeDtypeStruct(
         (settings.accumulation, rows, settings.max_length), jnp.int32, sharding=batch_sharding(mesh)
@@ -37,7 +35,7 @@ def abstract_step(config: ModelConfig, settings: StudentConfig, mesh: Mesh) -> t
     return step, state, Batch(ids, ids, ids, ids)
 
 
-def compile_student(config: ModelConfig, settings: StudentConfig, mesh: Mesh) -> Compiled:
+def compile_student(config: models.ModelConfig, settings: StudentConfig, mesh: Mesh) -> Compiled:
     """Compiles one optimisation step; nothing is allocated."""
     step, state, batch = abstract_step(config, settings, mesh)
     return compile_program(lambda: step.lower_step(state, batch))

@@ -56,7 +56,7 @@ def working_bytes(search: AbstractSearch) -> float:
         token = bytes_per_device(state.pool) * plan.shards.count / plan.slots / reader.columns
         leaf = jax.tree.leaves(state.pool)[0]
         split = search.mesh.shape["model"] if "model" in leaf.sharding.spec else 1
-        logits = 4 * config.num_heads * plan.readers[reader].chunk * max(reader.blocks) / split
+        logits = 4 * config.num_heads * reader.execution.chunk * max(reader.blocks) / split
         largest = max(largest, width * (token + 2 * config.hidden_size) + 2 * logits)
     return largest
 

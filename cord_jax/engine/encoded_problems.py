@@ -26,9 +26,7 @@ class EncodedProblems:
         Raises: `UserError` if an answer cannot be scored or a chat template fails.
         """
         digests = [problem_digest(problem.id) for problem in problems]
-        prompts = [
-            encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers
-        ]
+        prompts = [encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers]
         self._prompts = EncodedPrompts(prompts, digests)
         meta_prover = teachers.readers[teachers.meta].vocabulary
         self._closings = [

@@ -25,7 +25,6 @@ from cord_jax.engine.plan import SearchSettings, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
 from cord_jax.filters import parse_filters
-from cord_jax.mesh import compiler_options
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
 from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
@@ -245,7 +244,7 @@ class Engine:
             width = packing.round_up(int(longest) * 5 // 4, 16)
             plan = dataclasses.replace(plan, step_width=width, read_width=max(plan.read_width, width))
         readers = tuple(
-            reader.widened(packing.round_up(reader.columns // 3, reader.unit)) if is_short else reader
+            reader.widened(reader.columns // 3) if is_short else reader
             for reader, is_short in zip(plan.readers, short)
         )
         wider = dataclasses.replace(plan, readers=readers)
@@ -301,7 +300,7 @@ def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState)
         functools.partial(_advance_and_peek, plan, exchange),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
-        compiler_options=compiler_options(replicated.mesh),
+        compiler_options=plan.readers[plan.meta].execution.compiler_options,
     )
 
 

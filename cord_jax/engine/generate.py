@@ -22,7 +22,6 @@ from cord_jax.engine.engine import free_rows
 from cord_jax.engine.plan import ReaderParts, plan_sampling
 from cord_jax.engine.tables import make_tables
 from cord_jax.engine.teachers import reader_constants
-from cord_jax.mesh import compiler_options
 from cord_jax.search import loop, readers
 from cord_jax.search.insertion import Insertion, insert_prompts, prompt_task
 from cord_jax.search.jax_tools import axes, pytree
@@ -123,8 +122,9 @@ def generate(
     tables = make_tables(vocabulary, model.config.vocab_size, "line_break", 1)
     sampling = SamplingSettings((settings.temperature,), (settings.top_k,), (settings.top_p,))
     slots = max(1, min(settings.slots // parts.width, len(prompts) * parts.count))
+    execution = models.execution_of(model.config, mesh, model.dtype, decodes=True)
     plan = plan_sampling(
-        ReaderParts(model, 0, (0,), sampling, tables),
+        ReaderParts(model, execution, 0, (0,), sampling, tables),
         parts.width,
         settings.max_tokens,
         slots,
@@ -142,7 +142,7 @@ def generate(
         functools.partial(_write, plan, parts),
         donate_argnums=1,
         out_shardings=(sharding, replicated),
-        compiler_options=compiler_options(mesh),
+        compiler_options=execution.compiler_options,
     )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
     waiting, free = deque(range(len(prompts) * parts.count)), list(range(plan.slots))

@@ -1,7 +1,7 @@
 """Loading a pool: checkpoints, vocabularies and readers, each once however many proposers share it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.engine.plan import ReaderParts, leaves_out_rows
+from cord_jax.engine.plan import ReaderParts
 from cord_jax.engine.tables import Tables, make_tables
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
@@ -20,8 +20,6 @@ from cord_jax.search.sampling import SamplingSettings
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
-from models.checkpoint.load_save import default_stacked
-from models.cpu import few_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Reader:
       checkpoint: its directory.
       prompt: how its chat template is filled in.
       model: the network; readers of one checkpoint share it.
+      execution: how it runs.
       vocabulary: its tokenizer.
       vocabulary_index: index among the distinct vocabularies of the pool.
       proposers: indices of the proposers that write through it.
@@ -40,6 +39,7 @@ class Reader:
     checkpoint: Path
     prompt: PromptSettings
     model: models.Decoder
+    execution: models.Execution
     vocabulary: Vocabulary
     vocabulary_index: int
     proposers: tuple[int, ...]
@@ -88,46 +88,51 @@ def distinct_readers(spec: PoolSpec) -> tuple[dict[ReaderKey, tuple[int, ...]], 
     return used, list(used).index(meta)
 
 
-def stacks_layers(config: models.ModelConfig, platform: str) -> bool:
-    """Whether the layers of a network that writes are one stack on a platform.
-
-    Not on a GPU: a loop over them copies every layer's weights, keys and values for every token.
-    """
-    return platform != "gpu" and default_stacked(config, platform)
-
-
 def load_teachers(
-    spec: PoolSpec, mesh: Mesh, problems: Sequence[Problem] = (), new_tokens: int = 0
+    spec: PoolSpec,
+    mesh: Mesh,
+    problems: Sequence[Problem] = (),
+    new_tokens: int = 0,
+    execution_of: Callable[..., models.Execution] = models.execution_of,
 ) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
 
     Args:
       problems, new_tokens: what is read and, at most, written in this run: dynamic and longrope frequencies are those
         of the longest sequence.
+      execution_of: says how each network runs, as `models.execution_of`.
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
     used, meta = distinct_readers(spec)
     vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(key.checkpoint for key in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
-    model_of: dict[Path, models.Decoder] = {}
+    model_of: dict[Path, tuple[models.Decoder, models.Execution]] = {}
     for key in used:
         path = key.checkpoint
         if path in model_of:
             continue
-        length = None
-        if new_tokens and models.read_config(path).rope.depends_on_length:
+        length, config = None, models.read_config(path)
+        if new_tokens and config.rope.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
-        stacked = stacks_layers(models.read_config(path), mesh.devices.flat[0].platform)
-        model_of[path] = models.load(path, mesh, key.dtype, stacked, length, key.weights)
-        if leaves_out_rows(model_of[path].config.hidden_size, mesh):
-            few_rows.arrange(model_of[path])
+        execution = execution_of(config, mesh, key.dtype, decodes=True)
+        model = models.load(
+            path,
+            mesh,
+            key.dtype,
+            execution.stacked,
+            max_length=length,
+            weights=key.weights,
+            outputs_first=execution.outputs_first,
+        )
+        model_of[path] = model, execution
     readers = [
         Reader(
             checkpoint=key.checkpoint,
             prompt=key.prompt,
-            model=model_of[key.checkpoint],
+            model=model_of[key.checkpoint][0],
+            execution=model_of[key.checkpoint][1],
             vocabulary=vocabulary_of[key.checkpoint],
             vocabulary_index=fingerprints.index(vocabulary_of[key.checkpoint].fingerprint),
             proposers=proposers,
@@ -146,7 +151,11 @@ def reader_parts(
     for reader in teachers.readers:
         tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
         sampling = sampling_of(teachers.spec, reader.proposers)
-        parts.append(ReaderParts(reader.model, reader.vocabulary_index, reader.proposers, sampling, tables))
+        parts.append(
+            ReaderParts(
+                reader.model, reader.execution, reader.vocabulary_index, reader.proposers, sampling, tables
+            )
+        )
         constants.append(reader_constants(reader.model, tables, mesh))
     return parts, tuple(constants)
 

@@ -24,7 +24,9 @@ class AutoGrader(TextGrader):
     """
 
     def __init__(self, *, workers: int | None = None, deadline_seconds: float = 10.0):
-        """Args:
+        """Starts no worker yet.
+
+        Args:
           workers: number of processes; None means up to four, as there are cores.
           deadline_seconds: for one pair, all its forms together; a later one counts as wrong.
 

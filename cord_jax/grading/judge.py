@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from cord_jax.errors import UserError
 from cord_jax.grading.grader import Grader, Submission
-from cord_jax.mesh import compiler_options
 from cord_jax.text.prompts import THINK_END, THINK_START, render_messages
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -50,7 +49,8 @@ class Judge(Grader):
         Raises: `UserError` or `models.CheckpointError` if it cannot judge or cannot be loaded.
         """
         self.vocabulary, yes, no = read_judge(checkpoint)
-        model = models.load(checkpoint, mesh)
+        execution = models.execution_of(models.read_config(checkpoint), mesh)
+        model = models.load(checkpoint, mesh, stacked=execution.stacked)
         self.vocabulary.defined(model.config.vocab_size)
         graphdef, self._weights = nnx.split(model)
         self._rows = mesh.shape["data"]
@@ -58,7 +58,7 @@ class Judge(Grader):
         self._margins = jax.jit(
             partial(_margins, graphdef, yes, no),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
-            compiler_options=compiler_options(mesh),
+            compiler_options=execution.compiler_options,
         )
 
     def grade_responses(self, submissions: Sequence[Submission]) -> list[bool]:

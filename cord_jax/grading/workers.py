@@ -22,9 +22,11 @@ class Workers:
     """Processes that run `cord_jax.grading.mathematics`, started when there is something to compare."""
 
     def __init__(self, most: int | None, deadline_seconds: float):
-        """Args:
-        most: number of processes; None means up to four, as there are cores.
-        deadline_seconds: for one pair.
+        """Starts no worker yet.
+
+        Args:
+          most: number of processes; None means up to four, as there are cores.
+          deadline_seconds: for one pair.
         """
         self._most = most or min(4, os.cpu_count() or 1)
         self._deadline_seconds = deadline_seconds

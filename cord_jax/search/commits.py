@@ -21,7 +21,9 @@ from cord_jax.search.shards import Shards
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.tree import NONE, ROOT
 from models.attention import kv_cache
-from models.attention.prefix_tree import Packed, extend
+from models.attention.kv_cache import Moves, Scratch
+from models.attention.prefix_tree import Packed
+from models.prefill import prefill
 
 
 @pytree
@@ -64,12 +66,12 @@ class Passage:
 
     Attributes:
       packed: its tokens, those of the rows of a shard.
-      cache: their keys and values.
+      scratch: their keys and values.
       start_rx: int32, the place of each fork's first token.
     """
 
     packed: Packed
-    cache: object
+    scratch: Scratch
     start_rx: jax.Array
 
 
@@ -134,7 +136,7 @@ def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, branches: Branch
     """
     cursor_r = batch.take(state.cursor_n)
     live_r = _living(state, batch, branches).sum(-1)
-    end_k = jnp.array([0, *plan.region_ends])
+    end_k = jnp.array([0, *plan.execution.tree.regions(plan.blocks)])
 
     def regions(columns_r):
         return (columns_r[:, None] > end_k).sum(-1)
@@ -144,7 +146,7 @@ def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, branches: Branch
 
 @jax.named_scope("compact")
 def compact(
-    stacked: bool, state: ReaderState, shards: Shards, batch: SubBatch, branches: Branches
+    plan: ReaderPlan, state: ReaderState, shards: Shards, batch: SubBatch, branches: Branches
 ) -> ReaderState:
     """Squeezes columns that nobody needs any more out of the KV caches of the rows that count."""
 
@@ -157,6 +159,7 @@ def compact(
             return batch.put(x_ns, jnp.take_along_axis(x_rs, order_rs, axis=1))
 
         def permuted_row(row, pool):
+            stacked = plan.execution.stacked
             permute = functools.partial(_permuted, stacked, batch.slot_r[row], order_rs[row])
             return when(shards.agreed(batch.valid_r[row]), permute, pool)
 
@@ -212,25 +215,22 @@ def take_over(
       The state, whose paths are those of the branches, and the columns of the cues, bool [r, b, s].
     """
     places = branches.node_rb.shape[1]
-    chunk = plan.chunk
+    chunk = plan.execution.chunk
     width, text_width = packing.round_up(width, chunk), passage.packed.token_w.shape[0]
     length_rx = jnp.where(batch.valid_r[:, None], segments.length_rx, 0)
     segment_rw, offset_rw = packing.places(length_rx, width)
     source_rw = jnp.clip(packing.pick(segments.start_rx, segment_rw) + offset_rw, 0, text_width - 1)
     cursor_r = batch.take(state.cursor_n)
-    pool = kv_cache.commit(
-        plan.stacked,
-        state.pool,
-        passage.cache,
-        batch.slot_r,
-        source_rw,
-        cursor_r,
-        length_rx.sum(1),
-        chunk=chunk,
+    moves = Moves(
+        slot_r=batch.slot_r,
+        source_rw=source_rw,
+        length_r=length_rx.sum(1),
+        cursor_r=cursor_r,
         chunks_r=shards.agreed((length_rx.sum(1) + chunk - 1) // chunk),
-        write=shards.write_split_columns if plan.split_columns else slots.write_columns,
-        columns_first=plan.attention == "flash",
     )
+    split = plan.execution.split == "columns"
+    write = shards.write_split_columns if split else slots.write_columns
+    pool = kv_cache.commit(plan.execution.stacked, state.pool, passage.scratch, moves, chunk, write)
     offset_rs = jnp.arange(state.token_ns.shape[1]) - cursor_r[:, None]
     written_rs = (offset_rs >= 0) & (offset_rs < length_rx.sum(1, keepdims=True))
     place_rs = jnp.clip(offset_rs, 0, width - 1)
@@ -313,27 +313,16 @@ def append(
         form_rxa=jnp.ones((rows, places, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, places, cue_width)),
     )
-    packed, start_rb = packing.pack(forks, shards, plan.chunk, plan.together)
-    cache, _ = extend(
-        readers.decoder(plan, constants),
-        state.pool,
-        batch.slot_r,
-        path_rbs,
-        batch.take(state.depth_ns),
-        packed,
-        chunk=plan.chunk,
-        reach=forks.reach,
-        attention=plan.attention,
-        together=plan.together,
-        leaves_out=plan.leaves_out,
-    )
+    packed, start_rb = packing.pack(forks, shards, plan.execution)
+    model, tree = readers.decoder(plan, constants), state.tree(batch, path_rbs)
+    scratch, _ = prefill(model, tree, packed, plan.execution)
     cue_stays_rb = jnp.broadcast_to(chosen.permanent_r[:, None], cue_length_rb.shape)
     segments = Segments(
         jnp.concatenate([start_rb, start_rb + forks.length_rx], axis=1),
         jnp.concatenate([forks.length_rx, cue_length_rb], axis=1),
         jnp.concatenate([jnp.ones_like(cue_stays_rb), cue_stays_rb], axis=1),
     )
-    passage = Passage(packed, cache, start_rb)
+    passage = Passage(packed, scratch, start_rb)
     state, cue_rbs = take_over(plan, state, shards, batch, branches, passage, segments, places * forks.reach)
     cue_rbs = jnp.where(chosen.shared_r[:, None, None], cue_rbs[:, :1], cue_rbs)
     full_rbs = batch.take(state.path_nbs) | cue_rbs

@@ -1,4 +1,4 @@
-"""Forks of prefix trees, packed for `models.prefix_tree.extend`: each is a text and what follows it.
+"""Forks of prefix trees, packed for `models.prefill`: each is a text and what follows it.
 
 To score, a candidate's step is followed by the closings with the answer; to commit, a chosen step is followed by the
 heading of the next. Either way every row of a sub-batch has a few forks, and all rows of a shard lie one behind another
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.shards import Shards
 from models.attention.prefix_tree import Packed
+from models.execution import Execution
 
 
 @pytree
@@ -41,13 +42,14 @@ class Forks:
         return self.token_rxt.shape[2] + self.tail_rxa.shape[2]
 
 
-def pack(forks: Forks, shards: Shards, chunk: int, together: int) -> tuple[Packed, jax.Array]:
-    """Packs the rows of a shard into one text, of a multiple of `together` chunks; a row takes whole chunks.
+def pack(forks: Forks, shards: Shards, execution: Execution) -> tuple[Packed, jax.Array]:
+    """Packs the rows of a shard into one text for a network that runs so; a row takes whole chunks.
 
     Returns:
       The packed text, and the place of each fork's first token in it, int32 [r, x].
     """
     rows, num_forks, _ = forks.token_rxt.shape
+    chunk, together = execution.chunk, execution.together
     width = round_up(rows * round_up(num_forks * forks.reach, chunk), together * chunk)
     length_rx = forks.length_rx + forks.tail_length_rx
     chunks_r = (length_rx.sum(1) + chunk - 1) // chunk
@@ -76,6 +78,7 @@ def pack(forks: Forks, shards: Shards, chunk: int, together: int) -> tuple[Packe
         form_w=jnp.where(in_text_w, 0, tail(forks.form_rxa)),
         row_k=fork_w[::chunk] // num_forks,
         chunks=shards.agreed(chunks_r.sum()),
+        reach=forks.reach,
     )
     return packed, start_rx
 

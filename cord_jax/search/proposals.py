@@ -16,8 +16,7 @@ from cord_jax.search import readers
 from cord_jax.search.readers import ReaderConstants, ReaderPlan, ReaderState, Rows
 from cord_jax.search.sampling import sample
 from cord_jax.search.shards import Shards
-from models.attention.prefix_tree import decode_attention, view_of
-from models.cpu.leading import Leading, of_leading
+from models.attention.prefix_tree import NewTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,8 @@ def propose(
     branch_nq = jnp.broadcast_to(branch_q, (num_slots, num_rows))
     slot_n = jnp.arange(num_slots, dtype=jnp.int32)
     busy_nq = state.rows.running_nq
-    view = view_of(plan.attention, plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
+    attention = plan.execution.tree
+    view = attention.view(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
@@ -78,14 +78,14 @@ def propose(
         running = rows.running_nq
         age_nqt = (column_t - rows.start_nq[..., None]) % ring
         position_nq = rows.position_nq + rows.count_nq
-        attend = decode_attention(
-            view,
-            column,
-            position_nq,
-            age_nqt <= rows.count_nq[..., None],
-            rows.position_nq[..., None] + age_nqt,
-            running,
+        new = NewTokens(
+            column=column,
+            position_nq=position_nq,
+            written_nqt=age_nqt <= rows.count_nq[..., None],
+            depth_nqt=rows.position_nq[..., None] + age_nqt,
+            running_nq=running,
         )
+        attend = attention.decode(view, new)
         token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
@@ -120,9 +120,10 @@ def _next_tokens(
 ) -> tuple[jax.Array, object]:
     """The token that each row writes, int32 [n, q], and the rings with what was fed before it."""
     running = rows.running_nq
-    line, leading = Line(None, None, running.shape), None
-    if plan.leaves_out:
-        line, leading = Line.of_running_first(running), Leading(running.sum())
+    line = Line(None, None, running.shape)
+    if plan.execution.skips_rows:
+        line = Line.of_running_first(running)
+    per_row = plan.execution.per_row(running.sum())
 
     def attend_in_line(query_1xhe, key_1xge, value_1xge, cache, window):
         out_nqhe, rings = attend(*map(line.back, (query_1xhe, key_1xge, value_1xge)), cache, window)
@@ -130,12 +131,12 @@ def _next_tokens(
 
     x_1xd = model.embed_tokens(line.up(rows.feed_nq))
     x_1xd, local = model.run_layers(
-        x_1xd, line.up(position_nq), attend_in_line, pool, rows.local, rows=leading
+        x_1xd, line.up(position_nq), attend_in_line, pool, rows.local, per_row=per_row
     )
 
     def draw(x_1xd, *of_row_1x):
         logits_xv = jnp.where(constants.defined_v, model.unembed(x_1xd[0]), -jnp.inf)
-        return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling)[None]
+        return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling, plan.execution.argmax)[None]
 
     proposer_q = np.arange(running.shape[1], dtype=np.int32) % len(plan.proposers)
     of_row_nq = (
@@ -143,7 +144,7 @@ def _next_tokens(
         rows.drawn_nq + rows.count_nq,
         jnp.broadcast_to(proposer_q, running.shape),
     )
-    return line.back(of_leading(leading, draw, x_1xd, *map(line.up, of_row_nq))), local
+    return line.back(per_row(draw, x_1xd, *map(line.up, of_row_nq))), local
 
 
 def sampled_tokens(rows: Rows):

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.sampling import SamplingSettings
-from models.attention import kv_cache, tree_pieces
+from models.attention import kv_cache
+from models.attention.prefix_tree import PrefixTree
+from models.execution import Execution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,30 +26,21 @@ class ReaderPlan:
 
     Attributes:
       graphdef: the decoder's structure; `nnx.merge(graphdef, weights)` gives the decoder.
-      stacked: whether its layers are one stack.
+      execution: how it runs.
       vocabulary: index of its vocabulary among the distinct ones of the run.
       proposers: indices of the proposers that write through it, ascending; empty for a mere meta-prover.
       sampling: their settings.
       blocks: columns of each block of its pool, prompts and dead branches included.
-      split_columns: whether its blocks' columns, and not its heads, lie over the mesh's `model` axis.
-      attention: how it reads its pool, one of `prefix_tree.ATTENTION`.
-      leaves_out: whether products with weights leave out rows that stand still, and padding (`models.leading`).
       start: state of the boundary automaton at the start of a step's sampled text.
       free: an automaton state that no token leaves, for text that ends by EOS only.
     """
 
     graphdef: Any
-    stacked: bool
+    execution: Execution
     vocabulary: int
     proposers: tuple[int, ...]
     sampling: SamplingSettings
     blocks: tuple[int, ...]
-    split_columns: bool
-    attention: str
-    leaves_out: bool
-    chunk: int
-    together: int
-    unit: int
     start: int
     free: int
 
@@ -58,19 +50,10 @@ class ReaderPlan:
         return sum(self.blocks)
 
     def widened(self, columns: int) -> "ReaderPlan":
-        """The plan with so many columns more. Where all blocks are read by pieces, a further block would gain nothing,
-        and a loop over none of its pieces takes a while, too.
-        """
-        last = self.blocks[-1]
-        more = (last + columns,) if self.attention == "pieces" else (last, columns)
-        return dataclasses.replace(self, blocks=(*self.blocks[:-1], *more))
-
-    @property
-    def region_ends(self) -> list[int]:
-        """Where regions end that are read or left out, and so are worth being freed: blocks or pieces."""
-        region = tree_pieces.PIECE if self.attention == "pieces" else self.columns
-        ends = {end for _, end in kv_cache.spans(self.blocks)}
-        return sorted(ends | set(range(region, self.columns, region)))
+        """The plan of a pool with so many columns more, at least."""
+        unit = self.execution.pool.unit
+        more = -(-columns // unit) * unit
+        return dataclasses.replace(self, blocks=self.execution.tree.widened(self.blocks, more))
 
 
 @pytree
@@ -173,18 +156,9 @@ class ReaderState:
     tick_y: jax.Array = axes("shard")
     rows: Rows | None
 
-
-def heads_or_columns(num_kv_heads: int, columns: int, mesh: Mesh) -> str | None:
-    """What of the keys and values `[..., g, s, e]` of a block lies over the mesh's `model` axis.
-
-    "heads", or "columns" where heads do not divide, or None where neither does. Attention over split columns
-    needs sums over `model` of what a query gets from each part: little beside the reading of a pool that
-    every device would hold whole.
-    """
-    model = mesh.shape["model"]
-    if num_kv_heads % model == 0:
-        return "heads"
-    return "columns" if columns % model == 0 else None
+    def tree(self, batch, path_rbs) -> PrefixTree:
+        """The prefix trees of a sub-batch (`slots.SubBatch`), with these paths."""
+        return PrefixTree(self.pool, batch.slot_r, path_rbs, batch.take(self.depth_ns))
 
 
 def decoder(plan: ReaderPlan, constants: ReaderConstants):

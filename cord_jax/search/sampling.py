@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -75,16 +76,7 @@ def keep_top_p(logits_xv, top_p_x):
     return jnp.where(kept_xv, logits_xv, EXCLUDED)
 
 
-def most(x_xv):
-    """The index of the greatest, the lowest on ties, int32 [x]."""
-    return lax.platform_dependent(
-        x_xv,
-        cpu=lambda x_xv: lax.top_k(x_xv, 1)[1][:, 0],  # faster there than `argmax`
-        default=lambda x_xv: jnp.argmax(x_xv, axis=-1).astype(jnp.int32),
-    )
-
-
-def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings):
+def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings, argmax: Callable):
     """Draws a token for each row x.
 
     Args:
@@ -92,12 +84,13 @@ def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings
       key_x2: raw row keys, uint32.
       position_x: index of the draw among the row's draws.
       proposer_x: whose row it is, an index into the settings.
+      argmax: as in `models.Execution`.
 
     Returns:
       int32 [x] token ids.
     """
     if not any(settings.temperature):
-        return most(logits_xv)
+        return argmax(logits_xv)
     temperature_x, top_p_x = (
         jnp.asarray(values, jnp.float32)[proposer_x] for values in (settings.temperature, settings.top_p)
     )
@@ -114,4 +107,4 @@ def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings
     drawn_xv = jax.vmap(draw)(drawn_xv, key_x2, position_x)
     if not all(settings.temperature):
         drawn_xv = jnp.where((temperature_x > 0)[:, None], drawn_xv, logits_xv)
-    return most(drawn_xv)
+    return argmax(drawn_xv)

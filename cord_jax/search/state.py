@@ -14,10 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cord_jax.search.closings import Closings
 from cord_jax.search.decodings import Decoding
 from cord_jax.search.jax_tools import axes, axis_of, data_specs, pytree
-from cord_jax.search.readers import ReaderPlan, ReaderState, heads_or_columns
+from cord_jax.search.readers import ReaderPlan, ReaderState
 from cord_jax.search.shards import Shards
 from cord_jax.search.tree import NONE, Frontier, Tree
 from models.attention import kv_cache
+from models.sharding import heads_or_columns
 
 FREE, READING, SEARCHING, RECALLING, ANSWERING, DONE = range(6)
 
@@ -211,7 +212,9 @@ def with_columns(plan: SlotPlan, wider: SlotPlan, state: SearchState) -> SearchS
                     padding[axis] = (0, columns)
                     empty = NONE if field.name == "node_ns" else 0
                     noted[field.name] = jnp.pad(x, padding, constant_values=empty)
-            s = dataclasses.replace(s, pool=kv_cache.widened(old.stacked, s.pool, new.blocks), **noted)
+            s = dataclasses.replace(
+                s, pool=kv_cache.widened(old.execution.stacked, s.pool, new.blocks), **noted
+            )
         readers.append(s)
     return dataclasses.replace(
         state,

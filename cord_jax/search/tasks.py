@@ -103,7 +103,7 @@ def perform(
         new_readers = []
         for index, (k, s, c, (compacts_r, _)) in enumerate(zip(constants, state.readers, task.chosen, rooms)):
             reader = plan.readers[index]
-            s = commits.compact(reader.stacked, s, shards, batch.among(compacts_r), task.branches)
+            s = commits.compact(reader, s, shards, batch.among(compacts_r), task.branches)
             if scored is not None and index == scored[0]:
                 s, c = commits.take_scored(reader, s, shards, batch, c, task.branches, scored[1])
             s, full_rbs = commits.append(reader, k, s, shards, batch, c, task.branches)

@@ -23,8 +23,7 @@ import models
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
 from models import lora
-from models.attention.packed import Attention, choose_attention
-from models.checkpoint.load_save import default_stacked
+from models.attention.packed import PackedAttention
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.sharding import parameter_shardings
@@ -186,7 +185,7 @@ class Step:
     params: nnx.State
     config: StudentConfig
     total_steps: int
-    attention: Attention
+    attention: PackedAttention
     mesh: Mesh
     shardings: TrainState
 
@@ -197,15 +196,12 @@ class Step:
         config: StudentConfig,
         mesh: Mesh,
         total_steps: int,
-        stacked: bool | None = None,
     ) -> tuple["Step", TrainState]:
         """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is
         read.
-
-        `stacked`: whether the layers are one stacked layer; None: as `models.load` decides.
         """
-        stacked = default_stacked(model_config) if stacked is None else stacked
-        model = models.abstract(model_config.for_length(config.max_length), stacked=stacked)
+        execution = models.execution_of(model_config, mesh)
+        model = models.abstract(model_config.for_length(config.max_length), stacked=execution.stacked)
         if config.lora_rank:
             model = lora.attach(model, config.lora_rank, config.lora_alpha)
         graphdef, params, frozen = nnx.split(model, nnx.LoRAParam if config.lora_rank else nnx.Param, ...)
@@ -213,8 +209,7 @@ class Step:
         shardings = state_shardings(
             parameter_shardings(params, mesh), parameter_shardings(frozen, mesh), shapes, mesh, config
         )
-        attention = choose_attention(model_config, mesh)
-        step = cls(graphdef, params, config, total_steps, attention, mesh, shardings)
+        step = cls(graphdef, params, config, total_steps, execution.packed, mesh, shardings)
         return step, jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
         )

@@ -113,8 +113,8 @@ def _resolve(config: StudentConfig, mesh: Mesh) -> StudentConfig:
             f"{parts} devices of --mesh={config.mesh}; give a multiple of {parts * config.accumulation}"
         )
     if config.compute_dtype is None:
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        config = dataclasses.replace(config, compute_dtype="float32" if on_cpu else "bfloat16")
+        dtype = models.execution_of(models.read_config(config.student), mesh).training_dtype
+        config = dataclasses.replace(config, compute_dtype=dtype)
     return config
 
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.attention.dense import NO_WINDOW
-
-_LOWEST = -1e30
+from models.attention.online_softmax import MASKED
 
 
 def blockwise_attention(
@@ -72,7 +71,7 @@ def _forward(block, q_bgmte, k_bgte, v_bgte, positions_bt, segments_bt, window):
 
         empty = (
             jnp.zeros((b, g, m, block, e), jnp.float32),
-            jnp.full((b, g, m, block), _LOWEST, jnp.float32),
+            jnp.full((b, g, m, block), MASKED, jnp.float32),
             jnp.zeros((b, g, m, block), jnp.float32),
         )
         out_bgmce, top_bgmc, sum_bgmc = jax.lax.fori_loop(first[i], i + 1, key_block, empty)
@@ -142,7 +141,7 @@ def _scores(block, i, j, q_bgmce, k_bgte, positions_bt, segments_bt, window):
         _cut(positions_bt, i, block, 1)[:, :, None] - _cut(positions_bt, j, block, 1)[:, None, :] < window
     )
     same_bcs = _cut(segments_bt, i, block, 1)[:, :, None] == _cut(segments_bt, j, block, 1)[:, None, :]
-    return jnp.where((causal_cs & near_bcs & same_bcs)[:, None, None], scores_bgmcs, _LOWEST)
+    return jnp.where((causal_cs & near_bcs & same_bcs)[:, None, None], scores_bgmcs, MASKED)
 
 
 def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -3,13 +3,13 @@
 A *cache* is a tuple with one entry a layer when the decoder keeps a list of layers, and one entry whose arrays have a
 leading `[l]` axis when it keeps a stack of them. An entry is a `KeyValue`: keys, already rotated, `[n, g, e, s]`, and
 values `[n, g, s, e]`, the way in which the two products of attention take them; on a CPU keys the other way round cost
-five times as much. Ring buffers, into which a single column is written at a time, have keys `[..., g, s, e]` too.
+five times as much. Ring buffers, into which a single column is written at a time, have keys `[..., g, t, e]`.
 
 A *pool* is a cache whose columns are cut into blocks: the entry of a layer is a tuple of `KeyValue`s, one a block.
 Blocks are arrays of their own, so that what reads a pool can leave out those of which it sees nothing, at no cost, and
 so that a pool can grow by a block without being copied. Columns are counted through all blocks.
 
-Shape letters: as in `models.prefix_tree`.
+Shape letters: as in `models`.
 """
 
 import functools
@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from models.pytree import pytree
 
 try:
     from jax.experimental.layout import Layout, with_layout_constraint
@@ -39,7 +41,7 @@ RING_COLUMNS = KeyValue(-2, -2)
 
 
 class LayerCache(NamedTuple):
-    """What a layer reads, and what it writes too.
+    """The entries of caches that a layer reads, and that it writes too.
 
     Attributes:
       read: its entry of a cache or pool.
@@ -50,6 +52,10 @@ class LayerCache(NamedTuple):
     read: Any
     written: Any
     layer: jax.Array | None
+
+
+# (q_bthe, k_btge, v_btge, `LayerCache` or None, window of the layer) -> (out_bthe, `LayerCache.written` as it is then)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, LayerCache | None, Any], tuple[jax.Array, Any]]
 
 
 def as_stored(x):
@@ -79,6 +85,22 @@ def read_part(x, start, size: int, axis: int, layer=None):
         return lax.dynamic_slice(x, place, sizes)
     place[0], sizes[0] = layer, 1
     return lax.dynamic_slice(x, place, sizes)[0]
+
+
+def layer_part(entry: KeyValue, start, size: int | None, axes: KeyValue, layer=None) -> KeyValue:
+    """Some columns of keys and values, all if `size` is None; where they are a stack of layers, of one of them."""
+    return jax.tree.map(
+        lambda x, axis: read_part(x, start, x.shape[axis] if size is None else size, axis, layer), entry, axes
+    )
+
+
+def write_tokens(cache: LayerCache, start, key_1pge, value_1pge, axes: KeyValue) -> KeyValue:
+    """The entry of a `Scratch` with new keys and values from the column `start` on."""
+    turned = (0, 2, 1, 3) if axes == RING_COLUMNS else (0, 2, 3, 1)
+    new = KeyValue(key_1pge.transpose(turned), value_1pge.swapaxes(1, 2))
+    return jax.tree.map(
+        lambda x, new, axis: write_part(x, new, start, axis, cache.layer), cache.written, new, axes
+    )
 
 
 def empty_cache(config, stacked: bool, leading: int, columns: int, dtype):
@@ -143,50 +165,80 @@ def spans(blocks: Sequence[int]) -> list[tuple[int, int]]:
     return [(end - columns, end) for end, columns in zip(ends, blocks)]
 
 
-def commit(
-    stacked: bool,
-    pool,
-    scratch,
-    slot_r,
-    source_rw,
-    cursor_r,
-    length_r,
-    *,
-    chunk: int,
-    chunks_r,
-    write: Callable,
-    columns_first: bool = False,
-):
-    """Moves columns of a scratch cache into a pool, from each row's cursor on, a chunk at a time.
+@pytree(static=["axes"])
+class Scratch:
+    """Keys and values of a packed text, until its tokens are committed to a pool or forgotten.
+
+    Attributes:
+      layers: a cache of one row of w columns; its keys are those of rings if `axes` says so.
+      axes: the axes of columns, `COLUMNS` or `RING_COLUMNS`.
+    """
+
+    layers: Any
+    axes: KeyValue
+
+    @classmethod
+    def empty(cls, config, stacked: bool, columns: int, dtype, axes: KeyValue) -> "Scratch":
+        """A scratch cache of zeros."""
+        if axes == RING_COLUMNS:
+            return cls(empty_rings(config, stacked, (1,), columns, dtype), axes)
+        return cls(empty_cache(config, stacked, 1, columns, dtype), axes)
+
+    def replaced(self, layers) -> "Scratch":
+        """The same with other keys and values."""
+        return Scratch(layers, self.axes)
+
+    def columns(self, layer, source_c):
+        """Some columns of a layer, or of a stack of them, with keys and values as in a cache."""
+        taken = jax.tree.map(lambda x, axis: jnp.take(x, source_c, axis=axis), layer, self.axes)
+        if self.axes == RING_COLUMNS:
+            taken = taken._replace(key=taken.key.swapaxes(-1, -2))
+        return jax.tree.map(as_stored, taken)
+
+
+@pytree
+class Moves:
+    """Columns of a scratch cache that go into a pool; all int32.
+
+    Attributes:
+      slot_r: where each row's columns go.
+      source_rw: the columns, in their new order; the first `length_r` of them count.
+      length_r: how many there are.
+      cursor_r: the column of the pool that the first one becomes.
+      chunks_r: how many chunks of a row are moved, at least as many as it needs.
+    """
+
+    slot_r: jax.Array
+    source_rw: jax.Array
+    length_r: jax.Array
+    cursor_r: jax.Array
+    chunks_r: jax.Array
+
+
+def commit(stacked: bool, pool, scratch: Scratch, moves: Moves, chunk: int, write: Callable):
+    """Moves columns of a scratch cache into a pool, a chunk at a time.
 
     Args:
-      scratch: a cache of one row.
-      slot_r: where each row's columns go.
-      source_rw: the columns to be moved, in their new order; the first `length_r` of them count.
-      chunks_r: how many chunks of a row are moved, at least as many as it needs.
+      stacked: whether the layers of the pool are one stack.
+      chunk: columns that are moved at a time.
       write: `write(x, slot, start, count, new, axis) -> x` writes the first `count` columns of `new`, which has one slot,
         from the column `start` of a block's keys or values on, as far as they lie in the block; of all layers of a stack
         at once.
-      columns_first: the scratch's keys are those of ring buffers.
     """
 
     def move_row(row, pool):
         def move_chunk(index, pool):
             offset = index * chunk
-            count = jnp.clip(length_r[row] - offset, 0, chunk)
-            source_c = lax.dynamic_slice(source_rw, (row, offset), (1, chunk))[0]
+            count = jnp.clip(moves.length_r[row] - offset, 0, chunk)
+            source_c = lax.dynamic_slice(moves.source_rw, (row, offset), (1, chunk))[0]
 
-            def move(blocks, scratch_layer):
-                axes = RING_COLUMNS if columns_first else COLUMNS
-                taken = jax.tree.map(lambda x, axis: jnp.take(x, source_c, axis=axis), scratch_layer, axes)
-                if columns_first:
-                    taken = taken._replace(key=taken.key.swapaxes(-1, -2))
-                taken = jax.tree.map(as_stored, taken)
+            def move(blocks, layer):
+                taken = scratch.columns(layer, source_c)
                 starts = [start for start, _ in spans([block.key.shape[COLUMNS.key] for block in blocks])]
                 return tuple(
                     jax.tree.map(
                         lambda x, new, axis, start=start: write(
-                            x, slot_r[row], cursor_r[row] + offset - start, count, new, axis
+                            x, moves.slot_r[row], moves.cursor_r[row] + offset - start, count, new, axis
                         ),
                         block,
                         taken,
@@ -196,9 +248,9 @@ def commit(
                 )
 
             if stacked:
-                return move(pool, scratch)
-            return tuple(map(move, pool, scratch))
+                return move(pool, scratch.layers)
+            return tuple(map(move, pool, scratch.layers))
 
-        return lax.fori_loop(0, chunks_r[row], move_chunk, pool)
+        return lax.fori_loop(0, moves.chunks_r[row], move_chunk, pool)
 
-    return lax.fori_loop(0, slot_r.shape[0], move_row, pool)
+    return lax.fori_loop(0, moves.slot_r.shape[0], move_row, pool)

@@ -1,6 +1,6 @@
 """Softmax attention over keys that are met one part after another, by XLA.
 
-Shape letters: as in `models.prefix_tree`.
+Shape letters: as in `models`.
 """
 
 import functools
@@ -8,7 +8,7 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
-from models.attention.tree_triton import MASKED
+MASKED = -1e30  # finite, so that a row that sees nothing gives a number and not NaN
 
 
 def gather(parts, query, key, value, seen, ring: bool = False):

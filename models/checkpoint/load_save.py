@@ -24,6 +24,7 @@ from models.checkpoint.tensor_map import Part, as_tensor, dotted, parts_of_param
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import CheckpointError
+from models.execution import execution_of
 from models.families import config_from_hf
 
 # What belongs to a checkpoint beside config.json and the weights.
@@ -64,10 +65,14 @@ def read_config(directory: str | Path) -> ModelConfig:
 
 
 def abstract(
-    config: ModelConfig, dtype: Any = jnp.float32, stacked: bool = False, weights: str | None = None
+    config: ModelConfig,
+    dtype: Any = jnp.float32,
+    stacked: bool = False,
+    weights: str | None = None,
+    outputs_first: bool = False,
 ) -> Decoder:
     """The decoder with `jax.ShapeDtypeStruct`s as weights: shapes, dtypes and axis names, no memory."""
-    return Decoder(config, None, dtype, stacked, weights=weights)
+    return Decoder(config, None, dtype, stacked, weights=weights, outputs_first=outputs_first)
 
 
 def build(
@@ -79,17 +84,8 @@ def build(
     weights: str | None = None,
 ) -> Decoder:
     """A decoder with random weights that depend on the seed and not on the mesh; arguments as in `load`."""
-    stacked = default_stacked(config) if stacked is None else stacked
+    stacked = execution_of(config, mesh).stacked if stacked is None else stacked
     return Decoder(config, nnx.Rngs(seed), dtype, stacked, mesh, weights)
-
-
-def default_stacked(config: ModelConfig, platform: str | None = None) -> bool:
-    """Stacked where all layers are alike, except on a CPU, where a scan over stacked weights copies them.
-
-    `platform` is that of the devices; None for jax's default.
-    """
-    alike = config.experts is None or len(set(config.experts.layers)) == 1
-    return alike and (platform or jax.default_backend()) != "cpu"
 
 
 def load(
@@ -99,6 +95,7 @@ def load(
     stacked: bool | None = None,
     max_length: int | None = None,
     weights: str | None = None,
+    outputs_first: bool = False,
 ) -> Decoder:
     """Loads a Hugging Face checkpoint directory.
 
@@ -107,11 +104,12 @@ def load(
       mesh: where to place the weights, by the rules of `models.sharding`; None: the default device. Each
         process reads only the bytes of the shards that its own devices hold.
       dtype: of the parameters and the computation; None: that of the checkpoint's config.
-      stacked: one stacked layer instead of a list (see `Decoder`); None: False on a CPU, True elsewhere.
+      stacked: one stacked layer instead of a list (see `Decoder`); None: as `models.execution_of` says.
       max_length: greatest length of a sequence in this run, in tokens. Dynamic and longrope frequencies
         depend on it and are fixed for the run; None: sequences stay within the length before scaling.
       weights: "int8" for weight-only int8 of the layers' projections (see `Decoder`), rounded tensor by
         tensor on the devices: about half the memory of bfloat16.
+      outputs_first: the layout of kernels (see `Decoder`).
 
     Raises:
       CheckpointError: unsupported architecture or scaling; a missing, unexpected, truncated or wrongly shaped
@@ -123,20 +121,27 @@ def load(
         config = config.for_length(max_length)
     stored = safetensors.read_directory(directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
-    stacked = default_stacked(config) if stacked is None else stacked
-    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights))
+    execution = execution_of(config, mesh, dtype)
+    stacked = execution.stacked if stacked is None else stacked
+    graphdef, state = nnx.split(abstract(config, dtype, stacked, weights, outputs_first))
     variables = {dotted(key): variable for key, variable in nnx.to_flat_state(state)}
     shapes = {name: variable.shape for name, variable in variables.items()}
-    parts = parts_of_parameters(config, shapes)
+    parts = parts_of_parameters(config, shapes, _outputs_first(variables))
     check_tensors(config, tensors_of_parts(parts, shapes), stored, directory)
     arrays: dict[str, jax.Array] = {}
     for name, shares in parts.items():
         if shares:
             names = [name, scale_of(name)] if variables[name].dtype == jnp.int8 else [name]
-            found = read_parameter(shares, [variables[n] for n in names], stored, mesh)
+            whole = execution.reads_stacks_whole
+            found = read_parameter(shares, [variables[n] for n in names], stored, mesh, whole)
             arrays.update(zip(names, found))
     loaded = [(key, v.replace(arrays[dotted(key)])) for key, v in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
+
+
+def _outputs_first(variables: dict[str, nnx.Variable]) -> set[str]:
+    """Names of the kernels that lie by outputs."""
+    return {name for name, variable in variables.items() if variable.get_metadata("outputs_first", False)}
 
 
 def scale_of(kernel: str) -> str:
@@ -204,9 +209,10 @@ def save(
         )
     directory = Path(path)
     dtype = np.dtype(model.dtype)
-    parameters = {dotted(key): variable[...] for key, variable in nnx.to_flat_state(nnx.state(model))}
+    variables = {dotted(key): variable for key, variable in nnx.to_flat_state(nnx.state(model))}
+    parameters = {name: variable[...] for name, variable in variables.items()}
     shapes = {name: array.shape for name, array in parameters.items()}
-    parts = parts_of_parameters(model.config, shapes)
+    parts = parts_of_parameters(model.config, shapes, _outputs_first(variables))
     files = plan_files(tensors_of_parts(parts, shapes), dtype, shard_bytes)
     if jax.process_index() > 0:
         for tensors in files.values():

@@ -13,20 +13,18 @@ from models.checkpoint import safetensors
 from models.checkpoint.tensor_map import Part, as_tensor, tensor_slices
 from models.sharding import parameter_sharding
 
-# Platforms whose device memory is host memory: nothing is saved there by reading a stack in parts.
-READ_STACKS_WHOLE = {"cpu"}
-
 
 def read_parameter(
     parts: Sequence[Part],
     variables: Sequence[nnx.Variable],
     stored: Mapping[str, safetensors.Tensor],
     mesh: Mesh | None,
+    whole: bool,
 ) -> list[jax.Array]:
     """The arrays of one parameter, on `mesh` or on the default device.
 
     A stack of layers or experts consists of many tensors. They are written into it one after another on the
-    devices.
+    devices, or in host memory if `whole`.
 
     Args:
       parts: the tensors it consists of.
@@ -38,8 +36,7 @@ def read_parameter(
     shardings = [default_sharding() if mesh is None else parameter_sharding(v, mesh) for v in variables]
     int8 = len(variables) == 2
     dtype = stored[parts[0].name].dtype if int8 else kernel.dtype
-    platforms = {device.platform for device in shardings[0].device_set}
-    if not int8 and (not lead or platforms <= READ_STACKS_WHOLE):
+    if not int8 and (not lead or whole):
         return [read_array(parts, kernel.shape, dtype, shardings[0], stored)]
     inner = [_without_leading(sharding, lead) for sharding in shardings]
 

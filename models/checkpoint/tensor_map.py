@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint make up which parameter of a decoder, and in which memory order."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +29,14 @@ def dotted(key: Sequence[str | int]) -> str:
     return ".".join(map(str, key))
 
 
-def parts_of_parameters(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[Part]]:
-    """For each parameter (dotted path -> shape) the tensors that it consists of."""
+def parts_of_parameters(
+    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], outputs_first: Collection[str] = ()
+) -> dict[str, list[Part]]:
+    """For each parameter (dotted path -> shape) the tensors that it consists of.
+
+    Args:
+      outputs_first: paths of kernels whose axes are [*outputs, *inputs].
+    """
     parts: dict[str, list[Part]] = {path: [] for path in shapes}
     for pattern, entry in FAMILIES[config.family].keys.items():
         for numbers in _numbers(pattern, config):
@@ -38,8 +44,9 @@ def parts_of_parameters(config: ModelConfig, shapes: Mapping[str, tuple[int, ...
             for path in entry.paths:
                 target, index = _locate(path, numbers, shapes)
                 if target is not None:
-                    parts[target].append(Part(index, pattern.format(**numbers), row, entry))
-                    row += tensor_shape(shapes[target][len(index) :], entry)[0]
+                    lies = entry._replace(inputs=-entry.inputs) if target in outputs_first else entry
+                    parts[target].append(Part(index, pattern.format(**numbers), row, lies))
+                    row += tensor_shape(shapes[target][len(index) :], lies)[0]
     return parts
 
 
@@ -57,15 +64,17 @@ def tensors_of_parts(
 
 def tensor_shape(shape: tuple[int, ...], entry: Entry) -> tuple[int, ...]:
     """Shape in the checkpoint of a parameter's block (without stack axes)."""
-    if entry.inputs:
-        return (math.prod(shape[entry.inputs :]), math.prod(shape[: entry.inputs]))
+    n = entry.inputs
+    if n:
+        first, last = math.prod(shape[:n]), math.prod(shape[n:])
+        return (last, first) if n > 0 else (first, last)
     return shape if entry.matrix else (math.prod(shape),)
 
 
 def as_tensor(block: np.ndarray, entry: Entry) -> np.ndarray:
     """A view of a parameter's block with the axes of the tensor, as a matrix (a vector is one column)."""
     rows, *columns = tensor_shape(block.shape, entry)
-    if entry.inputs:
+    if entry.inputs > 0:
         return block.reshape(columns[0], rows).T
     return block.reshape(rows, columns[0] if columns else 1)
 
@@ -74,7 +83,8 @@ def tensor_slices(index: tuple[slice, ...], shape: tuple[int, ...], entry: Entry
     """Rows and columns of the tensor that hold the shard `index` of a parameter's block of this shape."""
     if entry.inputs:
         n = entry.inputs
-        return _flatten(index[n:], shape[n:]), _flatten(index[:n], shape[:n])
+        first, last = _flatten(index[:n], shape[:n]), _flatten(index[n:], shape[n:])
+        return (last, first) if n > 0 else (first, last)
     if entry.matrix:
         return _flatten(index[:1], shape[:1]), _flatten(index[1:], shape[1:])
     return _flatten(index, shape), slice(0, 1)

@@ -14,7 +14,7 @@ class Entry(NamedTuple):
         parameters, in this order.
     inputs: 0: the tensor is stored as it is here (norms and, flattened to a vector, biases). Else the number
         of leading axes of the parameter that are the tensor's columns: torch stores a projection as [out,
-        in], ours are [in..., out...].
+        in], ours are [in..., out...]. Where ours are [out..., in...] too, the number of inputs is negative.
     matrix: the tensor is a matrix in the same order as here (embeddings).
     """
 

@@ -78,8 +78,8 @@ def test_a_pass_is_compiled_and_the_compiler_counts_what_arithmetic_does(pool):
     spec, settings = read_pool(pool), search_of(slots=8, **LIMITS)
     mesh = parse_mesh("data:2,model:2", devices)
     search = abstract_search(spec, settings, mesh)
-    assert [reader.split_columns for reader in search.plan.readers] == [False, True]
-    assert all(reader.stacked for reader in search.plan.readers)
+    assert [reader.execution.split for reader in search.plan.readers] == ["heads", "columns"]
+    assert all(reader.execution.stacked for reader in search.plan.readers)
     found = lower.counted(lower.lower_decode, spec, settings, mesh, 1, SMALL["num_hidden_layers"])
     assert found.flops == pytest.approx(costs.decode_token(search, 1).flops, rel=0.25)
     compiled = compile_program(lambda: lower.lower_decode(search, 1))
@@ -108,7 +108,7 @@ def test_a_round_copies_no_pool(tmp_path):
     # Heads of 128, as large models have.
     spec = read_pool(write_pool(tmp_path, hidden_size=512, num_hidden_layers=16))
     search = abstract_search(spec, search_of(slots=16), parse_mesh("data:2,model:2", devices))
-    assert [reader.split_columns for reader in search.plan.readers] == [False, True]
+    assert [reader.execution.split for reader in search.plan.readers] == ["heads", "columns"]
     pools = bytes_per_device([reader.pool for reader in search.state.readers])
     assert compile_program(lambda: lower_round(search)).memory.temporaries < pools / 4
 

@@ -37,19 +37,22 @@ def mesh_of(data: int, model: int):
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked, outputs_first", [(False, True), (True, False)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_load_save_load_is_exact_and_transformers_reads_it(reference, family, stacked, tmp_path):
+def test_load_save_load_is_exact_and_transformers_reads_it(
+    reference, family, stacked, outputs_first, tmp_path
+):
+    layout = dict(stacked=stacked, outputs_first=outputs_first)
     ref = (
         reference(family, 3, decoder_sparse_step=1, mlp_only_layers=[])
         if family == "qwen3_moe"
         else reference(family, 3)
     )
-    model = load_reference(ref, stacked)
+    model = load_reference(ref, **layout)
     assert model.is_stacked == stacked
     for name, shard_bytes in (("one", 1 << 30), ("many", 5_000)):
         models.save(model, tmp_path / name, shard_bytes=shard_bytes)
-        assert_same_weights(models.load(tmp_path / name, stacked=stacked), model)
+        assert_same_weights(models.load(tmp_path / name, **layout), model)
         theirs, found = CLASSES[family][1].from_pretrained(tmp_path / name, output_loading_info=True)
         assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"]
         assert theirs.dtype == torch.float32

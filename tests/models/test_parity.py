@@ -1,5 +1,6 @@
 """Logits against transformers' torch classes, over random configurations of every family."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -14,8 +15,12 @@ from jax import lax
 from safetensors.torch import save_file
 
 import models
-from models.attention import kv_cache, prefix_tree
-from models.cpu import few_rows
+from models.attention import kv_cache
+from models.attention.prefix_tree import NewTokens, Packed, PrefixTree
+from models.attention.tree_blocks import TreeBlocks
+from models.attention.tree_pieces import TreePieces
+from models.attention.tree_triton import TreeTriton
+from models.prefill import prefill
 from tests.models.references import FAMILIES, TOKENS, load_reference, logits_of, relative_error
 
 
@@ -35,13 +40,11 @@ def test_logits_of_a_whole_sequence(reference, family, seed):
 
 @pytest.mark.parametrize("seed", seeds(1))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed, monkeypatch):
-    monkeypatch.setattr(few_rows, "LONGEST", 24)
+def test_logits_step_by_step_through_the_prefix_tree(reference, family, seed):
     ref = reference(family, seed)
-    model = load_reference(ref, stacked=seed % 2 == 0)
-    if not model.is_stacked:
-        few_rows.arrange(model)
-    logits = logits_through_tree(model, ref.tokens, together=1 if model.is_stacked else 4)
+    model = load_reference(ref, stacked=seed % 2 == 0, outputs_first=seed % 4 in (0, 3))
+    execution = execution_for(model, TreePieces(), together=1 if model.is_stacked else 4)
+    logits = logits_through_tree(model, ref.tokens, execution)
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
@@ -55,20 +58,25 @@ QUICK = [("qwen2", False), ("mistral", True)]
         for case in itertools.product(FAMILIES, [False, True])
     ],
 )
-@pytest.mark.parametrize("attention", ["blocks", "flash"])
+@pytest.mark.parametrize("attention", [TreeBlocks(), TreeTriton(interpret=True)], ids=["blocks", "triton"])
 def test_logits_with_the_attention_of_accelerators(reference, family, stacked, attention):
     ref = reference(family, 0)
-    logits = logits_through_tree(load_reference(ref, stacked=stacked), ref.tokens, attention)
+    model = load_reference(ref, stacked=stacked)
+    logits = logits_through_tree(model, ref.tokens, execution_for(model, attention))
     assert relative_error(logits, ref.logits) < 1e-4, ref.model.config
 
 
-@functools.partial(nnx.jit, static_argnames=("attention", "together"))
-def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
-    """Logits of a prompt of 9 tokens, run in chunks of 4 and committed, and of the others one at a time.
+def execution_for(model, attention, together=1):
+    """Chunks of 4 tokens; where several are multiplied together, those that are not to be run are left out."""
+    execution = models.execution_of(model.config, dtype=model.dtype)
+    return dataclasses.replace(execution, tree=attention, chunk=4, together=together, skips_rows=together > 1)
 
-    With more chunks than one together, the last of them are left out of the products.
-    """
-    n, prompt, chunk, width = len(tokens_nt), 9, 4, 12
+
+@functools.partial(nnx.jit, static_argnames="execution")
+def logits_through_tree(model, tokens_nt, execution):
+    """Logits of a prompt of 9 tokens, run in chunks and committed, and of the others one at a time."""
+    n, prompt, width = len(tokens_nt), 9, 12
+    attention, chunk, together = execution.tree, execution.chunk, execution.together
     blocks = (8, 8)
     cache = kv_cache.empty_pool(model.config, model.is_stacked, n, blocks, jnp.float32)
     column_s, slots_n = jnp.arange(sum(blocks)), jnp.arange(n)
@@ -76,7 +84,7 @@ def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
     chunks = n * width // chunk
     more_k = (0, -chunks % together)
     more_w = (0, chunk * more_k[1])
-    packed = prefix_tree.Packed(
+    packed = Packed(
         token_w=jnp.pad(jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))).reshape(-1), more_w),
         position_w=jnp.pad(place_w, more_w),
         branch_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
@@ -84,22 +92,12 @@ def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
         form_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
         row_k=jnp.pad(row_w[::chunk], more_k),
         chunks=jnp.int32(chunks),
+        reach=width,
     )
     nothing_rbs = jnp.zeros((n, 1, sum(blocks)), bool)
     depth_ns = jnp.broadcast_to(column_s, (n, sum(blocks)))
-    scratch, hidden_wd = prefix_tree.extend(
-        model,
-        cache,
-        slots_n,
-        nothing_rbs,
-        depth_ns,
-        packed,
-        chunk=chunk,
-        reach=width,
-        attention=attention,
-        together=together,
-        leaves_out=together > 1,
-    )
+    tree = PrefixTree(cache, slots_n, nothing_rbs, depth_ns)
+    scratch, hidden_wd = prefill(model, tree, packed, execution)
 
     def write(x_n, slot, start, count, new, axis):
         """One column after another."""
@@ -113,31 +111,26 @@ def logits_through_tree(model, tokens_nt, attention="pieces", together=1):
             x_n = lax.dynamic_update_slice(x_n, jnp.where(inside, one, old), place)
         return x_n
 
-    pool = kv_cache.commit(
-        model.is_stacked,
-        cache,
-        scratch,
-        slots_n,
-        jnp.arange(n * width).reshape(n, width),
-        jnp.zeros(n, jnp.int32),
-        jnp.full(n, prompt),
-        chunk=chunk,
+    moves = kv_cache.Moves(
+        slot_r=slots_n,
+        source_rw=jnp.arange(n * width).reshape(n, width),
+        length_r=jnp.full(n, prompt),
+        cursor_r=jnp.zeros(n, jnp.int32),
         chunks_r=jnp.full(n, width // chunk),
-        write=write,
-        columns_first=attention == "flash",
     )
+    pool = kv_cache.commit(model.is_stacked, cache, scratch, moves, chunk, write)
     steps = TOKENS - prompt
     local = kv_cache.empty_rings(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
     seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, sum(blocks)))
     branch_nq = jnp.zeros((n, 1), jnp.int32)
-    view = prefix_tree.view_of(attention, blocks, seen_nbs, branch_nq, depth_ns, slots_n)
+    view = attention.view(blocks, seen_nbs, branch_nq, depth_ns, slots_n)
     place_nqt = jnp.broadcast_to(prompt + jnp.arange(steps), (n, 1, steps))
 
     def decode(local, step):
         position_nq = jnp.full((n, 1), prompt + step)
-        attend = prefix_tree.decode_attention(
-            view, step, position_nq, place_nqt <= prompt + step, place_nqt, jnp.ones_like(position_nq, bool)
-        )
+        running_nq = jnp.ones_like(position_nq, bool)
+        new = NewTokens(step, position_nq, place_nqt <= prompt + step, place_nqt, running_nq)
+        attend = attention.decode(view, new)
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, pool, local)
         return local, x_nqd[:, 0]

@@ -1,8 +1,10 @@
 """Runs of the engine on the reference's small pools."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import models
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.mesh import parse_mesh
@@ -30,17 +32,24 @@ def write_inputs(directory: Path, pool, problems) -> None:
     (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
 
 
-def make_engine(directory: Path, mesh: str = "data:1,model:1", **settings) -> Engine:
+def changed(**changes):
+    """`models.execution_of` with some fields of what it says changed."""
+    return lambda *args, **kwargs: dataclasses.replace(models.execution_of(*args, **kwargs), **changes)
+
+
+def make_engine(
+    directory: Path, mesh: str = "data:1,model:1", execution_of=models.execution_of, **settings
+) -> Engine:
     """An engine on the pool and the problems of a directory."""
     mesh = parse_mesh(mesh)
-    teachers = load_teachers(read_pool(directory / "pool.toml"), mesh)
+    teachers = load_teachers(read_pool(directory / "pool.toml"), mesh, execution_of=execution_of)
     return Engine(teachers, read_problems(directory / "problems.jsonl"), search_of(**LIMITS | settings), mesh)
 
 
-def outcomes(engine: Engine, recorded={}) -> dict:
+def outcomes(engine: Engine, recorded=()) -> dict:
     """What a run decided, by problem: texts, ranks, endings, drops and answers; scores to four decimals."""
     found = {}
-    for finished in engine.run(range(len(engine.problems)), recorded=recorded):
+    for finished in engine.run(range(len(engine.problems)), recorded=dict(recorded)):
         tree = finished.tree
         texts = [[step and step.text for step in steps] for steps in finished.texts]
         scores = [[round(float(score), 4) for score in row] for row in tree.score_nmj]

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import pytest
 
 from cord_jax.dry_run.abstract import abstract_search
-from cord_jax.engine import teachers
 from cord_jax.mesh import parse_mesh
 from cord_jax.methods import search_of
 from cord_jax.pool import read_pool
 from cord_jax.search.loop import due
 from cord_jax.search.round_record import SettledRound
 from cord_jax.search.state import SEARCHING
-from models.attention import tree_pieces
+from models.attention.tree_blocks import TreeBlocks
+from models.attention.tree_pieces import TreePieces
 from tests.reference.tiny import PROBLEMS, write_pool
-from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
+from tests.search.inputs import LIMITS, changed, make_engine, outcomes, write_inputs
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,16 @@ def test_what_is_due_and_does_not_fit_comes_next(directory):
 @pytest.mark.parametrize(
     "stacked", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["listed", "stacked"]
 )
-def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeypatch):
-    monkeypatch.setattr(teachers, "stacks_layers", lambda config, platform: stacked)  # as on a TPU
-    engine = make_engine(directory, slots=3)
-    assert all(reader.stacked == stacked for reader in engine.plan.readers)
+def test_forced_compaction_changes_nothing(directory, expected, stacked):
+    size = 32
+    attention = TreeBlocks() if stacked else TreePieces(size)  # as on a TPU, as on a CPU
+    execution_of = changed(stacked=stacked, tree=attention, chunk=size)
+    engine = make_engine(directory, slots=3, execution_of=execution_of)
+    assert all(reader.execution.stacked == stacked for reader in engine.plan.readers)
     prompt = engine.plan.readers[0].columns - 4 * engine.plan.step_width - 70 - 12
-    size, number = engine.plan.readers[0].chunk, -(-(prompt + 110) // engine.plan.readers[0].chunk)
-    # Regions as small as a chunk: blocks as on a TPU, or pieces of a single one as on a CPU.
+    number = -(-(prompt + 110) // size)
+    # Regions as small as a chunk: blocks, or pieces of a single one.
     blocks = (size,) * number if stacked else (size * number,)
-    monkeypatch.setattr(tree_pieces, "PIECE", size)
     tight = tuple(dataclasses.replace(reader, blocks=blocks) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=tight))
     assert outcomes(engine) == expected
@@ -78,8 +79,8 @@ def test_forced_compaction_changes_nothing(directory, expected, stacked, monkeyp
 
 @pytest.mark.slow
 def test_capacities_grow_when_they_are_too_small(directory, expected):
-    engine = make_engine(directory, slots=2)
-    small = tuple(dataclasses.replace(reader, blocks=(128,), chunk=8) for reader in engine.plan.readers)
+    engine = make_engine(directory, slots=2, execution_of=changed(chunk=8))
+    small = tuple(dataclasses.replace(reader, blocks=(128,)) for reader in engine.plan.readers)
     engine.lay_out(dataclasses.replace(engine.plan, readers=small, step_width=8, read_width=16))
     before = engine.plan
     assert outcomes(engine) == expected
@@ -111,7 +112,7 @@ def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
 def test_devices_change_nothing(directory, expected, mesh):
     engine = make_engine(directory, mesh, slots=4)
     if mesh == "data:2,model:2":
-        assert {reader.split_columns for reader in engine.plan.readers} == {False, True}
+        assert {reader.execution.split for reader in engine.plan.readers} == {"heads", "columns"}
     assert outcomes(engine) == expected
 
 

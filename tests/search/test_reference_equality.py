@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from cord_jax.engine import plan, teachers
+import models
 from cord_jax.engine.engine import Engine
 from cord_jax.synthesis import SynthesisConfig, synthesize
+from models.attention.tree_blocks import TreeBlocks
+from models.attention.tree_triton import TreeTriton
 from tests.reference.search import reference_search
 from tests.reference.tiny import PROBLEMS
 from tests.search import own_filters
-from tests.search.inputs import LIMITS
+from tests.search.inputs import LIMITS, changed
 
 
-def engine_rows(directory: Path, output: str, **settings):
+def engine_rows(directory: Path, output: str, execution_of=models.execution_of, **settings):
     """The run's traces and tree rows by problem."""
     synthesize(
         SynthesisConfig(
@@ -24,7 +26,8 @@ def engine_rows(directory: Path, output: str, **settings):
             problems=directory / "problems.jsonl",
             output_dir=directory / output,
             **({"mesh": "data:1,model:1"} | settings),
-        )
+        ),
+        execution_of=execution_of,
     )
     traces = [json.loads(line) for line in (directory / output / "traces.jsonl").open()]
     tree = [json.loads(line) for line in (directory / output / "tree.jsonl").open()]
@@ -63,13 +66,13 @@ def assert_same(found, expected):
         pytest.param("prefix", 1, 2, 8, False, marks=pytest.mark.slow),
     ],
 )
-def test_engine_equals_brute_force(pools, monkeypatch, segmentation, seed, beam_width, slots, wide):
-    if wide:  # what is done for wide networks on a CPU, for all
-        monkeypatch.setattr(plan, "WIDE", 0)
+def test_engine_equals_brute_force(pools, segmentation, seed, beam_width, slots, wide):
+    as_wide = changed(skips_rows=True, outputs_first=True, together=8)  # as wide networks run on a CPU
     directory, pool = pools(segmentation, seed)
     found = engine_rows(
         directory,
         f"b{beam_width}-s{slots}",
+        as_wide if wide else models.execution_of,
         segmentation=segmentation,
         beam_width=beam_width,
         slots=slots,
@@ -81,11 +84,11 @@ def test_engine_equals_brute_force(pools, monkeypatch, segmentation, seed, beam_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["blocks", "flash"])
-def test_the_attention_of_accelerators_equals_brute_force(pools, monkeypatch, attention):
-    monkeypatch.setattr(teachers, "attention_of", lambda model, mesh: attention)
+@pytest.mark.parametrize("attention", [TreeBlocks(), TreeTriton(interpret=True)], ids=["blocks", "triton"])
+def test_the_attention_of_accelerators_equals_brute_force(pools, attention):
     directory, pool = pools("prompt", 1)
-    found = engine_rows(directory, attention, beam_width=2, slots=8, **LIMITS)
+    run = type(attention).__name__
+    found = engine_rows(directory, run, changed(tree=attention), beam_width=2, slots=8, **LIMITS)
     for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
 

@@ -50,7 +50,9 @@ def test_a_trace(tmp_path, vocabulary):
 
 
 def test_context_and_system_prompt(tmp_path, vocabulary):
-    (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think."))
+    (example,), _ = read(
+        tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think.")
+    )
     assert parts(example, vocabulary)[0].startswith(
         "<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>"
     )

@@ -48,10 +48,11 @@ def test_fresh_adapters_change_nothing(student):
 @pytest.mark.parametrize("stacked", [False, True])
 def test_merged_adapters_are_the_same_function(student, stacked):
     config = models.read_config(student)
-    model = lora.attach(models.abstract(config, stacked=stacked), RANK, ALPHA)
+    layout = dict(stacked=stacked, outputs_first=not stacked)
+    model = lora.attach(models.abstract(config, **layout), RANK, ALPHA)
     graphdef, adapters, _ = nnx.split(model, nnx.LoRAParam, ...)
     adapters = jax.tree.map(lambda p: p + 0.05, lora.initial(adapters, jax.random.key(0)))
-    weights = nnx.state(models.load(student, stacked=stacked))
+    weights = nnx.state(models.load(student, **layout))
     tokens_bt = np.arange(20)[None]
     with_adapters = nnx.merge(graphdef, adapters, weights)(tokens_bt)
     merged = lora.merge(nnx.merge(graphdef, adapters, weights))

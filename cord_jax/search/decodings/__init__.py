@@ -56,22 +56,29 @@ class Decision:
 
 
 class Decoding(Protocol):
-    """A way of choosing among the nodes of a tree; static, so hashable.
+    """A way of choosing among the nodes of a tree; static, so hashable."""
 
-    Attributes:
-      places: nodes that are extended in a round, at most.
-      opened_first: places at which the root is extended in the first round.
-      max_rounds: rounds of a search, at most.
-      kept: nodes with texts of their own that the KV caches must hold at a time, about.
-      goes_back: whether it may choose a node that was left aside when it was proposed, whose text is not in the KV caches
-        then and must be brought back.
-    """
+    @property
+    def places(self) -> int:
+        """Nodes that are extended in a round, at most."""
 
-    places: int
-    opened_first: int
-    max_rounds: int
-    kept: int
-    goes_back: bool
+    @property
+    def opened_first(self) -> int:
+        """Places at which the root is extended in the first round."""
+
+    @property
+    def max_rounds(self) -> int:
+        """Rounds of a search, at most."""
+
+    @property
+    def kept(self) -> int:
+        """Nodes with texts of their own that the KV caches must hold at a time, about."""
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether it may choose a node that was left aside when it was proposed, whose text is not in the KV caches then
+        and must be brought back.
+        """
 
     def empty_memory(self, slots: int, nodes: int) -> Any:
         """What it remembers of each slot beside the tree when a search begins: a pytree whose fields declare their axes,

@@ -17,9 +17,12 @@ from jax import lax
 from cord_jax.search import packing, readers
 from cord_jax.search.closings import Closings
 from cord_jax.search.commits import Passage
+from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import Forks
+from cord_jax.search.readers import ReaderConstants, ReaderPlan
 from cord_jax.search.shards import Shards
-from models.attention.prefix_tree import extend
+from models.attention.prefix_tree import PrefixTree
+from models.prefill import prefill
 
 # Logits alive at a time, in numbers: 64 Mi float32 are 256 MiB.
 LOGITS_AT_A_TIME = 1 << 26
@@ -61,76 +64,65 @@ def scores(log_probability_rjz, closings: Closings, num_forms: int):
     return jnp.stack(by_form).max(0)
 
 
+@pytree
+class Continuations:
+    """Candidates of each row, in the meta-prover's tokens.
+
+    Attributes:
+      token_rjt, length_rj: int32, the canonical steps.
+      base_rj, branch_rj: int32, length and number of the branch that each continues.
+      valid_rj: bool, candidates that were not dropped; others are not computed.
+    """
+
+    token_rjt: jax.Array
+    length_rj: jax.Array
+    base_rj: jax.Array
+    branch_rj: jax.Array
+    valid_rj: jax.Array
+
+
 def score_candidates(
-    model,
-    defined_v,
-    pool,
-    slot_r,
-    path_rbs,
-    depth_rs,
+    plan: ReaderPlan,
+    constants: ReaderConstants,
+    tree: PrefixTree,
     closings: Closings,
-    step_rjt,
-    step_length_rj,
-    base_rj,
-    branch_rj,
-    valid_rj,
-    *,
+    candidates: Continuations,
     shards: Shards,
-    chunk: int,
     num_forms: int,
-    attention: str,
-    together: int,
-    leaves_out: bool,
-):
+) -> tuple[jax.Array, Passage]:
     """Scores a group of candidates of each row in one pass.
 
     Args:
-      model: the meta-prover's network.
-      defined_v: ids that its tokenizer defines.
-      pool, slot_r, path_rbs, depth_rs: the rows' prefix trees.
+      plan, constants: of the meta-prover's reader.
+      tree: the rows' prefix trees.
       closings: of the rows' problems.
-      step_rjt, step_length_rj: the canonical steps in the meta-prover's tokens.
-      base_rj, branch_rj: length and number of the beam that each continues.
-      valid_rj: candidates that were not dropped; others are not computed.
-      chunk, attention, together, leaves_out: as in `prefix_tree.extend`.
       num_forms: most forms of an answer.
 
     Returns:
       `(score_rj float32, passage)`: the scores, and all that was read.
     """
+    model, valid_rj = readers.decoder(plan, constants), candidates.valid_rj
 
     def of_candidates(x_ra):
         return jnp.broadcast_to(x_ra[:, None], (*valid_rj.shape, *x_ra.shape[1:]))
 
     forks = Forks(
-        token_rxt=step_rjt,
-        length_rx=jnp.where(valid_rj, step_length_rj, 0),
-        base_rx=base_rj,
-        branch_rx=branch_rj,
+        token_rxt=candidates.token_rjt,
+        length_rx=jnp.where(valid_rj, candidates.length_rj, 0),
+        base_rx=candidates.base_rj,
+        branch_rx=candidates.branch_rj,
         tail_rxa=of_candidates(closings.token_na),
         tail_length_rx=jnp.where(valid_rj, closings.length_n[:, None], 0),
         form_rxa=of_candidates(closings.form_na),
         offset_rxa=of_candidates(closings.offset_na),
     )
-    packed, start_rj = packing.pack(forks, shards, chunk, together)
-    cache, hidden_wd = extend(
-        model,
-        pool,
-        slot_r,
-        path_rbs,
-        depth_rs,
-        packed,
-        chunk=chunk,
-        reach=forks.reach,
-        attention=attention,
-        together=together,
-        leaves_out=leaves_out,
-    )
+    packed, start_rj = packing.pack(forks, shards, plan.execution)
+    scratch, hidden_wd = prefill(model, tree, packed, plan.execution)
     log_probability_rjz = answer_log_probabilities(
-        model, hidden_wd, closings, start_rj + step_length_rj, defined_v
+        model, hidden_wd, closings, start_rj + candidates.length_rj, constants.defined_v
     )
     score_rj = scores(log_probability_rjz, closings, num_forms)
-    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, cache, start_rj)
+    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, scratch, start_rj)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,21 +141,14 @@ class PredictivePerplexity:
         base_rj = batch.take(s.length_nb)[:, place_j]
         run = functools.partial(
             score_candidates,
-            readers.decoder(reader, k),
-            k.defined_v,
-            s.pool,
-            batch.slot_r,
-            batch.take(s.path_nbs),
-            batch.take(s.depth_ns),
+            reader,
+            k,
+            s.tree(batch, batch.take(s.path_nbs)),
             jax.tree.map(batch.take, state.closings),
             shards=plan.shards,
-            chunk=reader.chunk,
             num_forms=plan.num_forms,
-            attention=reader.attention,
-            together=reader.together,
-            leaves_out=reader.leaves_out,
         )
-        of_candidates = (
+        continuations = Continuations(
             candidates.token_urjt[reader.vocabulary],
             candidates.length_urj[reader.vocabulary],
             base_rj,
@@ -171,12 +156,12 @@ class PredictivePerplexity:
             new_rj,
         )
         if group == plan.candidates:
-            return run(*of_candidates)
+            return run(candidates=continuations)
 
         def split(x_rj):
             return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
-        score_grj = lax.map(lambda xs: run(*xs)[0], tuple(map(split, of_candidates)))
+        score_grj = lax.map(lambda group: run(candidates=group)[0], jax.tree.map(split, continuations))
         return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
 
 

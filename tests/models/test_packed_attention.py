@@ -1,6 +1,4 @@
-"""All attention of training computes what the dense one does: values, gradients, windows, shards."""
-
-from functools import partial
+"""All attention of training against that of jax.nn under a mask: values, gradients, windows, shards."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +6,7 @@ import numpy as np
 import pytest
 
 from cord_jax.mesh import parse_mesh
-from models.attention.packed import blockwise, dense, splash
+from models.attention.packed import Blockwise, Splash
 
 LENGTH = 256
 
@@ -23,6 +21,18 @@ def packed_rows(rows, seed=0):
             positions[row, start : start + n], segments[row, start : start + n] = np.arange(n), segment
             start, segment = start + n, segment + 1
     return positions, segments
+
+
+def dense(positions, segments):
+    """Attention of jax.nn to what each token may read."""
+
+    def attend(q, k, v, cache, window):
+        place = np.arange(LENGTH)
+        mask = (segments[:, :, None] == segments[:, None]) & (place[:, None] >= place)
+        mask &= positions[:, :, None] - positions[:, None] < (window or LENGTH)
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None]), cache
+
+    return attend
 
 
 def value_and_gradients(attention, positions, segments, window=None, heads=4, kv_heads=2, width=16):
@@ -47,7 +57,7 @@ def assert_same(ours, theirs):
 def test_blockwise(block, window):
     rows = packed_rows(3)
     assert_same(
-        value_and_gradients(partial(blockwise, block=block), *rows, window),
+        value_and_gradients(Blockwise(block), *rows, window),
         value_and_gradients(dense, *rows, window),
     )
 
@@ -56,7 +66,7 @@ def test_blockwise_without_packing():
     positions = np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))
     segments = (positions < [[200], [256]]).astype(np.int32)
     assert_same(
-        value_and_gradients(partial(blockwise, block=64), positions, segments),
+        value_and_gradients(Blockwise(64), positions, segments),
         value_and_gradients(dense, positions, segments),
     )
 
@@ -65,5 +75,5 @@ def test_blockwise_without_packing():
 def test_splash(mesh):
     """The TPU kernel, interpreted; over more devices than key-value heads, these are not split."""
     rows = packed_rows(2)
-    attention = partial(splash, mesh=parse_mesh(mesh), interpret=True)
+    attention = Splash(parse_mesh(mesh), interpret=True)
     assert_same(value_and_gradients(attention, *rows, width=64), value_and_gradients(dense, *rows, width=64))

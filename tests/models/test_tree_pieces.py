@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import tree_pieces
-from models.attention.kv_cache import KeyValue
+from models.attention.kv_cache import KeyValue, LayerCache
+from models.attention.prefix_tree import NewTokens
+from models.attention.tree_pieces import TreePieces
 
 SLOTS, ROWS, KV_HEADS, GROUP, WIDTH = 3, 4, 2, 2, 8
 
@@ -26,10 +27,17 @@ def expected_attention(query_nqhe, keys_nqghs, values_nqghs, seen_nqs):
 
 
 @functools.partial(jax.jit, static_argnames="stacked")
-def found_attention(query_nqhe, rings, near_nqt, blocks, seen, running_nq, stacked):
-    found = [tree_pieces.pieces(mask & running_nq[..., None]) for mask in seen]
-    layer = 1 if stacked else None
-    return tree_pieces.decode_attention(query_nqhe, rings, layer, near_nqt, blocks, found, seen, running_nq)
+def found_attention(query_nqhe, new_kv, column, rings, near_nqt, pool, path_nqs, running_nq, stacked):
+    """Each row has a branch of its own; the new key and value are what the rings already hold in the column."""
+    attention, layer = TreePieces(), 1 if stacked else None
+    branch_nq = jnp.broadcast_to(jnp.arange(ROWS), (SLOTS, ROWS))
+    nowhere_ns = jnp.zeros((SLOTS, path_nqs.shape[-1]), jnp.int32)
+    sizes = [block.value.shape[-2] for block in pool]
+    view = attention.view(sizes, path_nqs, branch_nq, nowhere_ns, None, running_nq)
+    zeros_nq = jnp.zeros((SLOTS, ROWS), jnp.int32)
+    new = NewTokens(column, zeros_nq, near_nqt, jnp.zeros_like(near_nqt, jnp.int32), running_nq)
+    attend = attention.decode(view, new)
+    return attend(query_nqhe, *new_kv, LayerCache(pool, rings, layer), None)[0]
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -64,12 +72,15 @@ def test_decoding_reads_what_rows_see(stacked, ring, seed):
     def layers(x):
         return array(np.stack([np.full_like(x, np.nan), x]) if stacked else x)
 
+    column = int(rng.integers(ring))
     found = found_attention(
         array(query_nqhe),
+        [array(x[..., column, :]) for x in (ring_keys, ring_values)],
+        jnp.int32(column),
         KeyValue(layers(ring_keys), layers(ring_values)),
         near_nqt,
         [KeyValue(array(key.swapaxes(-1, -2)), array(value)) for key, value in blocks],
-        seen,
+        np.concatenate(seen, axis=2),
         running_nq,
         stacked,
     )
