@@ -278,7 +278,7 @@ def _read_prompt(path: Path, where: str, table: dict[str, Any]) -> tuple[str, tu
         prompt = PromptSettings(None, table.get("user_prompt", QUESTION), tuple(arguments.items()))
     except UserError as error:
         raise UserError(f"{path}, {where}: {error}") from None
-    return prompt.user_prompt, prompt.template_arguments
+    return prompt.user_prompt, tuple(dict(prompt.template_arguments).items())
 
 
 def _read_reward_model(path: Path, directory: Path, value: Any) -> RewardModelSpec | None:

@@ -69,12 +69,12 @@ def synthesize(
     engine = Engine(teachers, problems, search_settings(config), mesh)
     if not leads:  # the other processes compute alike and write nothing
         pending, recorded = _agree(problems, None, None)
-        finished = engine.run(pending, recorded=recorded)
+        searches = engine.run(pending, recorded=recorded)
         if config.judge is None:
-            deque(finished, maxlen=0)
+            deque(searches, maxlen=0)
         else:  # a judge lies on the devices of all processes
             with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
-                for one in finished:
+                for one in searches:
                     read_trace(one, problems[one.problem], teachers, grader)
         return {}
     environment = settings_of.free(config) | {"device": device_name(mesh)}

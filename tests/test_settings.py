@@ -70,7 +70,8 @@ REFUSED = {
         "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
-        "grader": [("math", "one of " + ", ".join(names.GRADERS))],
+        "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
+        "judge": [(1, "a path"), ("x", "give --grader=judge too")],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -273,6 +274,7 @@ def test_values_are_put_into_their_normal_form():
     assert settings.free(config) == {
         "model": "m",
         "problems": "1 in memory",
+        "judge": None,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }
