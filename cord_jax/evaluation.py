@@ -21,6 +21,7 @@ import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import (
     Grader,
     Submission,
@@ -32,7 +33,7 @@ from cord_jax.grading import (
 from cord_jax.grading.agreement import same
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
@@ -61,7 +62,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     check_judge(config.judge)
     mesh = parse_mesh(config.mesh)
     prompt = choose(
-        read_prompt_file(config.model), config.system_prompt, config.user_prompt, config.template_arguments
+        read_prompt_file(config.model),
+        config.system_prompt,
+        config.user_prompt,
+        config.template_arguments,
     )
     run_is: dict[str, Any] = {
         "job": "evaluate",

@@ -1,4 +1,4 @@
-"""The pool: which models write, and which one judges (design, section 5)."""
+"""The pool: which models write, and which one judges (docs/method.md, section 5)."""
 
 import dataclasses
 import json

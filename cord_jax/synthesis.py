@@ -21,12 +21,13 @@ from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import load_teachers
+from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.methods import search_settings
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.traces import SUMMARY, Trace, TraceFiles, summarize
 
 _REPORT_SECONDS = 10.0

@@ -263,7 +263,7 @@ def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
         max_step_tokens=plan.max_step_tokens,
         max_thinking_tokens=plan.max_thinking_tokens,
         filters=parse_filters(settings.filters),
-        filters_together=settings.filters_together,
+        whole_traces=settings.whole_traces,
     )
 
 

@@ -35,8 +35,8 @@ class SearchSettings:
       max_steps: steps of a trace, at most.
       max_step_tokens, max_thinking_tokens, max_answer_tokens: limits (method, section 3.6).
       closing: text between the reasoning and the answer when a candidate is scored.
-      filters: what drops candidates, as `filters.parse_filters` reads it; filters_together: whether a problem's
-        candidates of a round are filtered as one group.
+      filters: what drops candidates, as `filters.parse_filters` reads it; whole_traces: candidates
+        are whole traces (method, sections 3.12 and 3.16).
       scored_together: candidates of a problem that are scored in one pass, 0 for all; fewer take less memory.
       seed: of all draws.
       slots: problems searched at a time.
@@ -52,7 +52,7 @@ class SearchSettings:
     max_answer_tokens: int
     closing: str
     filters: str
-    filters_together: bool
+    whole_traces: bool
     scored_together: int
     seed: int
     slots: int

@@ -18,7 +18,7 @@ def search_settings(config: SynthesisConfig) -> SearchSettings:
         max_answer_tokens=config.max_answer_tokens,
         closing=config.closing,
         filters=config.filters,
-        filters_together=False,
+        whole_traces=False,
         scored_together=0,
         seed=config.seed,
         slots=config.slots,

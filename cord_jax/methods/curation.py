@@ -22,7 +22,7 @@ def search_settings(config: SynthesisConfig) -> SearchSettings:
         max_answer_tokens=config.max_answer_tokens,
         closing=config.closing,
         filters=config.filters,
-        filters_together=True,
+        whole_traces=True,
         scored_together=1,
         seed=config.seed,
         slots=config.slots,

@@ -171,7 +171,8 @@ class ExchangeRules:
       segmentation: one of `segmentation.SEGMENTATIONS`.
       max_step_tokens, max_thinking_tokens: limits (method, section 3.6).
       filters: by name, in the order in which they apply.
-      filters_together: the candidates of all places are filtered as one group, as whole traces of a problem are.
+      whole_traces: candidates are whole traces: equal ones are no duplicates, and those of a problem are filtered as one
+        group.
     """
 
     meta_vocabulary: int
@@ -180,7 +181,7 @@ class ExchangeRules:
     max_step_tokens: int
     max_thinking_tokens: int
     filters: Mapping[str, Filter]
-    filters_together: bool
+    whole_traces: bool
 
 
 class Exchange:
@@ -265,7 +266,8 @@ class Exchange:
         steps = self._steps(request, row)
         encoded = self._encode({j: step.text for j, step in enumerate(steps) if step is not None})
         self._mark_budget(steps, encoded[self.rules.meta_vocabulary], request.thinking_rb[row])
-        self._mark_duplicates(steps)
+        if not self.rules.whole_traces:
+            self._mark_duplicates(steps)
         self._filter(steps, request, row)
         texts: list[CandidateText | None] = [None] * len(steps)
         for j in encoded[0]:
@@ -334,7 +336,7 @@ class Exchange:
 
     def _mark_duplicates(self, steps) -> None:
         """Drops, in place, steps that equal an earlier one of their place in text and in whether they conclude."""
-        for group in self._groups(together=False):
+        for group in self._groups():
             seen = set()
             for j in group:
                 if steps[j] is None or steps[j].dropped is not None:
@@ -350,7 +352,7 @@ class Exchange:
             return
         depth_b = request.depth_rb[row].tolist()
         body = functools.partial(segmentation.body, self.rules.segmentation)
-        for group in self._groups(self.rules.filters_together):
+        for group in self._groups():
             valid = [j for j in group if steps[j] is not None and steps[j].dropped is None]
             texts = []
             for j in valid:
@@ -361,7 +363,8 @@ class Exchange:
             for j, reason in zip(valid, drop_reasons(self.rules.filters, texts)):
                 steps[j] = dataclasses.replace(steps[j], dropped=reason)
 
-    def _groups(self, together: bool) -> list[range]:
-        """The candidates of each place, or all as one group."""
-        size, total = self.num_proposers, self.rules.places * self.num_proposers
-        return [range(total)] if together else [range(j, j + size) for j in range(0, total, size)]
+    def _groups(self) -> list[range]:
+        """The candidates of each place, or all of them where they are whole traces."""
+        total = self.rules.places * self.num_proposers
+        size = total if self.rules.whole_traces else self.num_proposers
+        return [range(j, j + size) for j in range(0, total, size)]

@@ -99,7 +99,7 @@ class Rows:
       feed_nq: int32, the token to be read next; `position_nq` the depth of the row's first feed.
       boundary_nq: int32, automaton state.
       running_nq: bool, still inside its proposal.
-      stopped_nq: int32, why it ended: one of `STOPPED`.
+      stopped_nq: int32, why it ended: `EOS`, `BOUNDARY` or `LIMIT`.
       local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
     """
 
@@ -121,7 +121,6 @@ class Rows:
         return dataclasses.replace(self, local=())
 
 
-STOPPED = ("running", "eos", "boundary", "limit")
 EOS, BOUNDARY, LIMIT = 1, 2, 3
 
 

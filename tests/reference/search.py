@@ -279,7 +279,7 @@ class ProblemSearch:
             ):
                 ended = "budget"
             draft = Draft(beam_number, beam, proposer, step, proposal.text, tokens, ended, dropped)
-            if dropped is None:
+            if dropped is None and settings.method != "curation":
                 for earlier in drafts:
                     if (
                         earlier.dropped is None

@@ -34,10 +34,6 @@ class Side(NamedTuple):
     places: int | None = None
     slack: Fraction = Fraction(0)
 
-    def shifted(self, power: int) -> int | None:
-        """Its decimals when it is multiplied by a power of ten."""
-        return None if self.decimals is None else self.decimals - power
-
 
 class _NotUnderstood(Exception):
     pass
