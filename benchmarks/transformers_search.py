@@ -1,4 +1,4 @@
-"""The step-wise beam search (design, section 3) as a competent user of transformers writes it: torch models,
+"""The step-wise beam search (method, section 3) as a competent user of transformers writes it: torch models,
 keys and values kept between rounds, rows batched, nothing read twice.
 
 It is the peer that `benchmarks.peer` and `benchmarks.gpu` measure the engine against. Several problems are
@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cord_jax.engine.plan import SearchSettings
-from cord_jax.engine.teachers import ANSWER_CUE, distinct_readers
+from cord_jax.engine.tables import ANSWER_CUE
+from cord_jax.engine.teachers import distinct_readers
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.text import segmentation

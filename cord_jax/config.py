@@ -1,4 +1,4 @@
-"""What the jobs are asked to do: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
+"""Requests to the jobs: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
 
 What a field means and what it may be stands in its `setting`; the flags of `launch` are made from it.
 """
@@ -37,7 +37,7 @@ GRADER_HELP = "how predicted answers are checked"
 
 @configuration
 class SynthesisConfig:
-    """Which traces to write, and how: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
+    """Settings of writing traces: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
 
     `pool` and `problems` may be files or what they would hold. None stands for the value that `resolved` tells, and
     says that it was not asked for: curation, which writes whole traces, refuses a segmentation, for instance.
@@ -103,6 +103,11 @@ class SynthesisConfig:
         "equation between plain numbers that does not hold; repetition, steps that say again what an earlier one has "
         "said; package.module:function, those for which a function of your own is true",
         check=parse_filters,
+    )
+    decoys: int = setting(
+        default=0,
+        help="wrong answers, of other problems, that are scored after each winner's reasoning too",
+        at_least=0,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
     judge: Path | str | None = setting(
@@ -172,7 +177,7 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
 
 @configuration
 class EvaluationConfig:
-    """Which model to measure on which problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
+    """Settings of measuring a model on problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
 
     `problems` may be a file or what it would hold.
     """

@@ -1,4 +1,4 @@
-"""What identifies the inputs of a run, so that it is continued with the same ones only."""
+"""Fingerprints of the inputs of a run, so that it is continued with the same ones only."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
 def fingerprint(source: Any) -> dict[str, Any]:
-    """What identifies a file or a checkpoint directory without reading all of its weights, or values held in memory.
+    """Identifies a file or a checkpoint directory without reading all of its weights, or values held in memory.
 
     A file: its size and the SHA-256 of its content. A directory: the same for each of its configuration,
     tokenizer and weight files, by name. Of a weight file above 32 MiB the hash covers its header and 64

@@ -60,7 +60,7 @@ class ProposerSpec:
 
     @property
     def prompt(self) -> PromptSettings:
-        """How its chat template is filled in."""
+        """The filling of its chat template."""
         return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
 
@@ -85,7 +85,7 @@ class MetaProverSpec:
 
     @property
     def prompt(self) -> PromptSettings:
-        """How its chat template is filled in."""
+        """The filling of its chat template."""
         return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the passes of a search cost one device: operations, and bytes of memory that must be read or written.
+"""The cost of a search's passes on one device: operations, and bytes of memory that must be read or written.
 
 Counted are the products of matrices, and the weights, keys and values that they take; sums between devices
 are not. An array that a mesh axis does not divide is held, read and multiplied by every device of the axis.

@@ -26,7 +26,7 @@ PASS_TOKENS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How to search: what a method makes of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
+    """Settings of a search, as a method makes them of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
 
     Attributes:
       segmentation: one of `segmentation.SEGMENTATIONS`.
@@ -61,23 +61,28 @@ class SearchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSizes:
-    """What a run's problems need room for, in tokens.
+    """Sizes that a run's problems need room for, in tokens.
 
     Attributes:
       prompt_width: capacity for a prompt, of any reader.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
       num_forms: most accepted forms of an answer.
+      review_width, review_scored_width, review_forms: the same of what is scored after the winners' reasoning; no forms
+        where that is nothing.
     """
 
     prompt_width: int
     closing_width: int = 1
     scored_width: int = 1
     num_forms: int = 1
+    review_width: int = 1
+    review_scored_width: int = 1
+    review_forms: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ReaderParts:
-    """What a reader is made of.
+    """The parts of a reader.
 
     Attributes:
       model: its network, real or abstract.
@@ -143,6 +148,7 @@ def plan_search(
         num_forms=sizes.num_forms,
         quantum=settings.quantum or min(32, max(4, step_tokens // 2)),
         score_group=group,
+        review_forms=sizes.review_forms,
         seed=settings.seed,
     )
 

@@ -1,4 +1,4 @@
-"""What the search asks of a vocabulary, as arrays of the host: boundaries, forced texts, ids that end a text."""
+"""Tables of a vocabulary for the search, as arrays of the host: boundaries, forced texts, ids that end a text."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,7 @@ def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tupl
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What the search asks of a vocabulary.
+    """Tables of one vocabulary for the search.
 
     Attributes:
       arrays: the fields of `ReaderConstants` but the weights, by name; arrays of the host, or their shapes.

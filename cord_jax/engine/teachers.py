@@ -68,7 +68,7 @@ class Teachers:
 
 
 class ReaderKey(NamedTuple):
-    """What makes two proposers share a reader."""
+    """The key of a reader: proposers with the same one share it."""
 
     checkpoint: Path
     prompt: PromptSettings

@@ -28,7 +28,7 @@ from models.prefill import prefill
 
 @pytree
 class Chosen:
-    """What a reader commits for the rows of a sub-batch.
+    """Texts that a reader commits for the rows of a sub-batch.
 
     Attributes:
       length_rb: int32, tokens of the text of each place; 0 for a place that gets none.
@@ -62,7 +62,7 @@ class Branches:
 
 @pytree
 class Passage:
-    """What a pass over packed forks has read.
+    """Packed forks that were read in one pass.
 
     Attributes:
       packed: its tokens, those of the rows of a shard.
@@ -77,10 +77,10 @@ class Passage:
 
 @pytree
 class Scored:
-    """What the meta-prover has read to score candidates, and so need not read again to commit their steps.
+    """Candidates that the meta-prover has read to score them, and so need not read again to commit their steps.
 
     Attributes:
-      passage: what it has read; the candidates' steps are its forks.
+      passage: all that it has read; the candidates' steps are its forks.
       row_r: bool, the rows of which it has read them.
       choice_rb: int32, the candidate whose step each place commits.
     """
@@ -129,7 +129,7 @@ def _living(state: ReaderState, batch: SubBatch, branches: Branches):
 
 
 def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, branches: Branches, need_r):
-    """What the rows' KV caches must do to take `need_r` more columns.
+    """Finds out what the rows' KV caches must do to take `need_r` more columns.
 
     Returns: `(compact_r, fits_r)`, bool: whether compaction frees a region of the cache, and whether there is room
       after it.

@@ -1,8 +1,7 @@
 """Proposing: every proposer writes its next step, one token a row and tick, without contact with the host.
 
-The loop stops when no row is inside a proposal any more or after a quantum of tokens; rows whose problem
-still waits for others stand still, and a problem whose proposals are long goes on in the next round (design,
-section 4).
+The loop stops when no row is inside a proposal any more or after a quantum of tokens. Rows whose problem still waits
+for others stand still, and a problem whose proposals are long goes on in the next round (method, section 4).
 """
 
 import dataclasses
@@ -68,7 +67,7 @@ def propose(
     slot_n = jnp.arange(num_slots, dtype=jnp.int32)
     busy_nq = state.rows.running_nq
     attention = plan.execution.tree
-    view = attention.view(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
+    masks = attention.masks(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
@@ -85,7 +84,7 @@ def propose(
             depth_nqt=rows.position_nq[..., None] + age_nqt,
             running_nq=running,
         )
-        attend = attention.decode(view, new)
+        attend = attention.decode(masks, new)
         token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
@@ -148,9 +147,7 @@ def _next_tokens(
 
 
 def sampled_tokens(rows: Rows):
-    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count
-    is stale.
-    """
+    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count is stale."""
     ring = rows.token_nqt.shape[2]
     index_nqt = (rows.start_nq[..., None] + jnp.arange(ring)) % ring
     return jnp.take_along_axis(rows.token_nqt, index_nqt, axis=2)

@@ -1,6 +1,4 @@
-"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (design, section 3.10 and
-3.11).
-"""
+"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (method, sections 3.10 and 3.11)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +13,7 @@ EXCLUDED = -jnp.inf
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """How the proposers of one reader sample; one entry a proposer. Static: it decides what is compiled.
+    """The sampling settings of one reader's proposers, one entry a proposer. Static: it decides what is compiled.
 
     Attributes:
       temperature: 0 means the most probable token, the lowest id on ties.

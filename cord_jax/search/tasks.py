@@ -1,4 +1,4 @@
-"""What is done for the slots of a sub-batch: every reader reads something, and then rows begin to write.
+"""Tasks of the slots of a sub-batch: every reader reads something, and then rows begin to write.
 
 The slots of a sub-batch may be at different places: of one a piece of the prompt is read, another has chosen steps, a
 third is in the middle of an answer. Each kind says what it needs as a `Task`; they are joined row by row, and every
@@ -25,7 +25,7 @@ from cord_jax.search.state import SlotPlan, SlotState
 
 @pytree
 class Start:
-    """What the rows of a slot write next: a step at each open place, or an answer at place 0, or nothing.
+    """The texts that the rows of a slot write next: a step at each open place, or an answer at place 0, or none.
 
     Attributes:
       open_rb: bool, places at which a step is written.
@@ -47,7 +47,7 @@ class Start:
 
 @pytree
 class Task:
-    """What is done for the rows of a sub-batch.
+    """All that is to be done for the rows of a sub-batch.
 
     Attributes:
       chosen: what each reader commits.

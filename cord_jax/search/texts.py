@@ -38,7 +38,7 @@ class SearchTexts:
         return [texts[number] for number in range(rounds)]
 
     def recorded(self, problem: int, number: int) -> SettledRound | None:
-        """What an earlier run has settled in a round (from 0)."""
+        """Gives what an earlier run has settled in a round (from 0), None if it has not."""
         rounds = self._searches[problem].recorded
         return rounds[number] if number < len(rounds) else None
 

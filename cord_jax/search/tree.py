@@ -18,7 +18,7 @@ LOST, UNRANKED = -1, -2
 
 @pytree
 class Tree:
-    """What is known of the nodes, by round and candidate.
+    """All that is known of the nodes, by round and candidate.
 
     Attributes:
       parent_nmj: int32, the node that each extends.

@@ -1,4 +1,4 @@
-"""What a run of the trainer reads before it touches a device, so that what is wrong is told before anything is compiled."""
+"""Inputs that a run of the trainer reads before it touches a device, so that mistakes are told before anything is compiled."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What makes a prompt of a question: the same three settings for teachers, for a student and for its evaluation.
+"""Settings that make a prompt of a question: the same three for teachers, for a student and for its evaluation.
 
 This module imports no library, so that settings are checked before anything is loaded.
 """
@@ -25,7 +25,7 @@ _IS_SCALAR = (str, int, float, bool)
 
 @dataclasses.dataclass(frozen=True)
 class PromptSettings:
-    """How a model's chat template is filled in.
+    """The filling of a model's chat template.
 
     Attributes:
       system_prompt: the system turn; None leaves it to the template.

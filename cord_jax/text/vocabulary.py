@@ -1,9 +1,8 @@
-"""A model's vocabulary: text to ids and back, byte for byte (design, section 3.1).
+"""A model's vocabulary: text to ids and back, byte for byte (method, section 3.1).
 
-Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so
-without the dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so
-that a boundary is found in text whatever the tokens. And an answer's tokens are known among those of the text
-around it.
+Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so without the
+dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so that a boundary is
+found in text whatever the tokens. And an answer's tokens are known among those of the text around it.
 """
 
 import functools
@@ -111,7 +110,7 @@ class Vocabulary:
         return self.join(ids).decode("utf-8", "replace")
 
     def defined(self, width: int) -> np.ndarray:
-        """Which of the model's logits belong to an id of the tokenizer: bool [width].
+        """Marks the logits of a model that belong to an id of the tokenizer: bool [width].
 
         Raises:
           UserError: the tokenizer has an id that the model has no logit for.
@@ -128,8 +127,8 @@ class Vocabulary:
     def encode_with_answer(self, closing: str, answer: str) -> tuple[list[int], list[bool]]:
         """The ids of `closing + answer + "."`, encoded as one piece, and which of them the score counts.
 
-        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the
-        space before it or the period after it (design, section 3.7).
+        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the space before
+        it or the period after it (method, section 3.7).
 
         Raises:
           UserError: no token of the closing comes before the first that counts, so that nothing predicts it.
@@ -159,7 +158,7 @@ class Vocabulary:
         return ids, scored
 
     def _spans(self, ids: list[int], data: bytes) -> list[tuple[int, int]] | None:
-        """Where in `data` each id's bytes lie; None if the ids do not spell it.
+        """Finds the place of each id's bytes in `data`; None if the ids do not spell it.
 
         Some added tokens swallow the white space beside them, which then belongs to no id.
         """
@@ -175,7 +174,7 @@ class Vocabulary:
         return spans if not data[position:].strip() else None
 
     def seam_rate(self, segmentation: str = "prompt") -> float:
-        """How often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts.
+        """Measures how often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts.
 
         It is measured over fixed texts. 0 means that a model's tokens of a trace are those of its whole text.
         """

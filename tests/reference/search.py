@@ -4,6 +4,8 @@ Every sampled token is one forward pass over the whole text so far; after it, ev
 again and searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +160,9 @@ class Settings:
     decoding: str = "beam"
     exploration: float = 0.2
     max_expansions: int = 0
+    selector: str = "predictive_perplexity"
+    decoys: int = 0
+    seed: int = 0
     filters: Mapping[str, Unwanted] = field(default_factory=dict)
 
 
@@ -170,8 +175,15 @@ class ProblemSearch:
     """The search of one problem."""
 
     def __init__(
-        self, pool: Pool, teachers: list[Reader], meta_prover: Reader, problem: dict, settings: Settings
+        self,
+        pool: Pool,
+        teachers: list[Reader],
+        meta_prover: Reader,
+        problem: dict,
+        problems: list[dict],
+        settings: Settings,
     ):
+        self.problems = problems
         self.pool = pool
         self.teachers = teachers
         self.meta_prover = meta_prover
@@ -255,6 +267,16 @@ class ProblemSearch:
         self.usage[self.pool.proposers[proposer].name]["scored"] += used
         return max(reader.answer_probability(context, closing, form) for form in forms)
 
+    def perplexity(self, winner: Hypothesis, answers: list[str]) -> float | None:
+        """The greatest predictive perplexity of answers after a whole trace."""
+        if not winner.reasoning or not answers:
+            return None
+        context = list(self.meta_prompt)
+        for step in winner.steps:
+            context += self.meta_prover.encode(step.text)
+        found = [self.meta_prover.answer_probability(context, self.settings.closing, a) for a in answers]
+        return decimal(max(found))
+
     # One round
 
     def drafts(self, beam_number: int, beam: Hypothesis, step: int) -> list[Draft]:
@@ -318,6 +340,8 @@ class ProblemSearch:
             score = None
             if draft.dropped is None:
                 score = self.score(draft.proposer, draft.parent, draft.text)
+                if self.settings.selector == "max_length":
+                    score = np.float32(self.meta_tokens(draft.parent) + draft.tokens)
             row = {
                 "node": len(self.rows) + 1,
                 "parent": draft.parent.node,
@@ -462,10 +486,31 @@ class ProblemSearch:
             "reasoning": winner.reasoning,
             "response": response,
             "predicted_answer": None if response is None else text.predicted_answer(response),
+            "predictive_perplexity": self.perplexity(winner, text.answer_forms(self.problem)),
             "steps": steps,
             "usage": self.usage,
         }
+        if self.settings.decoys:
+            answers = self.decoys()
+            one_by_one = [self.perplexity(winner, [answer]) for answer in answers]
+            trace["decoy_scores"] = (
+                one_by_one if winner.reasoning and text.answer_forms(self.problem) else None
+            )
         return trace, self.rows
+
+    def decoys(self) -> list[str]:
+        """Wrong answers of other problems, in the order of a hash; right is what equals an accepted form."""
+        mine = self.problem["id"]
+
+        def digest(other: dict) -> str:
+            return hashlib.sha256(f"{self.settings.seed} {mine} {other['id']}".encode()).hexdigest()
+
+        found: list[str] = []
+        for other in sorted((p for p in self.problems if p["id"] != mine), key=digest):
+            answer = unicodedata.normalize("NFC", other["answer"])
+            if answer not in found and answer not in text.answer_forms(self.problem):
+                found.append(answer)
+        return found[: self.settings.decoys]
 
 
 def reference_search(
@@ -484,6 +529,9 @@ def reference_search(
     decoding: str = "beam",
     exploration: float = 0.2,
     max_expansions: int | None = None,
+    selector: str = "predictive_perplexity",
+    decoys: int = 0,
+    seed: int = 0,
     filters: Mapping[str, Unwanted] = {},
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
@@ -494,6 +542,8 @@ def reference_search(
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
       decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
+      selector: "predictive_perplexity" or "max_length".
+      decoys: wrong answers that are scored after the winner's reasoning, chosen by the seed.
       margins: filled, if given, with how near to a tie the run came.
       filters: what drops drafts before they are scored, by name, in their order.
 
@@ -517,10 +567,15 @@ def reference_search(
         decoding,
         exploration,
         max_expansions or beam_width * max_steps,
+        selector,
+        decoys,
+        seed,
         filters,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}
     teachers = [readers[Path(proposer.checkpoint)] for proposer in pool.proposers]
     meta_prover = readers[Path(pool.meta_prover.checkpoint)]
-    return [ProblemSearch(pool, teachers, meta_prover, problem, settings).run() for problem in problems]
+    return [
+        ProblemSearch(pool, teachers, meta_prover, problem, problems, settings).run() for problem in problems
+    ]

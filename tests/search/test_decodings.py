@@ -1,7 +1,12 @@
 """Monte Carlo tree search, and selectors that need no answer, equal a brute-force search over transformers' torch models."""
 
+import json
+
 import pytest
 
+from cord_jax.errors import UserError
+from cord_jax.problems import Problem
+from cord_jax.synthesis import SynthesisConfig, synthesize
 from tests.reference.search import reference_search
 from tests.reference.tiny import PROBLEMS
 from tests.search.inputs import LIMITS
@@ -17,3 +22,56 @@ def test_mcts_equals_brute_force(pools, exploration, slots):
     found = engine_rows(directory, f"mcts-{exploration}", slots=slots, **settings, **LIMITS)
     for trace, tree in reference_search(pool, PROBLEMS, **settings, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(selector="max_length", beam_width=2, decoys=2),
+        pytest.param(dict(beam_width=2, decoys=1), marks=pytest.mark.slow),
+        pytest.param(
+            dict(selector="max_length", decoding="mcts", beam_width=2, max_expansions=5),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["max_length", "decoys", "max_length-mcts"],
+)
+def test_selectors_and_decoys_equal_brute_force(pools, settings):
+    """The perplexity of a winner that another selector has chosen, too."""
+    directory, pool = pools("prompt", 1)
+    output = "-".join(map(str, settings.values()))
+    found = engine_rows(directory, output, slots=3, grader="exact", **settings, **LIMITS)
+    for trace, tree in reference_search(pool, PROBLEMS, **settings, **LIMITS):
+        assert_same(found[trace["id"]], (trace, tree))
+
+
+def test_random_draws_depend_on_the_problem_alone(pools):
+    directory, _ = pools("prompt", 1)
+    runs = [
+        engine_rows(directory, f"random-{slots}", slots=slots, selector="random", beam_width=2, **LIMITS)
+        for slots in (1, 3)
+    ]
+    scores = [
+        [row["score"] for _, tree in run.values() for row in tree if row["score"] is not None] for run in runs
+    ]
+    assert len(set(scores[0])) > 8 and all(0 <= score < 1 for score in scores[0])
+    for name in runs[0]:
+        assert runs[0][name][1] == runs[1][name][1]
+
+
+def test_questions_without_answers(pools, tmp_path):
+    directory, _ = pools("prompt", 1)
+    rows = [
+        {"id": "q", "question": "What is 3 + 4?"},
+        {"id": "r", "question": "What is 5 + 4?", "answer": "9"},
+    ]
+    problems = [Problem(**row) for row in rows]
+    config = dict(pool=directory / "pool.toml", problems=problems, output_dir=tmp_path / "run", **LIMITS)
+    with pytest.raises(UserError, match=r"problem 1: .*answer"):
+        synthesize(SynthesisConfig(**config))
+    synthesize(SynthesisConfig(**config, selector="max_length", beam_width=2, decoys=1))
+    traces = {row["id"]: row for row in map(json.loads, (tmp_path / "run" / "traces.jsonl").open())}
+    unknown = traces["q"]
+    assert (unknown["answer"], unknown["correct"], unknown["predictive_perplexity"]) == (None, None, None)
+    assert unknown["decoy_scores"] is None and unknown["score"] > 0
+    assert 0 <= traces["r"]["predictive_perplexity"] <= 1 and isinstance(traces["r"]["correct"], bool)

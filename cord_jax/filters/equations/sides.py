@@ -40,7 +40,7 @@ class _NotUnderstood(Exception):
 
 
 def read_side(tokens: Sequence[Token]) -> Side | None:
-    """What a run of plain tokens means; None if that is not certain."""
+    """Reads the meaning of a run of plain tokens; None if that is not certain."""
     if not 0 < len(tokens) <= MAX_TOKENS:
         return None
     negative = tokens[0].text == "-"

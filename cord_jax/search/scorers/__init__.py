@@ -18,7 +18,7 @@ from cord_jax.search.state import SearchPlan, SearchState
 
 
 class Scorer(Protocol):
-    """What ranks candidates; static, so hashable.
+    """A way of ranking candidates; static, so hashable.
 
     Attributes:
       needs_answer: whether it cannot do without a gold answer.

@@ -1,9 +1,9 @@
-"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; design, section 3.7).
+"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; method, section 3.7).
 
-S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
-`.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
-with the closing before it and the full stop behind it, is a twig. Only the positions before the answer's
-tokens are projected to logits.
+S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer + `.`. Each
+candidate is a fork of the path of its place: its text is the step, and each accepted form of the answer continues it,
+with the closing before it and the full stop behind it. Only the positions before the answer's tokens are projected to
+logits.
 """
 
 import dataclasses
@@ -29,12 +29,13 @@ LOGITS_AT_A_TIME = 1 << 26
 
 
 def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
-    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
-    defines; `closing_start_rj` is where in its packed text a candidate's closing begins.
+    """Computes log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer defines.
+
+    Args:
+      closing_start_rj: where in its packed text a candidate's closing begins.
     """
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
-    # The logits of a token stand at the place before it; a closing always has a token before its answer's
-    # first.
+    # The logits of a token stand at the place before it; a closing always has a token before its answer's first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
     place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
     hidden_xd = hidden_wd[place_x]
@@ -53,15 +54,15 @@ def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start
     return packing.in_parts(log_probability, parts, hidden_xd, target_x).reshape(place_rjz.shape)
 
 
-def scores(log_probability_rjz, closings: Closings, num_forms: int):
-    """exp of the mean over each form's tokens; the greatest over the forms, float32 [r, j]."""
+def form_scores(log_probability_rjz, closings: Closings, num_forms: int):
+    """Takes exp of the mean over each form's tokens, float32 [f, r, j]; -inf for a form that a row does not have."""
     by_form = []
     for form in range(1, num_forms + 1):
         mine_r1z = (closings.scored_form_nz == form)[:, None]
         count_r1 = mine_r1z.sum(-1)
         mean_rj = jnp.where(mine_r1z, log_probability_rjz, 0.0).sum(-1) / jnp.maximum(count_r1, 1)
         by_form.append(jnp.where(count_r1 > 0, jnp.exp(mean_rj), -jnp.inf))
-    return jnp.stack(by_form).max(0)
+    return jnp.stack(by_form)
 
 
 @pytree
@@ -81,7 +82,7 @@ class Continuations:
     valid_rj: jax.Array
 
 
-def score_candidates(
+def score_forms(
     plan: ReaderPlan,
     constants: ReaderConstants,
     tree: PrefixTree,
@@ -90,7 +91,7 @@ def score_candidates(
     shards: Shards,
     num_forms: int,
 ) -> tuple[jax.Array, Passage]:
-    """Scores a group of candidates of each row in one pass.
+    """Scores every form of the answer after a group of candidates of each row, in one pass.
 
     Args:
       plan, constants: of the meta-prover's reader.
@@ -99,7 +100,7 @@ def score_candidates(
       num_forms: most forms of an answer.
 
     Returns:
-      `(score_rj float32, passage)`: the scores, and all that was read.
+      `(score_frj float32, passage)`: the scores, -inf for forms that a row does not have, and all that was read.
     """
     model, valid_rj = readers.decoder(plan, constants), candidates.valid_rj
 
@@ -121,8 +122,7 @@ def score_candidates(
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + candidates.length_rj, constants.defined_v
     )
-    score_rj = scores(log_probability_rjz, closings, num_forms)
-    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, scratch, start_rj)
+    return form_scores(log_probability_rjz, closings, num_forms), Passage(packed, scratch, start_rj)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ class PredictivePerplexity:
         place_j = np.arange(plan.candidates) // plan.num_proposers
         base_rj = batch.take(s.length_nb)[:, place_j]
         run = functools.partial(
-            score_candidates,
+            score_forms,
             reader,
             k,
             s.tree(batch, batch.take(s.path_nbs)),
@@ -156,12 +156,13 @@ class PredictivePerplexity:
             new_rj,
         )
         if group == plan.candidates:
-            return run(candidates=continuations)
+            score_frj, passage = run(candidates=continuations)
+            return score_frj.max(0), passage
 
         def split(x_rj):
             return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
-        score_grj = lax.map(lambda group: run(candidates=group)[0], jax.tree.map(split, continuations))
+        score_grj = lax.map(lambda group: run(candidates=group)[0].max(0), jax.tree.map(split, continuations))
         return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
 
 
