@@ -134,7 +134,7 @@ def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dic
 
 
 def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
-    """What makes a run this run: a directory that holds another is refused."""
+    """Describes what makes a run this run: a directory that holds another is refused."""
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
