@@ -5,6 +5,7 @@ What a field means and what it may be stands in its `setting`; the flags of `lau
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cord_jax import names, settings
 from cord_jax.errors import UserError
@@ -115,6 +116,11 @@ class SynthesisConfig:
         at_least=0,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
+    judge: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory of the model that --grader=judge asks",
+        changes_result=False,
+    )
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same traces", at_least=0
@@ -130,13 +136,28 @@ class SynthesisConfig:
     def __post_init__(self):
         """Raises: `UserError` for a value out of range, or one that contradicts another."""
         settings.check(
-            self, _one_trace_with_greedy, _no_steps_with_curation, _tree_search_settings, _reward_settings
+            self,
+            _a_judge_for_its_grader,
+            _one_trace_with_greedy,
+            _no_steps_with_curation,
+            _tree_search_settings,
+            _reward_settings,
         )
 
     @property
     def resolved(self) -> "SynthesisConfig":
         """The same with a value for every setting that was not given."""
         return settings.resolved(self)
+
+
+def _a_judge_for_its_grader(config: Any) -> None:
+    if config.grader == "judge" and config.judge is None:
+        raise UserError("--grader=judge needs a model to ask; give --judge=DIR")
+    if config.grader != "judge" and config.judge is not None:
+        raise UserError(
+            f"--judge={settings.show(config.judge)} is not asked with --grader={config.grader}; give --grader=judge too, "
+            "or leave it out"
+        )
 
 
 def _one_trace_with_greedy(config: SynthesisConfig) -> None:
@@ -210,6 +231,11 @@ class EvaluationConfig:
         check=parse_arguments,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
+    judge: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory of the model that --grader=judge asks",
+        changes_result=False,
+    )
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same samples", at_least=0
@@ -224,4 +250,4 @@ class EvaluationConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
-        settings.check(self)
+        settings.check(self, _a_judge_for_its_grader)

@@ -27,4 +27,5 @@ SEGMENTATIONS = {
 GRADERS = {
     "auto": "words, choices, numbers with units and mathematics, each in their own way",
     "exact": "as text",
+    "judge": "by a model that is asked whether the response agrees with the answer (--judge)",
 }

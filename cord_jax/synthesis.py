@@ -22,7 +22,7 @@ from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
-from cord_jax.grading import Grader, open_grader
+from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.methods import search_settings
 from cord_jax.pool import PoolSpec, read_pool
@@ -56,31 +56,33 @@ def synthesize(
         raise UserError(
             f"--selector={config.selector} needs a reward model; name one in a [reward_model] table of the pool"
         )
+    check_judge(config.judge)
     run_is = _describe(config, spec)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
     new_tokens = config.max_thinking_tokens + config.max_answer_tokens
     teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of, rewards)
-    with open_grader(config.grader) as grader:
+    with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
             decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
         engine = Engine(teachers, problems, search, mesh, decoys)
+        provenance = Provenance(
+            config.method,
+            config.selector,
+            config.decoding if config.method == "cord" else None,
+            _digest(run_is),
+            config.decoys > 0,
+        )
         if not leads:  # the other processes compute alike and write nothing
             pending, recorded = _agree(problems, None, None)
-            for _ in engine.run(pending, recorded=recorded):
-                pass
+            for finished in engine.run(pending, recorded=recorded):
+                if config.judge is not None:  # it lies on the devices of all processes
+                    read_trace(finished, problems[finished.problem], teachers, grader, provenance)
             return {}
         environment = settings_of.free(config) | {"device": device_name(mesh)}
         with open_run(config.output_dir, **run_is, environment=environment) as run:
-            provenance = Provenance(
-                config.method,
-                config.selector,
-                config.decoding if config.method == "cord" else None,
-                _digest(run_is),
-                config.decoys > 0,
-            )
             return _write_traces(run, engine, grader, provenance, progress)
 
 
@@ -138,7 +140,7 @@ def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dic
 
 
 def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
-    """What makes a run this run: a directory that holds another is refused."""
+    """Describes what makes a run this run: a directory that holds another is refused."""
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
@@ -150,7 +152,8 @@ def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
         "job": "synthesize",
         "settings": settings,
         "inputs": {"problems": fingerprint(config.problems)}
-        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)},
+        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
+        | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
 
 

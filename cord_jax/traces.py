@@ -51,7 +51,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """How a trace was made.
+    """The making of a trace.
 
     Attributes:
       method, selector, decoding: names of the run's settings; decoding is None for methods without steps.

@@ -70,7 +70,8 @@ REFUSED = {
         "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
-        "grader": [("math", "one of " + ", ".join(names.GRADERS))],
+        "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
+        "judge": [(1, "a path"), ("x", "give --grader=judge too")],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -107,6 +108,7 @@ REFUSED = {
         "user_prompt": [("Solve it.", "a text with {question}")],
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
+        "judge": [("", "a path")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
@@ -272,6 +274,7 @@ def test_values_are_put_into_their_normal_form():
     assert settings.free(config) == {
         "model": "m",
         "problems": "1 in memory",
+        "judge": None,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }

@@ -128,7 +128,7 @@ def _closing(search: AbstractSearch) -> int:
 
 def _cue(search: AbstractSearch, reader: int) -> int:
     """Most tokens of a heading."""
-    return search.constants[reader].cue_xm.shape[1]
+    return search.constants[reader].cue_xt.shape[1]
 
 
 def _divided(search: AbstractSearch, reader: int) -> bool:

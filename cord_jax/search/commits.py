@@ -33,7 +33,7 @@ class Chosen:
     Attributes:
       length_rb: int32, tokens of the text of each place; 0 for a place that gets none.
       token_rbt: int32, the text's tokens in the reader's vocabulary.
-      cue_rb: int32, row of `cue_xm` that follows, -1 for none.
+      cue_rb: int32, row of `cue_xt` that follows, -1 for none.
       permanent_r: bool, the cue becomes part of the text (the one before an answer).
       shared_r: bool, the cue of place 0 is that of every place.
     """
@@ -300,7 +300,7 @@ def append(
     Returns: the state, and the columns of each place with its cue, bool [r, b, s].
     """
     rows, places = branches.node_rb.shape
-    cue_width = constants.cue_xm.shape[1]
+    cue_width = constants.cue_xt.shape[1]
     cue_length_rb = cue_lengths(constants, batch, chosen)
     path_rbs = paths(state, batch, branches.lineage_rbi)
     forks = Forks(
@@ -308,7 +308,7 @@ def append(
         length_rx=jnp.where(batch.valid_r[:, None], chosen.length_rb, 0),
         base_rx=path_rbs.sum(-1, dtype=jnp.int32),
         branch_rx=jnp.broadcast_to(jnp.arange(places, dtype=jnp.int32), (rows, places)),
-        tail_rxa=constants.cue_xm[jnp.maximum(chosen.cue_rb, 0)],
+        tail_rxa=constants.cue_xt[jnp.maximum(chosen.cue_rb, 0)],
         tail_length_rx=cue_length_rb,
         form_rxa=jnp.ones((rows, places, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, places, cue_width)),

@@ -72,7 +72,7 @@ class ReaderConstants:
       done_u: bool, states in which a boundary has been decided.
       defined_v: bool, ids that the tokenizer defines; no other is ever sampled or counted.
       eos_v: bool, ids that end a text.
-      cue_xm: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
+      cue_xt: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
         step t.
       cue_length_x: int32.
     """
@@ -83,7 +83,7 @@ class ReaderConstants:
     done_u: jax.Array = axes("state")
     defined_v: jax.Array = axes("token id")
     eos_v: jax.Array = axes("token id")
-    cue_xm: jax.Array = axes("cue", "token")
+    cue_xt: jax.Array = axes("cue", "token")
     cue_length_x: jax.Array = axes("cue")
 
 

@@ -97,7 +97,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{name} must be a text, a number, true or false")
 
 
-def read_prompt_file(model: Path) -> PromptSettings:
+def read_prompt_file(model: str | Path) -> PromptSettings:
     """The settings that a checkpoint directory was trained with; the defaults if it has no `prompt.json`.
 
     Raises: `UserError` if the file is not what it must be.

@@ -38,21 +38,21 @@ def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
     # The logits of a token stand at the place before it; a closing always has a token before its answer's first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
-    place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
-    hidden_xd = hidden_wd[place_x]
-    target_x = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
+    place_p = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
+    hidden_pd = hidden_wd[place_p]
+    target_p = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
 
-    def log_probability(hidden_xd, target_x):
-        logits_xv = jnp.where(defined_v, model.unembed(hidden_xd), -jnp.inf)
-        return jnp.take_along_axis(jax.nn.log_softmax(logits_xv), target_x[:, None], axis=1)[:, 0]
+    def log_probability(hidden_pd, target_p):
+        logits_pv = jnp.where(defined_v, model.unembed(hidden_pd), -jnp.inf)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits_pv), target_p[:, None], axis=1)[:, 0]
 
     most = max(1, LOGITS_AT_A_TIME // defined_v.shape[0])
     parts = next(
         parts
-        for parts in range(1, len(target_x) + 1)
-        if len(target_x) % parts == 0 and len(target_x) // parts <= most
+        for parts in range(1, len(target_p) + 1)
+        if len(target_p) % parts == 0 and len(target_p) // parts <= most
     )
-    return packing.in_parts(log_probability, parts, hidden_xd, target_x).reshape(place_rjz.shape)
+    return packing.in_parts(log_probability, parts, hidden_pd, target_p).reshape(place_rjz.shape)
 
 
 def form_scores(log_probability_rjz, closings: Closings, num_forms: int):
