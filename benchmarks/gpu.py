@@ -357,7 +357,7 @@ def measure_search(values: flags.FlagValues, search: EngineSearch, spec, setting
     peer.searcher.readers = readers
     others = f"transformers, {settings.slots} in lock-step"
     programs = {
-        "cord_jax": (search.search, lambda: float(search.engine._state.busy_y.sum())),
+        "cord_jax": (search.search, lambda: float(search.engine._state.meters.busy_y.sum())),
         others: (lambda: peer.search(settings.slots), lambda: sum(reader.written for reader in readers)),
     }
     turns: dict[str, list[Turn]] = {name: [] for name in programs}

@@ -140,7 +140,7 @@ class Reader:
         self.undefined = torch.from_numpy(~defined).to(model.device)
         self.work = Work()
 
-    def prompt(self, problem: Problem) -> list[int]:
+    def prompt_ids(self, problem: Problem) -> list[int]:
         text = render_prompt(self.vocabulary, self.prompt, problem.question, problem.context)
         return self.vocabulary.encode_prompt(text)
 
@@ -321,7 +321,7 @@ class TransformersSearch:
     def _search_batch(self, problems: Sequence[Problem]) -> list[Found]:
         settings = self.settings
         pasts = [None] * len(self.readers)
-        unread = [[reader.prompt(problem) for problem in problems] for reader in self.readers]
+        unread = [[reader.prompt_ids(problem) for problem in problems] for reader in self.readers]
         beams = {n: [Beam(row=n)] for n in range(len(problems))}
         winners, stash = {}, {}
         for step in range(1, settings.max_steps + 1):

@@ -60,6 +60,7 @@ REFUSED = {
         "max_steps": [(0, "at least 1"), ("3", "a whole number")],
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
         "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
+        "reward_of": [("first", "one of last, min, mean, product")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [
@@ -186,6 +187,7 @@ CONTRADICTIONS = [
     ("synthesize", {"method": "curation", "decoding": "beam"}, ["--method=curation", "--decoding"]),
     ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
     ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
+    ("synthesize", {"reward_of": "min"}, ["--reward_of", "--selector=process_reward"]),
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
