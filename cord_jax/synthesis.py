@@ -145,7 +145,7 @@ def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
-    if config.selector == "process_reward":
+    if config.selector == "process_reward" and spec.reward_model is not None:
         settings["reward_model"] = _settings_of(spec.reward_model)
         checkpoints[spec.reward_model.checkpoint] = None
     return {

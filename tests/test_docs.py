@@ -6,11 +6,17 @@ import importlib.util
 import io
 import re
 import sys
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from cord_jax.search.slots import SubBatch
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cord_jax", "models", "launch", "benchmarks", "tests")
@@ -206,3 +212,33 @@ def test_stale_references_are_seen(monkeypatch):
         )
         found = list(complaints(path))
         assert len(found) == 1 and told in found[0], (text, found)
+
+
+def test_the_selector_of_the_tour_works():
+    document = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "Shortest" in b)
+    selector: dict = {"__name__": "shortest"}
+    exec(textwrap.dedent(block), selector)
+    rng = np.random.default_rng(0)
+    rows, rounds, places, proposers = 2, 3, 2, 2
+    candidates = places * proposers
+    thinking_nmj = rng.integers(1, 9, (rows, rounds, candidates))
+    node_nb = np.array([[1, 7], [0, 5]])
+    length_rj = rng.integers(1, 9, (rows, candidates))
+    scores = selector["scorer"](None)(
+        SimpleNamespace(
+            candidates=candidates, num_proposers=proposers, meta=0, readers=[SimpleNamespace(vocabulary=0)]
+        ),
+        (),
+        SimpleNamespace(
+            tree=SimpleNamespace(thinking_nmj=jnp.asarray(thinking_nmj)),
+            frontier=SimpleNamespace(node_nb=jnp.asarray(node_nb)),
+        ),
+        SubBatch(jnp.arange(rows), jnp.ones(rows, bool)),
+        SimpleNamespace(length_urj=jnp.asarray(length_rj)[None]),
+    )
+    for row in range(rows):
+        # Node 0 is the empty trace; the others are numbered by round and candidate.
+        so_far = [0, *thinking_nmj[row].reshape(-1)]
+        for j in range(candidates):
+            assert scores.score_rj[row, j] == -(so_far[node_nb[row, j // proposers]] + length_rj[row, j])

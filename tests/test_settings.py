@@ -60,7 +60,7 @@ REFUSED = {
         "max_steps": [(0, "at least 1"), ("3", "a whole number")],
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
         "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
-        "reward_of": [("first", "one of last, min, mean, product")],
+        "reward_of": [("median", "one of last, min, mean, product")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [

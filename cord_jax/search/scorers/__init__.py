@@ -20,7 +20,7 @@ from cord_jax.search.state import SearchPlan, SearchState
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a scorer gives.
+    """Scores of candidates, and what was read for them.
 
     Attributes:
       score_rj: float32, the more the better; of candidates that were dropped and of rows that do not count it has no
