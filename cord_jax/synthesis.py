@@ -28,7 +28,7 @@ from cord_jax.methods import search_settings
 from cord_jax.pool import PoolSpec, read_pool
 from cord_jax.problems import read_problems
 from cord_jax.run_directory import RunDirectory, check_run, open_run
-from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize
+from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
 
 _REPORT_SECONDS = 10.0
 
@@ -123,6 +123,8 @@ def _write_traces(
         return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
     summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started, device=device)
     summary["seam_rate"] = seam_rates
+    if provenance.decoding == "mcts":
+        summary["tree"] = summarize_trees(files.read_tree(), engine.settings.max_steps)
     run.write_json(SUMMARY, summary)
     return summary
 

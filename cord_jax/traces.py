@@ -233,6 +233,28 @@ class TraceFiles:
         self._tree.append(*(candidate.to_row() for candidate in candidates))
         self._traces.append(trace.to_row())
 
+    def read_tree(self) -> list[Candidate]:
+        """All candidates of the run."""
+        return [Candidate.from_row(row) for row in self._tree.read()]
+
+
+def summarize_trees(candidates: Iterable[Candidate], max_steps: int) -> dict[str, float | None]:
+    """The part of the summary that tells of Monte Carlo tree search, as means over problems.
+
+    Returns: `expansions`; `depth` of the deepest node; `complete`, nodes whose reasoning has ended.
+    """
+    by_problem: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_problem.setdefault(candidate.problem, []).append(candidate)
+    trees = [[c for c in tree if c.dropped is None] for tree in by_problem.values()]
+    ends = ("think_end", "eos", "budget")
+    figures = {
+        "expansions": [len({c.beam for c in tree}) for tree in by_problem.values()],
+        "depth": [max((c.step for c in tree), default=0) for tree in trees],
+        "complete": [sum(c.ended in ends or c.step >= max_steps for c in tree) for tree in trees],
+    }
+    return {name: _rounded(statistics.estimate(values).mean) for name, values in figures.items()}
+
 
 def decimal(score: float | np.floating | None) -> float | None:
     """A float32 score as the shortest decimal that reads back as the same float32, for JSON."""

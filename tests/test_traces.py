@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cord_jax.run_directory import open_run
-from cord_jax.traces import Candidate, Provenance, Step, Trace, TraceFiles, Usage, decimal, summarize
+from cord_jax.traces import (
+    Candidate,
+    Provenance,
+    Step,
+    Trace,
+    TraceFiles,
+    Usage,
+    decimal,
+    summarize,
+    summarize_trees,
+)
 
 STEPS = (
     Step("### Step 1: 2 + 2 = 4\n\n", "left", np.float32(0.3), 9, "marker"),
@@ -132,6 +142,15 @@ def test_an_interrupted_problem_leaves_no_rows_behind(tmp_path):
         files.write(STUCK, [])
         assert [trace.id for trace in files.read()] == ["p1", "p2"]
         assert run.json_lines("tree.jsonl").read() == [candidate.to_row() for candidate in CANDIDATES]
+
+
+def test_trees_are_summarized():
+    more = [
+        dataclasses.replace(CANDIDATES[0], node=3, parent=1, step=2, beam=1, ended="think_end"),
+        dataclasses.replace(CANDIDATES[0], problem="p2", ended="cap"),
+    ]
+    assert summarize_trees([*CANDIDATES, *more], 5) == {"expansions": 1.5, "depth": 1.5, "complete": 0.5}
+    assert summarize_trees([*CANDIDATES, *more], 1)["complete"] == 1.5
 
 
 def test_summary():

@@ -15,7 +15,7 @@ ANSWER_CUE = "</think>\n\n"
 def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The forced pieces of text as tokens: row 0 what precedes an answer, row t the heading of step t."""
     texts = [ANSWER_CUE, *(segmentation.heading(segmentation_name, step) for step in range(1, max_steps + 2))]
-    ids = vocabulary.encode_batch(texts)
+    ids = vocabulary.encode_pieces(texts, segmentation_name)
     table_xt = np.zeros((len(ids), max(map(len, ids))), np.int32)
     for row, tokens in zip(table_xt, ids):
         row[: len(tokens)] = tokens

@@ -238,7 +238,7 @@ class Exchange:
     def _encode(self, texts: dict[int, str]) -> list[dict[int, list[int]]]:
         """The texts of candidates in every vocabulary."""
         return [
-            dict(zip(texts, vocabulary.encode_batch(list(texts.values()))))
+            dict(zip(texts, vocabulary.encode_pieces(list(texts.values()), self.rules.segmentation)))
             for vocabulary in self.vocabularies
         ]
 

@@ -34,7 +34,7 @@ class RewardText:
             )
         self.separator = int(found)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_pieces(self, texts: Sequence[str], segmentation: str) -> list[list[int]]:
         """Token ids of texts; a whole trace is read as its parts from one step marker to the next."""
         parts = [parts_of(text) for text in texts]
         encoded = iter(self.vocabulary.encode_batch([part.rstrip() for of_one in parts for part in of_one]))

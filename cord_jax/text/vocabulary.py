@@ -25,6 +25,10 @@ _SPACE = "\u2581"  # ▁, which stands for a space in SentencePiece vocabularies
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+# What stands for the text after a piece: it never joins white space before it.
+_FOLLOWS = "#"
+
+
 class Vocabulary:
     """The vocabulary of one checkpoint.
 
@@ -59,6 +63,7 @@ class Vocabulary:
         self._continuation = self._whole
         if _drop_dummy_prefix(definition):
             self._continuation = Tokenizer.from_str(json.dumps(definition))
+        self._seam_rates: dict[str, float] = {}
         self._check()
 
     @classmethod
@@ -96,6 +101,21 @@ class Vocabulary:
         """As `encode`, for many texts at once."""
         encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_pieces(self, texts: Sequence[str], segmentation: str) -> list[list[int]]:
+        """Encodes pieces of a trace, which other text follows.
+
+        Where the vocabulary's seams differ (`seam_rate`), a piece that ends in white space is encoded as it is with text
+        after it: GPT-2's vocabularies take two line breaks at the end of a text for one token, and before text for two.
+        """
+        if self.seam_rate(segmentation) == 0:
+            return self.encode_batch(texts)
+        alone = self.encode_batch(texts)
+        followed, end = self.encode_batch([text + _FOLLOWS for text in texts]), self.encode(_FOLLOWS)
+        return [
+            ids[: -len(end)] if text[-1:].isspace() and ids[-len(end) :] == end else as_it_is
+            for text, as_it_is, ids in zip(texts, alone, followed)
+        ]
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a whole prompt: no special tokens, but a dummy prefix where the tokenizer puts one."""
@@ -178,6 +198,11 @@ class Vocabulary:
 
         It is measured over fixed texts. 0 means that a model's tokens of a trace are those of its whole text.
         """
+        if segmentation not in self._seam_rates:
+            self._seam_rates[segmentation] = self._measured_seam_rate(segmentation)
+        return self._seam_rates[segmentation]
+
+    def _measured_seam_rate(self, segmentation: str) -> float:
         pairs = seams(segmentation)
         first, second, both = (self.encode_batch(texts) for texts in zip(*((a, b, a + b) for a, b in pairs)))
         return sum(a + b != joined for a, b, joined in zip(first, second, both)) / len(pairs)

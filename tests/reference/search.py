@@ -209,7 +209,7 @@ class ProblemSearch:
         teacher = self.teachers[proposer]
         tokens = list(self.prompts[proposer])
         for step in beam.steps:
-            tokens += teacher.encode(step.text)
+            tokens += teacher.encode_piece(step.text)
         return tokens
 
     def sample(self, proposer: int, tokens: list[int]) -> int:
@@ -242,7 +242,7 @@ class ProblemSearch:
         """The continuation of the teacher of the last step after the thinking."""
         proposer = winner.steps[-1].proposer
         teacher = self.teachers[proposer]
-        context = self.context(proposer, winner) + teacher.encode("</think>\n\n")
+        context = self.context(proposer, winner) + teacher.encode_piece("</think>\n\n")
         sampled: list[int] = []
         while len(sampled) < self.settings.max_answer_tokens:
             token = self.sample(proposer, context + sampled)
@@ -259,10 +259,10 @@ class ProblemSearch:
     def score(self, proposer: int, beam: Hypothesis, step_text: str) -> np.float32:
         """The score of beam + step: the most probable form of the answer counts."""
         reader = self.meta_prover
-        step_tokens = reader.encode(step_text)
+        step_tokens = reader.encode_piece(step_text)
         context = list(self.meta_prompt)
         for step in beam.steps:
-            context += reader.encode(step.text)
+            context += reader.encode_piece(step.text)
         context += step_tokens
         forms = text.answer_forms(self.problem)
         closing = self.settings.closing
@@ -276,7 +276,7 @@ class ProblemSearch:
             return None
         context = list(self.meta_prompt)
         for step in winner.steps:
-            context += self.meta_prover.encode(step.text)
+            context += self.meta_prover.encode_piece(step.text)
         found = [self.meta_prover.answer_probability(context, self.settings.closing, a) for a in answers]
         return decimal(max(found))
 
@@ -296,7 +296,7 @@ class ProblemSearch:
                 stopped = "budget" if left <= settings.max_step_tokens else "cap"
             proposal = self.propose(proposer, beam, step, segmentation, limit, stopped)
             ended, dropped = proposal.ended, proposal.dropped
-            tokens = len(self.meta_prover.encode(proposal.text))
+            tokens = len(self.meta_prover.encode_piece(proposal.text))
             if (
                 dropped is None
                 and ended not in ("think_end", "eos")
@@ -473,7 +473,7 @@ class ProblemSearch:
         steps = []
         for step in winner.steps:
             name = self.pool.proposers[step.proposer].name
-            self.usage[name]["committed"] += len(self.teachers[step.proposer].encode(step.text))
+            self.usage[name]["committed"] += len(self.teachers[step.proposer].encode_piece(step.text))
             steps.append(
                 {
                     "text": step.text,
