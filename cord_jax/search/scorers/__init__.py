@@ -1,12 +1,12 @@
 """The selectors: each gives every candidate a number, the more the better (method, section 3.13).
 
-A scorer is one file, with a frozen dataclass that has the attributes and methods of `Scorer` and a function `scorer` that
-makes one, and one line in `names.SELECTORS`, whose name is the file's.
+A scorer is one file, with a frozen dataclass that is a `Scorer` and a function `scorer` that makes one, and one line in `names.SELECTORS`, whose name is the file's.
 """
 
+import abc
 import dataclasses
 import importlib
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -35,7 +35,7 @@ class Scores:
     memory: Any = ()
 
 
-class Scorer(Protocol):
+class Scorer(abc.ABC):
     """A way of ranking candidates; static, so hashable.
 
     Attributes:
@@ -44,13 +44,15 @@ class Scorer(Protocol):
       scores_replayed: whether it scores rounds that an earlier run has settled, too, though their scores are known.
     """
 
-    needs_answer: bool
-    needs_reward_model: bool
-    scores_replayed: bool
+    needs_answer = False
+    needs_reward_model = False
+    scores_replayed = False
 
     def empty_memory(self, slots: int, rounds: int, candidates: int) -> Any:
-        """Makes what it remembers of each slot when a search begins: a pytree whose fields declare their axes, or ()."""
+        """Makes what it remembers of each slot when a search begins: a pytree whose fields declare their axes."""
+        return ()
 
+    @abc.abstractmethod
     def __call__(
         self,
         plan: SearchPlan,

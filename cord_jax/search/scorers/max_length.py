@@ -4,21 +4,13 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from cord_jax.search.scorers import Scores
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.tree import of_node
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxLength:
+class MaxLength(Scorer):
     """Counts the meta-prover's tokens of the reasoning with the candidate's step."""
-
-    needs_answer = False
-    needs_reward_model = False
-    scores_replayed = False
-
-    def empty_memory(self, slots, rounds, candidates):
-        """Nothing."""
-        return ()
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""

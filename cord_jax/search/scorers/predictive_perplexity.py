@@ -20,7 +20,7 @@ from cord_jax.search.commits import Passage
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import Forks
 from cord_jax.search.readers import ReaderConstants, ReaderPlan
-from cord_jax.search.scorers import Scores
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.shards import Shards
 from models.attention.prefix_tree import PrefixTree
 from models.prefill import prefill
@@ -127,16 +127,10 @@ def score_forms(
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictivePerplexity:
+class PredictivePerplexity(Scorer):
     """The paper's score, by the meta-prover."""
 
     needs_answer = True
-    needs_reward_model = False
-    scores_replayed = False
-
-    def empty_memory(self, slots, rounds, candidates):
-        """Nothing."""
-        return ()
 
     @jax.named_scope("score")
     def __call__(self, plan, constants, state, batch, candidates):

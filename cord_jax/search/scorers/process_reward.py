@@ -16,7 +16,7 @@ from cord_jax.search import packing, readers
 from cord_jax.search.commits import Passage
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.packing import Forks
-from cord_jax.search.scorers import Scores
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.tree import at_round, of_node
 from models.prefill import prefill
 
@@ -35,7 +35,7 @@ class Rewards:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProcessReward:
+class ProcessReward(Scorer):
     """The reward of a reasoning.
 
     Attributes:
@@ -43,7 +43,6 @@ class ProcessReward:
     """
 
     reward_of: str
-    needs_answer = False
     needs_reward_model = True
     # Rewards of earlier steps are asked for again, and no journal has them.
     scores_replayed = True

@@ -6,21 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from cord_jax.search.sampling import row_key
-from cord_jax.search.scorers import Scores
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.tree import of_node
 
 
 @dataclasses.dataclass(frozen=True)
-class Random:
+class Random(Scorer):
     """Draws from [0, 1), by (seed, problem id, step, beam, proposer) alone."""
-
-    needs_answer = False
-    needs_reward_model = False
-    scores_replayed = False
-
-    def empty_memory(self, slots, rounds, candidates):
-        """Nothing."""
-        return ()
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""
