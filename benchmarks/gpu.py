@@ -297,7 +297,7 @@ def measure_scoring(engine, habits, rates: dict[str, float]) -> dict:
     candidates = random_candidates(plan, len(engine.exchange.vocabularies), habits)
 
     def score(constants, state, batch, candidates):
-        return plan.scorer(plan, constants, state, batch, candidates)[0]
+        return plan.scorer(plan, constants, state, batch, candidates).score_rj
 
     program = jax.jit(score, compiler_options=execution.compiler_options)
     spent = fastest(program, engine._constants, state, batch, candidates)
@@ -357,7 +357,7 @@ def measure_search(values: flags.FlagValues, search: EngineSearch, spec, setting
     peer.searcher.readers = readers
     others = f"transformers, {settings.slots} in lock-step"
     programs = {
-        "cord_jax": (search.search, lambda: float(search.engine._state.busy_y.sum())),
+        "cord_jax": (search.search, lambda: float(search.engine._state.meters.busy_y.sum())),
         others: (lambda: peer.search(settings.slots), lambda: sum(reader.written for reader in readers)),
     }
     turns: dict[str, list[Turn]] = {name: [] for name in programs}

@@ -73,7 +73,7 @@ class StagedEngine(Engine):
         changes = functools.partial(jax.jit, donate_argnums=1)
         self._due = jax.jit(functools.partial(loop.due, plan))
         self._exchanged = jax.jit(functools.partial(exchange_steps, plan, self.exchange))
-        self._scored = jax.jit(functools.partial(plan.scorer, plan))
+        self._scored = jax.jit(lambda *given: plan.scorer(plan, *given).score_rj)
         self._settled = changes(functools.partial(loop.settle, plan))
         self._written = changes(functools.partial(loop.write, plan))
         self._advance = self._advance_in_parts

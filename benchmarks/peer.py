@@ -88,11 +88,12 @@ class EngineSearch:
     def search(self) -> list[Outcome]:
         from cord_jax.engine.harvest import read_trace
         from cord_jax.grading import open_grader
+        from cord_jax.traces import Provenance
 
-        outcomes = {}
+        outcomes, made = {}, Provenance("cord", "predictive_perplexity", "beam", "benchmark")
         with open_grader("exact") as grader:
             for finished in self.engine.run(range(len(self.problems))):
-                trace = read_trace(finished, self.problems[finished.problem], self.teachers, grader)
+                trace = read_trace(finished, self.problems[finished.problem], self.teachers, grader, made)
                 outcomes[finished.problem] = Outcome(
                     tuple((step.text, step.teacher, step.ended) for step in trace.steps),
                     tuple(step.score for step in trace.steps),

@@ -1,4 +1,4 @@
-"""The step-wise beam search (design, section 3) as a competent user of transformers writes it: torch models,
+"""The step-wise beam search (method, section 3) as a competent user of transformers writes it: torch models,
 keys and values kept between rounds, rows batched, nothing read twice.
 
 It is the peer that `benchmarks.peer` and `benchmarks.gpu` measure the engine against. Several problems are
@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cord_jax.engine.plan import SearchSettings
-from cord_jax.engine.teachers import ANSWER_CUE, distinct_readers
+from cord_jax.engine.tables import ANSWER_CUE
+from cord_jax.engine.teachers import distinct_readers
 from cord_jax.pool import PoolSpec
 from cord_jax.problems import Problem
 from cord_jax.text import segmentation
@@ -139,7 +140,7 @@ class Reader:
         self.undefined = torch.from_numpy(~defined).to(model.device)
         self.work = Work()
 
-    def prompt(self, problem: Problem) -> list[int]:
+    def prompt_ids(self, problem: Problem) -> list[int]:
         text = render_prompt(self.vocabulary, self.prompt, problem.question, problem.context)
         return self.vocabulary.encode_prompt(text)
 
@@ -320,7 +321,7 @@ class TransformersSearch:
     def _search_batch(self, problems: Sequence[Problem]) -> list[Found]:
         settings = self.settings
         pasts = [None] * len(self.readers)
-        unread = [[reader.prompt(problem) for problem in problems] for reader in self.readers]
+        unread = [[reader.prompt_ids(problem) for problem in problems] for reader in self.readers]
         beams = {n: [Beam(row=n)] for n in range(len(problems))}
         winners, stash = {}, {}
         for step in range(1, settings.max_steps + 1):

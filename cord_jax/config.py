@@ -1,10 +1,11 @@
-"""What the jobs are asked to do: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
+"""Requests to the jobs: the settings of synthesis and of evaluation (`cord_jax.student.config` has training's).
 
 What a field means and what it may be stands in its `setting`; the flags of `launch` are made from it.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cord_jax import names, settings
 from cord_jax.errors import UserError
@@ -36,7 +37,7 @@ GRADER_HELP = "how predicted answers are checked"
 
 @configuration
 class SynthesisConfig:
-    """Which traces to write, and how: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
+    """Settings of writing traces: what `cord_jax.synthesize` is given and the flags of `launch.synthesize`.
 
     `pool` and `problems` may be files or what they would hold. None stands for the value that `resolved` tells, and
     says that it was not asked for: curation, which writes whole traces, refuses a segmentation, for instance.
@@ -72,6 +73,12 @@ class SynthesisConfig:
     max_step_tokens: int = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
     )
+    reward_of: str = setting(
+        default=None,
+        unset="last",
+        help="with --selector=process_reward, which of its steps' rewards is that of a trace",
+        choices=("last", "min", "mean", "product"),
+    )
     exploration: float = setting(
         default=None,
         unset=0.2,
@@ -103,7 +110,17 @@ class SynthesisConfig:
         "said; package.module:function, those for which a function of your own is true",
         check=parse_filters,
     )
+    decoys: int = setting(
+        default=0,
+        help="wrong answers, of other problems, that are scored after each winner's reasoning too",
+        at_least=0,
+    )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
+    judge: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory of the model that --grader=judge asks",
+        changes_result=False,
+    )
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same traces", at_least=0
@@ -118,12 +135,29 @@ class SynthesisConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range, or one that contradicts another."""
-        settings.check(self, _one_trace_with_greedy, _no_steps_with_curation, _tree_search_settings)
+        settings.check(
+            self,
+            _a_judge_for_its_grader,
+            _one_trace_with_greedy,
+            _no_steps_with_curation,
+            _tree_search_settings,
+            _reward_settings,
+        )
 
     @property
     def resolved(self) -> "SynthesisConfig":
         """The same with a value for every setting that was not given."""
         return settings.resolved(self)
+
+
+def _a_judge_for_its_grader(config: Any) -> None:
+    if config.grader == "judge" and config.judge is None:
+        raise UserError("--grader=judge needs a model to ask; give --judge=DIR")
+    if config.grader != "judge" and config.judge is not None:
+        raise UserError(
+            f"--judge={settings.show(config.judge)} is not asked with --grader={config.grader}; give --grader=judge too, "
+            "or leave it out"
+        )
 
 
 def _one_trace_with_greedy(config: SynthesisConfig) -> None:
@@ -148,9 +182,14 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
             raise UserError(f"--{name} is of --decoding=mcts; give that, or leave --{name} out")
 
 
+def _reward_settings(config: SynthesisConfig) -> None:
+    if config.selector != "process_reward" and config.reward_of is not None:
+        raise UserError("--reward_of is of --selector=process_reward; give that, or leave --reward_of out")
+
+
 @configuration
 class EvaluationConfig:
-    """Which model to measure on which problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
+    """Settings of measuring a model on problems: what `cord_jax.evaluate` is given and the flags of `launch.evaluate`.
 
     `problems` may be a file or what it would hold.
     """
@@ -192,6 +231,11 @@ class EvaluationConfig:
         check=parse_arguments,
     )
     grader: str = setting(default="auto", help=GRADER_HELP, choices=names.GRADERS)
+    judge: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory of the model that --grader=judge asks",
+        changes_result=False,
+    )
     limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same samples", at_least=0
@@ -206,4 +250,4 @@ class EvaluationConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
-        settings.check(self)
+        settings.check(self, _a_judge_for_its_grader)

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +21,19 @@ import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
-from cord_jax.grading import Grader, Submission, open_grader, predicted_answer
+from cord_jax.fingerprints import fingerprint
+from cord_jax.grading import (
+    Grader,
+    Submission,
+    check_judge,
+    grader_options,
+    open_grader,
+    predicted_answer,
+)
 from cord_jax.grading.agreement import same
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
@@ -51,14 +59,19 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
     problems = read_problems(config.problems)[: config.limit or None]
+    check_judge(config.judge)
     mesh = parse_mesh(config.mesh)
     prompt = choose(
-        read_prompt_file(config.model), config.system_prompt, config.user_prompt, config.template_arguments
+        read_prompt_file(config.model),
+        config.system_prompt,
+        config.user_prompt,
+        config.template_arguments,
     )
     run_is: dict[str, Any] = {
         "job": "evaluate",
         "settings": settings.deciding(config) | prompt.to_row(),
-        "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)},
+        "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)}
+        | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     writes = jax.process_index() == 0
     if writes:
@@ -74,15 +87,20 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         max_length=length,
         outputs_first=execution.outputs_first,
     )
+    options = grader_options(config.judge, mesh)
     if not writes:
-        for _ in _generate(
-            config, problems, prompts, from_process_0(np.zeros(len(problems), bool)), vocabulary, model, mesh
-        ):
-            pass
+        pending = from_process_0(np.zeros(len(problems), bool))
+        generated = _generate(config, problems, prompts, pending, vocabulary, model, mesh)
+        if config.judge is None:
+            deque(generated, maxlen=0)
+        else:  # a judge lies on the devices of all processes
+            with open_grader(config.grader, **options) as grader:
+                for index, group in itertools.groupby(generated, key=lambda item: item[0]):
+                    _grade(problems[index], list(group), vocabulary, grader)
         return {}
     with (
         open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
-        open_grader(config.grader) as grader,
+        open_grader(config.grader, **options) as grader,
     ):
         file = run.json_lines(SAMPLES)
         rows = file.read()
@@ -97,8 +115,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         generated = _generate(config, problems, prompts, from_process_0(pending), vocabulary, model, mesh)
         for index, group in itertools.groupby(generated, key=lambda item: item[0]):
             # An interruption may leave a problem half written; its samples are then drawn again, alike.
-            new = [item for item in group if (problems[index].id, item[1]) not in done]
-            graded = _grade(problems[index], new, vocabulary, grader)
+            graded = _grade(problems[index], list(group), vocabulary, grader)
+            graded = [row for row in graded if (row["problem"], row["sample"]) not in done]
             file.append(*graded)
             rows += graded
             if time.monotonic() - reported > _REPORT_SECONDS:

@@ -15,6 +15,7 @@ DECODINGS = {
 }
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",
+    "process_reward": "what the pool's [reward_model] gives for its steps",
     "random": "a draw",
     "max_length": "the meta-prover's tokens of the reasoning",
 }
@@ -26,4 +27,5 @@ SEGMENTATIONS = {
 GRADERS = {
     "auto": "words, choices, numbers with units and mathematics, each in their own way",
     "exact": "as text",
+    "judge": "by a model that is asked whether the response agrees with the answer (--judge)",
 }

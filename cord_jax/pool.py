@@ -1,4 +1,4 @@
-"""The pool: which models write, and which one judges (design, section 5)."""
+"""The pool: which models write, and which one judges (docs/method.md, section 5)."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ class ProposerSpec:
 
     @property
     def prompt(self) -> PromptSettings:
-        """How its chat template is filled in."""
+        """The filling of its chat template."""
         return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
 
@@ -85,7 +85,7 @@ class MetaProverSpec:
 
     @property
     def prompt(self) -> PromptSettings:
-        """How its chat template is filled in."""
+        """The filling of its chat template."""
         return PromptSettings(self.system_prompt, self.user_prompt, self.template_arguments)
 
     @classmethod
@@ -278,7 +278,7 @@ def _read_prompt(path: Path, where: str, table: dict[str, Any]) -> tuple[str, tu
         prompt = PromptSettings(None, table.get("user_prompt", QUESTION), tuple(arguments.items()))
     except UserError as error:
         raise UserError(f"{path}, {where}: {error}") from None
-    return prompt.user_prompt, prompt.template_arguments
+    return prompt.user_prompt, tuple(dict(prompt.template_arguments).items())
 
 
 def _read_reward_model(path: Path, directory: Path, value: Any) -> RewardModelSpec | None:

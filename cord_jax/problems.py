@@ -1,4 +1,4 @@
-"""Problems: a file of one JSON object a line, plain or gzipped, or a list (design, section 5)."""
+"""Problems: a file of one JSON object a line, plain or gzipped, or a list (docs/method.md, section 5)."""
 
 import dataclasses
 import gzip

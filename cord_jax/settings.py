@@ -38,7 +38,7 @@ _IS_ONE = {bool: "true or false", int: "a whole number", float: "a finite number
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of one setting besides its name, type and default.
+    """All that is known of one setting besides its name, type and default.
 
     Attributes:
       help: its meaning and unit, a phrase without a full stop.

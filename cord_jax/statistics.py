@@ -1,4 +1,4 @@
-"""How sure a number is: means with standard errors, paired comparisons; and who wrote which part of traces.
+"""Means with standard errors and paired comparisons, which say how sure a number is; shares of traces by writer.
 
 Problems are the unit: the samples of one problem are not independent, so standard errors are over problems,
 and two systems are compared on the same problems.
@@ -33,7 +33,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
-    """How much better one system is than another on the same problems.
+    """The lead of one system over another on the same problems.
 
     Attributes:
       difference: mean of first - second over problems.

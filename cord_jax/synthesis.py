@@ -1,11 +1,10 @@
-"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json`
-out.
-"""
+"""The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
 
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,20 @@ from jax.experimental import multihost_utils
 import models
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
+from cord_jax.decoys import choose_decoys
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
-from cord_jax.engine.teachers import load_teachers
-from cord_jax.grading import open_grader
+from cord_jax.engine.teachers import Teachers, load_teachers
+from cord_jax.errors import UserError
+from cord_jax.fingerprints import fingerprint
+from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh
 from cord_jax.methods import search_settings
-from cord_jax.pool import read_pool
+from cord_jax.pool import PoolSpec, read_pool
 from cord_jax.problems import read_problems
-from cord_jax.run_directory import check_run, fingerprint, open_run
-from cord_jax.traces import SUMMARY, Trace, TraceFiles, summarize
+from cord_jax.run_directory import RunDirectory, check_run, open_run
+from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
 
 _REPORT_SECONDS = 10.0
 
@@ -45,93 +47,136 @@ def synthesize(
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
     config = config.resolved
-    problems = read_problems(config.problems)[: config.limit or None]
-    spec = read_pool(config.pool)
-    mesh = parse_mesh(config.mesh)
-    checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
-    settings = settings_of.deciding(config)
-    settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
-    settings["meta_prover"] = _settings_of(spec.meta_prover)
-    run_is: dict[str, Any] = {
-        "job": "synthesize",
-        "settings": settings,
-        "inputs": {"problems": fingerprint(config.problems)}
-        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)},
-    }
+    search = search_settings(config)
+    everything = read_problems(config.problems, answers_needed=search.scorer.needs_answer)
+    problems = everything[: config.limit or None]
+    spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
+    rewards = search.scorer.needs_reward_model
+    if rewards and spec.reward_model is None:
+        raise UserError(
+            f"--selector={config.selector} needs a reward model; name one in a [reward_model] table of the pool"
+        )
+    check_judge(config.judge)
+    run_is = _describe(config, spec)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
     new_tokens = config.max_thinking_tokens + config.max_answer_tokens
-    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of)
-    engine = Engine(teachers, problems, search_settings(config), mesh)
-    if not leads:  # the other processes compute alike and write nothing
-        pending, recorded = _agree(problems, None, None)
-        for _ in engine.run(pending, recorded=recorded):
-            pass
-        return {}
-    environment = settings_of.free(config) | {"device": device_name(mesh)}
-    with (
-        open_run(config.output_dir, **run_is, environment=environment) as run,
-        open_grader(config.grader) as grader,
-    ):
-        files = TraceFiles(run)
-        done = files.finished()
-        journal = Journal(run)
-        unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
-        pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
-        started = reported = time.monotonic()
-        run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device_name(mesh)}")
-        seam_rates = {
-            reader.checkpoint.name: reader.vocabulary.seam_rate(settings["segmentation"])
-            for reader in teachers.readers
-        }
-        for name, rate in seam_rates.items():
-            if rate > 0:
-                run.log(
-                    f"synthesize: {name} encodes {rate:.1%} of step seams in another way than whole texts; "
-                    "its steps are read as they are encoded one by one"
-                )
-        written = len(problems) - len(pending)
-
-        def record(settled):
-            journal.write([(problems[i].id, step, candidates) for i, step, candidates in settled])
-
-        for finished in engine.run(pending, recorded=recorded, on_settled=record):
-            problem = problems[finished.problem]
-            trace = read_trace(finished, problem, teachers, grader)
-            files.write(trace, read_tree(finished, problem, teachers.names))
-            written += 1
-            if progress is not None:
-                progress(written, len(problems), trace)
-            if time.monotonic() - reported > _REPORT_SECONDS:
-                reported = time.monotonic()
-                run.log(
-                    f"synthesize: {written} of {len(problems)} traces, "
-                    f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
-                )
-        journal.clear()
-        if not pending and (run.path / SUMMARY).exists():
-            return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
-        summary = summarize(
-            files.read(), teachers.names, seconds=time.monotonic() - started, device=device_name(mesh)
+    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of, rewards)
+    with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
+        decoys = None
+        if config.decoys:
+            decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
+        engine = Engine(teachers, problems, search, mesh, decoys)
+        provenance = Provenance(
+            config.method,
+            config.selector,
+            config.decoding if config.method == "cord" else None,
+            _digest(run_is),
+            config.decoys > 0,
         )
-        summary["seam_rate"] = seam_rates
-        run.write_json(SUMMARY, summary)
-        return summary
+        if not leads:  # the other processes compute alike and write nothing
+            pending, recorded = _agree(problems, None, None)
+            for finished in engine.run(pending, recorded=recorded):
+                if config.judge is not None:  # it lies on the devices of all processes
+                    read_trace(finished, problems[finished.problem], teachers, grader, provenance)
+            return {}
+        environment = settings_of.free(config) | {"device": device_name(mesh)}
+        with open_run(config.output_dir, **run_is, environment=environment) as run:
+            return _write_traces(run, engine, grader, provenance, progress)
+
+
+def _write_traces(
+    run: RunDirectory,
+    engine: Engine,
+    grader: Grader,
+    provenance: Provenance,
+    progress: Callable[[int, int, Trace], None] | None,
+) -> dict[str, Any]:
+    """Searches what the run directory does not hold yet, and returns the summary."""
+    problems, teachers, device = engine.problems, engine.teachers, device_name(engine.mesh)
+    files, journal = TraceFiles(run), Journal(run)
+    done = files.finished()
+    unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
+    pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
+    started = reported = time.monotonic()
+    run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device}")
+    seam_rates = _seam_rates(run, teachers, engine.settings.segmentation)
+    written = len(problems) - len(pending)
+
+    def record(settled):
+        journal.write([(problems[i].id, number, candidates) for i, number, candidates in settled])
+
+    for finished in engine.run(pending, recorded=recorded, on_settled=record):
+        problem = problems[finished.problem]
+        trace = read_trace(finished, problem, teachers, grader, provenance)
+        files.write(trace, read_tree(finished, problem, teachers.names))
+        written += 1
+        if progress is not None:
+            progress(written, len(problems), trace)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            idle = f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
+            run.log(f"synthesize: {written} of {len(problems)} traces, {idle}")
+    journal.clear()
+    if not pending and (run.path / SUMMARY).exists():
+        return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
+    summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started, device=device)
+    summary["seam_rate"] = seam_rates
+    if provenance.decoding == "mcts":
+        summary["tree"] = summarize_trees(files.read_tree(), engine.settings.max_steps)
+    run.write_json(SUMMARY, summary)
+    return summary
+
+
+def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dict[str, float]:
+    """The share of step seams that each vocabulary encodes in another way than whole texts, told where it is not 0."""
+    rates = {reader.checkpoint.name: reader.vocabulary.seam_rate(segmentation) for reader in teachers.readers}
+    for name, rate in rates.items():
+        if rate > 0:
+            run.log(
+                f"synthesize: {name} encodes {rate:.1%} of step seams in another way than whole texts; "
+                "its steps are read as they are encoded one by one"
+            )
+    return rates
+
+
+def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
+    """Describes what makes a run this run: a directory that holds another is refused."""
+    checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
+    settings = settings_of.deciding(config)
+    settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
+    settings["meta_prover"] = _settings_of(spec.meta_prover)
+    if config.selector == "process_reward" and spec.reward_model is not None:
+        settings["reward_model"] = _settings_of(spec.reward_model)
+        checkpoints[spec.reward_model.checkpoint] = None
+    return {
+        "job": "synthesize",
+        "settings": settings,
+        "inputs": {"problems": fingerprint(config.problems)}
+        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
+        | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
+    }
+
+
+def _digest(run_is: Mapping[str, Any]) -> str:
+    """A hash of a run's settings and checkpoints."""
+    inputs = {name: value for name, value in run_is["inputs"].items() if name != "problems"}
+    text = json.dumps([run_is["settings"], inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _settings_of(spec) -> dict[str, Any]:
-    """What of a proposer or the meta-prover decides traces, but for where its checkpoint lies."""
+    """All of a proposer or the meta-prover that decides traces, but for where its checkpoint lies."""
     values = dataclasses.asdict(spec)
     values["checkpoint"] = Path(values["checkpoint"]).name
-    values |= spec.prompt.to_row()
+    if hasattr(spec, "prompt"):
+        values |= spec.prompt.to_row()
     return values
 
 
 def _agree(problems, pending, recorded):
-    """What process 0 found in the directory, which no other can see: problems to search, and their settled
-    steps.
-    """
+    """Tells all processes what process 0 found in the directory: problems to search, and their settled rounds."""
     if jax.process_count() == 1:
         return pending, recorded
     ids = [problem.id for problem in problems]

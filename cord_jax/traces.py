@@ -1,12 +1,11 @@
 """Traces and candidates as rows of `traces.jsonl` and `tree.jsonl`, and the summary of a run.
 
-A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is
-one proposal of one teacher for one beam in one round, kept or not; a problem's candidates, in the order of
-step, beam and proposer, are its search tree: a candidate's parent is that of the step before whose `rank` is
-its `beam`.
+A trace is what the search makes of one problem: the winner, step by step, with its authors. A candidate is one proposal
+of one teacher for one beam in one round, kept or not. A problem's candidates, in the order of step, beam and proposer,
+are its search tree; each names the node that it extends (docs/method.md, section 5.3).
 
-`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always
-has its whole tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
+`TraceFiles` writes both. A problem's candidates go out before its trace, so a trace in `traces.jsonl` always has its whole
+tree, and a tree without a trace (of a run that was cut off) is dropped when the run continues.
 """
 
 import dataclasses
@@ -23,6 +22,7 @@ TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
 SUMMARY = "summary.json"
 
+_PROVENANCE = ("method", "selector", "decoding", "run")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
 
 
@@ -50,8 +50,25 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class Provenance:
+    """The making of a trace.
+
+    Attributes:
+      method, selector, decoding: names of the run's settings; decoding is None for methods without steps.
+      run: a hash of all settings and checkpoints.
+      decoys: whether decoys were asked for.
+    """
+
+    method: str
+    selector: str
+    decoding: str | None
+    run: str
+    decoys: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Usage:
-    """What one teacher cost on one problem, in tokens.
+    """The tokens that one teacher cost on one problem.
 
     Attributes:
       proposed: sampled by the teacher, EOS and discarded tails included.
@@ -71,7 +88,7 @@ class Trace:
     Attributes:
       id, question, answer: the problem's; the answer is None if nobody knows it.
       status: how the winner ended, one of `STATUSES`.
-      score: of the winner, 0 to 1 (float32); None if nothing was ever scored.
+      score: the selector's, of the winner (float32); None if nothing was ever scored.
       reasoning: the steps' texts joined; never holds `</think>`.
       response: what follows `</think>`; None if the search got stuck.
       predicted_answer: taken from the response; None if it states none.
@@ -79,6 +96,9 @@ class Trace:
       steps: the winner's steps.
       usage: teacher name -> tokens, for every proposer of the pool.
       seconds: from the problem's insertion into a slot to its response.
+      predictive_perplexity: of the winner, 0 to 1 (float32), whatever the selector; None without a gold answer or reasoning.
+      decoy_scores: the same for wrong answers; None without a gold answer or reasoning.
+      provenance: how it was made.
       extra: the problem's other fields (`context`, `solution`, `answers` and any of the user's own).
     """
 
@@ -94,6 +114,9 @@ class Trace:
     steps: tuple[Step, ...]
     usage: Mapping[str, Usage]
     seconds: float
+    predictive_perplexity: float | None
+    decoy_scores: tuple[float, ...] | None
+    provenance: Provenance
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
@@ -102,15 +125,36 @@ class Trace:
         A field of the problem that has the name of one of these is written as `problem_NAME`.
         """
         row = _row(self)
-        extra = row.pop("extra")
+        extra, provenance = row.pop("extra"), row.pop("provenance")
         row["seconds"] = round(self.seconds, 3)
+        row["predictive_perplexity"] = decimal(self.predictive_perplexity)
+        scores = row.pop("decoy_scores")
+        if provenance.decoys:
+            row["decoy_scores"] = None if scores is None else [decimal(score) for score in scores]
+        row |= {name: getattr(provenance, name) for name in _PROVENANCE}
+        row["messages"] = self.messages
         return row | {f"problem_{name}" if name in row else name: value for name, value in extra.items()}
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The trace as a conversation, as trainers take it: the question as asked, the reasoning and the response."""
+        context = self.extra.get("context")
+        question = f"{context}\n\n{self.question}" if context else self.question
+        answer = f"<think>\n{self.reasoning}</think>\n\n{self.response or ''}"
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """The inverse of `to_row`. Raises `KeyError` naming a field of the contract that is missing."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "extra"]
+        made = ("extra", "provenance", "decoy_scores")
+        names = [field.name for field in dataclasses.fields(cls) if field.name not in made]
         values = {name: row[name] for name in names}
+        scores = row.get("decoy_scores")
+        values["decoy_scores"] = None if scores is None else tuple(scores)
+        values["provenance"] = Provenance(
+            **{name: row[name] for name in _PROVENANCE}, decoys="decoy_scores" in row
+        )
+        names += [*_PROVENANCE, "decoy_scores", "messages"]
         values["steps"] = tuple(Step(**step) for step in values["steps"])
         values["usage"] = {teacher: Usage(**usage) for teacher, usage in values["usage"].items()}
         extra = {
@@ -129,7 +173,7 @@ class Candidate:
       node: its number within the problem, from 1, in the order of the rows.
       parent: the node that it extends, 0 for the root.
       problem: the problem's id.
-      step: the round it was proposed in, from 1.
+      step: its depth in the tree, from 1.
       beam: the beam that it extends; with Monte Carlo tree search the number of the expansion, from 0.
       teacher: the proposer's name.
       text: canonical text.
@@ -188,6 +232,28 @@ class TraceFiles:
         """Adds a finished problem: its candidates in the order of step, beam and proposer, then its trace."""
         self._tree.append(*(candidate.to_row() for candidate in candidates))
         self._traces.append(trace.to_row())
+
+    def read_tree(self) -> list[Candidate]:
+        """All candidates of the run."""
+        return [Candidate.from_row(row) for row in self._tree.read()]
+
+
+def summarize_trees(candidates: Iterable[Candidate], max_steps: int) -> dict[str, float | None]:
+    """The part of the summary that tells of Monte Carlo tree search, as means over problems.
+
+    Returns: `expansions`; `depth` of the deepest node; `complete`, nodes whose reasoning has ended.
+    """
+    by_problem: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_problem.setdefault(candidate.problem, []).append(candidate)
+    trees = [[c for c in tree if c.dropped is None] for tree in by_problem.values()]
+    ends = ("think_end", "eos", "budget")
+    figures = {
+        "expansions": [len({c.beam for c in tree}) for tree in by_problem.values()],
+        "depth": [max((c.step for c in tree), default=0) for tree in trees],
+        "complete": [sum(c.ended in ends or c.step >= max_steps for c in tree) for tree in trees],
+    }
+    return {name: _rounded(statistics.estimate(values).mean) for name, values in figures.items()}
 
 
 def decimal(score: float | np.floating | None) -> float | None:

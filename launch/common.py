@@ -1,4 +1,4 @@
-"""What the entry points share: their flags, how they report a user's mistake, the compilation cache.
+"""Parts that the entry points share: their flags, how they report a user's mistake, the compilation cache.
 
 An entry point has a set of flags of its own, so that several can be imported in one process:
 
@@ -89,7 +89,7 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
 
 
 def start_devices(values: flags.FlagValues) -> None:
-    """What `--mesh` and `--distributed` ask of this process, before it computes anything."""
+    """Does what `--mesh` and `--distributed` ask of this process, before it computes anything."""
     from cord_jax.mesh import join_processes, split_cpu
 
     if values.distributed == "none":

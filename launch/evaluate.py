@@ -2,8 +2,7 @@
 
   python -m launch.evaluate --model=student/hf --problems=held_out.jsonl --output_dir=runs/student
 
-Run again on the same output directory it continues; the samples do not depend on interruptions, slots or
-devices.
+Run again on the same output directory it continues; the samples do not depend on interruptions, slots or devices.
 """
 
 import json

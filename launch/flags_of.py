@@ -26,10 +26,6 @@ class _Number(flags.ArgumentParser):
         except ValueError:
             raise ValueError(f"must be {self.words}") from None
 
-    def flag_type(self) -> str:
-        """The name of the type, for absl."""
-        return self.kind.__name__
-
 
 def define(
     config_class: type, flag_values: flags.FlagValues, only: Sequence[str] | None = None, note: str = ""

@@ -2,8 +2,7 @@
 
   python -m launch.synthesize --pool=pool.toml --problems=problems.jsonl --output_dir=runs/first
 
-Run again on the same output directory it continues; the traces do not depend on interruptions, slots or
-devices.
+Run again on the same output directory it continues; the traces do not depend on interruptions, slots or devices.
 """
 
 import json

@@ -1,5 +1,4 @@
-"""Trains a student on traces: `metrics.jsonl`, resumable `checkpoints/`, and the student as an HF directory,
-`hf/`.
+"""Trains a student on traces: `metrics.jsonl`, resumable `checkpoints/`, and the student as an HF directory, `hf/`.
 
   python -m launch.train_student --student=DIR --traces=runs/pool/traces.jsonl --output_dir=runs/student
 

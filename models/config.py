@@ -68,9 +68,6 @@ class ModelConfig:
     num_labels: int = 2
     dtype: str = "float32"
     initializer_range: float = 0.02
-    eos_token_ids: tuple[int, ...] = ()
-    bos_token_id: int | None = None
-    pad_token_id: int | None = None
     hf: str = "{}"
 
     def for_length(self, length: int) -> "ModelConfig":
@@ -120,7 +117,6 @@ def dense_config(
     rope_fields = {**hf, "max_position_embeddings": positive("max_position_embeddings")}
     if "original_max_position_embeddings" in defaults:
         rope_fields["original_max_position_embeddings"] = get("original_max_position_embeddings")
-    eos = hf.get("eos_token_id")
     return ModelConfig(
         family=family,
         vocab_size=positive("vocab_size"),
@@ -136,9 +132,6 @@ def dense_config(
         tie_word_embeddings=bool(get("tie_word_embeddings")),
         dtype=str(hf.get("dtype") or hf.get("torch_dtype") or "float32").removeprefix("torch."),
         initializer_range=float(get("initializer_range") or 0.02),
-        eos_token_ids=tuple(eos) if isinstance(eos, (list, tuple)) else () if eos is None else (eos,),
-        bos_token_id=hf.get("bos_token_id"),
-        pad_token_id=hf.get("pad_token_id"),
         hf=json.dumps(hf, sort_keys=True),
         **switches,
     )

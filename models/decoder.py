@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the layers are one stacked `Layer`."""
+        """True if the layers are one stacked `Layer`."""
         return isinstance(self.layers, Layer)
 
     @property

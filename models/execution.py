@@ -1,4 +1,4 @@
-"""How a network runs on a mesh: the layout of its parameters, its attention, and how much is computed at a time.
+"""The way in which a network runs on a mesh: layout of its parameters, attention, sizes of what is computed at a time.
 
     execution = execution_of(config, mesh, "bfloat16", decodes=True)
 
@@ -30,7 +30,7 @@ TPU_LANES = 128
 
 @dataclasses.dataclass(frozen=True)
 class PoolGeometry:
-    """How the columns of a pool of keys and values (`models.attention.kv_cache`) are cut into blocks.
+    """The division of a pool of keys and values (`models.attention.kv_cache`) into blocks of columns.
 
     Attributes:
       block: columns of a block, at least.
@@ -51,7 +51,7 @@ class PoolGeometry:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a network runs on a mesh. Hashable: it is static under `jax.jit`. No field changes a result but by rounding.
+    """The way in which a network runs on a mesh. Hashable: static under `jax.jit`. Changes no result but by rounding.
 
     Attributes:
       stacked: whether its layers are one stack (`Decoder`).
@@ -89,7 +89,7 @@ class Execution:
         return dict(self.compiler) or None
 
     def per_row(self, count, least: int = 1) -> RowWise:
-        """How functions of rows are applied of which the first `count` matter, a number that is known to the device only.
+        """Applies functions of rows of which the first `count` matter, a number that is known to the device only.
 
         Args:
           count: int32 scalar, mostly a multiple of `least`.
@@ -100,7 +100,7 @@ class Execution:
 def execution_of(
     config: ModelConfig, mesh: Mesh | None = None, dtype: Any = None, decodes: bool = False
 ) -> Execution:
-    """How a network runs best.
+    """Decides how a network runs.
 
     Args:
       config: its architecture.

@@ -141,14 +141,14 @@ class MixtureOfExperts(nnx.Module):
         k = self.config.experts_per_token
         x_td = x.reshape(-1, x.shape[-1])
         probability_tx = jax.nn.softmax(self.router(x_td, jnp.float32), axis=-1)
-        weight_tk, expert_tk = lax.top_k(probability_tx, k)
+        weight_tj, expert_tj = lax.top_k(probability_tx, k)
         if self.config.normalise:
-            weight_tk = weight_tk / weight_tk.sum(axis=-1, keepdims=True)
-        order = jnp.argsort(expert_tk.reshape(-1), stable=True)
-        tokens_x = jnp.bincount(expert_tk.reshape(-1), length=self.config.num_experts).astype(jnp.int32)
+            weight_tj = weight_tj / weight_tj.sum(axis=-1, keepdims=True)
+        order = jnp.argsort(expert_tj.reshape(-1), stable=True)
+        tokens_x = jnp.bincount(expert_tj.reshape(-1), length=self.config.num_experts).astype(jnp.int32)
         out = self.experts(x_td[order // k], tokens_x)
-        out_tkd = out[jnp.argsort(order)].reshape(*expert_tk.shape, -1)
-        return jnp.einsum("tk,tkd->td", weight_tk.astype(x.dtype), out_tkd).reshape(x.shape)
+        out_tjd = out[jnp.argsort(order)].reshape(*expert_tj.shape, -1)
+        return jnp.einsum("tj,tjd->td", weight_tj.astype(x.dtype), out_tjd).reshape(x.shape)
 
 
 class RewardHead(nnx.Module):

@@ -22,8 +22,7 @@ LONGEST = 2560
 class Maker:
     """Makes the parameters of a network.
 
-    Every parameter carries the names of its axes (its `out_sharding`), which `models.sharding` maps to mesh
-    axes.
+    Every parameter carries the names of its axes (its `out_sharding`), which `models.sharding` maps to mesh axes.
 
     Attributes:
       rngs: keys come from its `params` stream; None makes `jax.ShapeDtypeStruct`s.

@@ -13,7 +13,7 @@ from models.execution import Execution
 def prefill(
     model: Decoder, tree: PrefixTree, packed: Packed, execution: Execution
 ) -> tuple[Scratch, jax.Array]:
-    """Runs packed forks of prefix trees through the decoder, some chunks at a time.
+    """Runs packed texts that continue branches of prefix trees through the decoder, some chunks at a time.
 
     Cost follows the number of tokens and not the capacity w, which must be a multiple of `execution.together` chunks of
     `execution.chunk` tokens.
@@ -22,7 +22,7 @@ def prefill(
       tree: it is only read.
 
     Returns:
-      Keys and values of all tokens, and the final hidden states [w, d]. What lies beyond the ends of forks is undefined.
+      Keys and values of all tokens, and the final hidden states [w, d]. What lies beyond the ends of segments is undefined.
     """
     width, chunk, together = packed.token_w.shape[0], execution.chunk, execution.together
     if width % (chunk * together):
@@ -41,19 +41,19 @@ def prefill(
         place_kc = (first * chunk + jnp.arange(together * chunk)).reshape(together, chunk)
         first_k = jnp.clip(place_kc[:, -1] + 1 - span, 0, width - span)
         near_kw = first_k[:, None] + jnp.arange(span)
-        form_kc, form_kw = packed.form_w[place_kc], packed.form_w[near_kw]
+        alternative_kc, alternative_kw = packed.alternative_w[place_kc], packed.alternative_w[near_kw]
         own_kcw = (
             (near_kw[:, None] <= place_kc[..., None])
-            & (packed.fork_w[near_kw][:, None] == packed.fork_w[place_kc][..., None])
-            & ((form_kw[:, None] == 0) | (form_kw[:, None] == form_kc[..., None]))
+            & (packed.segment_w[near_kw][:, None] == packed.segment_w[place_kc][..., None])
+            & ((alternative_kw[:, None] == 0) | (alternative_kw[:, None] == alternative_kc[..., None]))
         )
         slot_k, branch_kc = tree.slot_r[row_k], packed.branch_w[place_kc]
         chunks = Chunks(
             slot_k=slot_k,
             position_kc=packed.position_w[place_kc],
-            view=attention.view(columns, tree.path_rbs[row_k], branch_kc, tree.depth_rs[row_k], slot_k),
+            masks=attention.masks(columns, tree.path_rbs[row_k], branch_kc, tree.depth_rs[row_k], slot_k),
             first_k=first_k,
-            own=attention.scratch_view(own_kcw, packed.position_w[near_kw]),
+            own=attention.text_masks(own_kcw, packed.position_w[near_kw]),
         )
         number = jnp.minimum(together, packed.chunks - first)
         x_1pd, layers = model.run_layers(

@@ -1,13 +1,11 @@
 """Rotary position embeddings and their scalings.
 
-Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The
-scalings are those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3,
-longrope.
+Rotation pairs feature i with feature i + rotary_dim / 2 of a head, as `rotate_half` in transformers. The scalings are
+those of `transformers.modeling_rope_utils` (5.x): default, linear, dynamic (NTK), yarn, llama3, longrope.
 
 Two of them depend on the length of the sequence: dynamic raises its base and longrope changes its factors
-when the sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and
-become stale at that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of
-the run.
+when the sequence grows beyond a limit. Keys that are already cached were rotated with the old frequencies and become
+stale at that moment, so here the choice is made once, from `RopeConfig.length`, the greatest length of the run.
 """
 
 import dataclasses
@@ -19,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import cpu
 from models.errors import CheckpointError
 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
@@ -59,15 +58,14 @@ class RopeConfig:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether `length` matters."""
+        """True if `length` matters."""
         return self.kind in ("dynamic", "longrope")
 
 
 def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) -> RopeConfig:
     """Reads the rope fields of a `config.json`.
 
-    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor`
-    (before).
+    Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor` (before).
 
     Args:
       hf: the parsed `config.json`.
@@ -238,16 +236,7 @@ def rotary_tables(rope: RopeConfig, positions_bt: jax.Array) -> tuple[jax.Array,
         angles = positions_bt.astype(jnp.float32)[..., None, None] * inverse_frequencies(rope)
         return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
 
-    def nothing(positions_bt):
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(tables, positions_bt))
-
-    # On a CPU, XLA would compute them anew inside of every rotation, for every layer and head, and knows no barrier.
-    # It cannot see through a branch.
-    return jax.lax.platform_dependent(
-        positions_bt,
-        cpu=lambda positions_bt: jax.lax.cond(positions_bt.max() >= 0, tables, nothing, positions_bt),
-        default=tables,
-    )
+    return cpu.computed_once(tables, positions_bt)  # and not in every rotation of every layer
 
 
 def rotate(x_bthe: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

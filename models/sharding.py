@@ -1,4 +1,4 @@
-"""How parameters are laid over a device mesh.
+"""The layout of parameters over a device mesh.
 
 Every parameter carries a name for each of its axes; the rules say which mesh axis a name is split over:
 
@@ -9,10 +9,9 @@ Every parameter carries a name for each of its axes; the rules say which mesh ax
     embed     model width                                         -> fsdp, if the mesh has such an axis
     head_dim, experts, layers                                     -> not split
 
-So one device of the `model` axis holds whole heads and a slice of the feed-forward, and each layer needs two
-sums over `model`. The axis `data` splits the batch and replicates the parameters. An array axis that the mesh
-axis does not divide is replicated; a mesh axis is used at most once in an array, by the first array axis that
-can.
+So one device of the `model` axis holds whole heads and a slice of the feed-forward, and each layer needs two sums over
+`model`. The axis `data` splits the batch and replicates the parameters. An array axis that the mesh axis does not
+divide is replicated; a mesh axis is used at most once in an array, by the first array axis that can.
 """
 
 from collections.abc import Mapping, Sequence

@@ -59,6 +59,8 @@ REFUSED = {
         ],
         "max_steps": [(0, "at least 1"), ("3", "a whole number")],
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
+        "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
+        "reward_of": [("median", "one of last, min, mean, product")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [
@@ -70,7 +72,8 @@ REFUSED = {
         "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
-        "grader": [("math", "one of " + ", ".join(names.GRADERS))],
+        "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
+        "judge": [(1, "a path"), ("x", "give --grader=judge too")],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -107,6 +110,7 @@ REFUSED = {
         "user_prompt": [("Solve it.", "a text with {question}")],
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
+        "judge": [("", "a path")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
@@ -183,6 +187,7 @@ CONTRADICTIONS = [
     ("synthesize", {"method": "curation", "decoding": "beam"}, ["--method=curation", "--decoding"]),
     ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
     ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
+    ("synthesize", {"reward_of": "min"}, ["--reward_of", "--selector=process_reward"]),
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
@@ -272,6 +277,7 @@ def test_values_are_put_into_their_normal_form():
     assert settings.free(config) == {
         "model": "m",
         "problems": "1 in memory",
+        "judge": None,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }

@@ -9,12 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cord_jax.run_directory import open_run
-from cord_jax.traces import Candidate, Step, Trace, TraceFiles, Usage, decimal, summarize
+from cord_jax.traces import (
+    Candidate,
+    Provenance,
+    Step,
+    Trace,
+    TraceFiles,
+    Usage,
+    decimal,
+    summarize,
+    summarize_trees,
+)
 
 STEPS = (
     Step("### Step 1: 2 + 2 = 4\n\n", "left", np.float32(0.3), 9, "marker"),
     Step("### Step 2: so 4\n\n", "right", np.float32(0.7), 7, "think_end"),
 )
+MADE = Provenance("cord", "predictive_perplexity", "beam", "0123456789abcdef")
 TRACE = Trace(
     "p1",
     "2 + 2?",
@@ -28,6 +39,9 @@ TRACE = Trace(
     STEPS,
     {"left": Usage(40, 9, 60), "right": Usage(35, 8, 55)},
     1.25,
+    np.float32(0.7),
+    None,
+    MADE,
     {"context": "sums", "level": 3, "score": "a field of the user's"},
 )
 STUCK = Trace(
@@ -43,10 +57,13 @@ STUCK = Trace(
     (),
     {"left": Usage(5, 0, 0), "right": Usage(6, 0, 0)},
     0.5,
+    None,
+    None,
+    dataclasses.replace(MADE, decoys=True),
 )
 CANDIDATES = [
-    Candidate("p1", 1, 0, "left", STEPS[0].text, np.float32(0.3), True, 0, None, "marker"),
-    Candidate("p1", 1, 0, "right", "### Step 1: 5\n\n", None, False, None, "duplicate", "cap"),
+    Candidate(1, 0, "p1", 1, 0, "left", STEPS[0].text, np.float32(0.3), True, 0, None, "marker"),
+    Candidate(2, 0, "p1", 1, 0, "right", "### Step 1: 5\n\n", None, False, None, "duplicate", "cap"),
 ]
 
 
@@ -66,10 +83,16 @@ def test_rows_follow_the_contract():
         "usage",
         "seconds",
     ]
-    assert list(row)[12:] == ["context", "level", "problem_score"]
+    made = ["predictive_perplexity", "method", "selector", "decoding", "run", "messages"]
+    assert list(row)[12:] == [*made, "context", "level", "problem_score"]
+    assert row["messages"][0] == {"role": "user", "content": "sums\n\n2 + 2?"}
+    assert row["messages"][1]["content"] == f"<think>\n{TRACE.reasoning}</think>\n\n{TRACE.response}"
+    assert STUCK.to_row()["decoy_scores"] is None
     assert list(row["steps"][0]) == ["text", "teacher", "score", "tokens", "ended"]
     assert row["usage"]["left"] == {"proposed": 40, "committed": 9, "scored": 60}
     assert list(CANDIDATES[0].to_row()) == [
+        "node",
+        "parent",
         "problem",
         "step",
         "beam",
@@ -119,6 +142,15 @@ def test_an_interrupted_problem_leaves_no_rows_behind(tmp_path):
         files.write(STUCK, [])
         assert [trace.id for trace in files.read()] == ["p1", "p2"]
         assert run.json_lines("tree.jsonl").read() == [candidate.to_row() for candidate in CANDIDATES]
+
+
+def test_trees_are_summarized():
+    more = [
+        dataclasses.replace(CANDIDATES[0], node=3, parent=1, step=2, beam=1, ended="think_end"),
+        dataclasses.replace(CANDIDATES[0], problem="p2", ended="cap"),
+    ]
+    assert summarize_trees([*CANDIDATES, *more], 5) == {"expansions": 1.5, "depth": 1.5, "complete": 0.5}
+    assert summarize_trees([*CANDIDATES, *more], 1)["complete"] == 1.5
 
 
 def test_summary():

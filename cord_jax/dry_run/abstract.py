@@ -89,7 +89,7 @@ def _tables(checkpoint, width: int, segmentation: str, max_steps: int) -> tuple[
         done_u=flags((states,)),
         defined_v=flags((width,)),
         eos_v=flags((width,)),
-        cue_xm=integers((max_steps + 2, STAND_IN.cue_width)),
+        cue_xt=integers((max_steps + 2, STAND_IN.cue_width)),
         cue_length_x=integers((max_steps + 2,)),
     )
     return Tables(arrays, 0, states - 1), None

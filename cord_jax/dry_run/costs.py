@@ -1,4 +1,4 @@
-"""What the passes of a search cost one device: operations, and bytes of memory that must be read or written.
+"""The cost of a search's passes on one device: operations, and bytes of memory that must be read or written.
 
 Counted are the products of matrices, and the weights, keys and values that they take; sums between devices
 are not. An array that a mesh axis does not divide is held, read and multiplied by every device of the axis.
@@ -128,7 +128,7 @@ def _closing(search: AbstractSearch) -> int:
 
 def _cue(search: AbstractSearch, reader: int) -> int:
     """Most tokens of a heading."""
-    return search.constants[reader].cue_xm.shape[1]
+    return search.constants[reader].cue_xt.shape[1]
 
 
 def _divided(search: AbstractSearch, reader: int) -> bool:

@@ -44,7 +44,7 @@ def lower_scoring(search: AbstractSearch, reader: int) -> jax.stages.Lowered:
     given = _cut(search, candidate_shapes(plan, len(search.exchange.vocabularies), rows))
 
     def write_scores(constants, state, batch, given):
-        score_rj, _ = plan.scorer(plan, constants, state, batch, given)
+        score_rj = plan.scorer(plan, constants, state, batch, given).score_rj
         first_nj = score_rj[jnp.arange(state.tree.score_nmj.shape[0]) % score_rj.shape[0]]
         score_nmj = state.tree.score_nmj.at[:, 0].set(first_nj)
         return dataclasses.replace(state, tree=dataclasses.replace(state.tree, score_nmj=score_nmj))

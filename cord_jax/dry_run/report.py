@@ -1,4 +1,4 @@
-"""What `launch.compile_tpu` tells: the programs of a search or a student, compiled for a topology."""
+"""The report of `launch.compile_tpu`: the programs of a search or a student, compiled for a topology."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -95,7 +95,7 @@ def memory_line(name: str, compiled: Compiled, chip: Chip) -> str:
 
 
 def _report_held(search: AbstractSearch, say: Say) -> None:
-    """What of each reader a chip holds, and what was assumed."""
+    """Tells what a chip holds of each reader, and what was assumed."""
     say("held on a chip, GiB       weights      pool      ring")
     readers = zip(search.keys, search.plan.readers, search.constants, search.state.readers)
     for key, reader, constants, state in readers:
@@ -122,7 +122,7 @@ def _report_passes(search: AbstractSearch, spec, settings, chip: Chip, say: Say)
 
     def counted(lower, index: int) -> costs.Work | None:
         config = search.configs[index]
-        shape = dataclasses.replace(config, hf="", eos_token_ids=(), bos_token_id=None, rope=None)
+        shape = dataclasses.replace(config, hf="", rope=None)
         if (lower, shape) not in known:
             layers = config.num_layers
             known[lower, shape] = lower.counted(lower, spec, settings, search.mesh, index, layers)

@@ -19,7 +19,7 @@ EXAMPLES = "v4:2x2x2, v5e:4x4, v5p:2x2x2, v5p:2x2x4, v6e:4x4"
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do, as its maker publishes it.
+    """The abilities of one chip, as its maker publishes them.
 
     Attributes:
       name: as in the name of a topology.
@@ -27,7 +27,7 @@ class Chip:
       usable_bytes: what the compiler of libtpu 0.0.42 lets a program use of it.
       bandwidth: of the memory, bytes per second.
       flops: dense bfloat16 operations per second.
-      options: of `topologies.get_topology_desc`.
+      options: of `jax.experimental.topologies.get_topology_desc`.
     """
 
     name: str

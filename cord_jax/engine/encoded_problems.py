@@ -1,5 +1,7 @@
 """Problems as the search takes them: prompts in every reader's tokens, closings in the meta-prover's."""
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -11,6 +13,7 @@ from cord_jax.problems import Problem
 from cord_jax.search.closings import Closings
 from cord_jax.search.insertion import Insertion
 from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.reward_text import RewardText
 
 
 class EncodedProblems:
@@ -20,45 +23,87 @@ class EncodedProblems:
       sizes: what they need room for.
     """
 
-    def __init__(self, teachers: Teachers, problems: Sequence[Problem], closing: str):
+    def __init__(
+        self,
+        teachers: Teachers,
+        problems: Sequence[Problem],
+        closing: str,
+        reviewed: bool,
+        decoys: Sequence[Sequence[str]],
+    ):
         """Encodes all problems.
+
+        Args:
+          closing: text between the reasoning and an answer.
+          reviewed: whether the right answers are scored after the winners' reasoning.
+          decoys: wrong answers that are, of each problem.
 
         Raises: `UserError` if an answer cannot be scored or a chat template fails.
         """
         digests = [problem_digest(problem.id) for problem in problems]
-        prompts = [
-            encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers
-        ]
+        prompts = [encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers]
+        if teachers.reward is not None:
+            reads = teachers.readers[teachers.reward]
+            prompts[teachers.reward] = RewardText(reads.vocabulary).encode_prompts(
+                reads.prompt.system_prompt, problems
+            )
         self._prompts = EncodedPrompts(prompts, digests)
-        meta_prover = teachers.readers[teachers.meta].vocabulary
-        self._closings = [
-            [meta_prover.encode_with_answer(closing, form) for form in problem.forms] for problem in problems
-        ]
-        self.sizes = ProblemSizes(
-            prompt_width=self._prompts.width,
-            closing_width=max(sum(len(ids) for ids, _ in forms) for forms in self._closings),
-            scored_width=max(sum(map(sum, (scored for _, scored in forms))) for forms in self._closings),
-            num_forms=max(map(len, self._closings)),
-        )
+        encode = functools.partial(teachers.readers[teachers.meta].vocabulary.encode_with_answer, closing)
+        self._closings = _Closings([[encode(form) for form in problem.forms] for problem in problems])
+        self._reviewed = None
+        if reviewed:
+            of_decoys = [[encode(answer) for answer in answers] for answers in decoys]
+            self._reviewed = _Closings(
+                [of_one + more for of_one, more in zip(self._closings.forms, of_decoys, strict=True)]
+            )
+        self.sizes = ProblemSizes(self._prompts.width, *self._closings.sizes)
+        if self._reviewed is not None:
+            width, scored_width, forms = self._reviewed.sizes
+            self.sizes = dataclasses.replace(
+                self.sizes, review_width=width, review_scored_width=scored_width, review_forms=forms
+            )
 
     def closing_tokens(self, problem: int) -> int:
         """Tokens of all closings of a problem."""
-        return sum(len(ids) for ids, _ in self._closings[problem])
+        return sum(len(ids) for ids, _ in self._closings.forms[problem])
 
     def insertion(self, slot_r, problem_r, replayed_r) -> Insertion:
         """The problems of a sub-batch, -1 for none, for `insertion.insert`; `replayed_r` as in `Insertion`."""
-        rows, sizes = len(slot_r), self.sizes
+        insertion = self._prompts.insertion(slot_r, problem_r, replayed_r)
+        reviewed = None if self._reviewed is None else self._reviewed.of(problem_r)
+        return dataclasses.replace(insertion, closings=self._closings.of(problem_r), reviewed=reviewed)
+
+
+class _Closings:
+    """The closings of all problems, one for each form of the answer.
+
+    Attributes:
+      forms: for each problem, for each form, the ids of the closing and which of them are scored.
+      sizes: most tokens of all closings of a problem, most scored tokens among them, most forms.
+    """
+
+    def __init__(self, forms: list[list[tuple[list[int], list[bool]]]]):
+        self.forms = forms
+        self.sizes = (
+            max(1, max(sum(len(ids) for ids, _ in of_one) for of_one in forms)),
+            max(1, max(sum(sum(scored) for _, scored in of_one) for of_one in forms)),
+            max(1, max(map(len, forms))),
+        )
+
+    def of(self, problem_r) -> Closings:
+        """Those of the problems of a sub-batch, -1 for none."""
+        rows, (width, scored_width, _) = len(problem_r), self.sizes
         closings = Closings(
-            token_na=np.zeros((rows, sizes.closing_width), np.int32),
-            form_na=np.zeros((rows, sizes.closing_width), np.int32),
-            offset_na=np.zeros((rows, sizes.closing_width), np.int32),
+            token_na=np.zeros((rows, width), np.int32),
+            form_na=np.zeros((rows, width), np.int32),
+            offset_na=np.zeros((rows, width), np.int32),
             length_n=np.zeros(rows, np.int32),
-            scored_nz=np.zeros((rows, sizes.scored_width), np.int32),
-            scored_form_nz=np.zeros((rows, sizes.scored_width), np.int32),
+            scored_nz=np.zeros((rows, scored_width), np.int32),
+            scored_form_nz=np.zeros((rows, scored_width), np.int32),
         )
         for row in np.flatnonzero(problem_r >= 0):
-            _lay_out_closings(closings, row, self._closings[int(problem_r[row])])
-        return self._prompts.insertion(slot_r, problem_r, replayed_r, closings)
+            _lay_out(closings, row, self.forms[int(problem_r[row])])
+        return closings
 
 
 class EncodedPrompts:
@@ -73,7 +118,7 @@ class EncodedPrompts:
         self._prompts, self._digests = prompts, digests
         self.width = max(len(ids) for of_reader in prompts for ids in of_reader)
 
-    def insertion(self, slot_r, problem_r, replayed_r, closings: Closings | None = None) -> Insertion:
+    def insertion(self, slot_r, problem_r, replayed_r) -> Insertion:
         """The prompts of a sub-batch, -1 for none."""
         rows = len(slot_r)
         prompt_rt = [np.zeros((rows, self.width), np.int32) for _ in self._prompts]
@@ -93,7 +138,6 @@ class EncodedPrompts:
             prompt_rt=tuple(prompt_rt),
             prompt_length_r=tuple(prompt_length_r),
             replayed_r=replayed_r,
-            closings=closings,
         )
 
 
@@ -102,7 +146,7 @@ def problem_digest(name: str) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), "<u4")
 
 
-def _lay_out_closings(closings: Closings, row: int, forms) -> None:
+def _lay_out(closings: Closings, row: int, forms) -> None:
     """Writes a problem's closings into a row of the arrays, one form behind another."""
     start = scored_at = 0
     for number, (ids, scored) in enumerate(forms, start=1):

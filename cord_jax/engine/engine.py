@@ -31,16 +31,19 @@ from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
 from cord_jax.search.insertion import insert
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.round_record import CandidateText, SettledRound
+from cord_jax.search.scorers.predictive_perplexity import PredictivePerplexity
 from cord_jax.search.state import (
     ANSWERING,
     DONE,
     FREE,
     RECALLING,
+    REVIEWING,
     SEARCHING,
     Answer,
     Clock,
     Meters,
     Progress,
+    Review,
     SearchPlan,
     SearchState,
     SlotPlan,
@@ -53,7 +56,7 @@ from cord_jax.search.tree import Frontier, Tree
 
 @pytree
 class Peek:
-    """What the host looks at between calls of the search: where slots are, and what must be widened."""
+    """Fields that the host looks at between calls of the search: where slots are, and what must be widened."""
 
     clock: Clock
     progress: Progress
@@ -63,19 +66,20 @@ class Peek:
 
 @pytree
 class Harvest:
-    """What is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
+    """All that is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
 
     clock: Clock
     progress: Progress
     tree: Tree
     frontier: Frontier
     answer: Answer
+    review: Review | None
     done_n: jax.Array = axes("slot")
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What is left of a problem's search when its slot is given back; arrays of the host.
+    """A finished search of one problem; arrays of the host.
 
     Attributes:
       problem: index of the problem.
@@ -84,6 +88,8 @@ class Finished:
       winner: the node whose trace it is.
       stuck: nothing could be extended, and the winner is the first node that had nothing left.
       answer: the response's tokens, EOS included; its writer is the winner's.
+      review: float32, the scores of every form of the answer and of each decoy after the winner's reasoning; None where
+        winners are not reviewed.
       closing_tokens: the meta-prover's tokens of all its closings.
       seconds: from insertion to harvest.
     """
@@ -94,6 +100,7 @@ class Finished:
     winner: int
     stuck: bool
     answer: list[int]
+    review: np.ndarray | None
     closing_tokens: int
     seconds: float
 
@@ -101,15 +108,28 @@ class Finished:
 class Engine:
     """Searches problems with a loaded pool."""
 
-    def __init__(self, teachers: Teachers, problems: Sequence[Problem], settings: SearchSettings, mesh: Mesh):
+    def __init__(
+        self,
+        teachers: Teachers,
+        problems: Sequence[Problem],
+        settings: SearchSettings,
+        mesh: Mesh,
+        decoys: Sequence[Sequence[str]] | None = None,
+    ):
         """Encodes the prompts and closings of all problems and lays out the state.
+
+        Args:
+          decoys: wrong answers of each problem that are scored after its winner's reasoning; None for none.
 
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
-        self._encoded = EncodedProblems(teachers, problems, settings.closing)
+        self._encoded = self._encode(decoys)
         parts, self._constants = reader_parts(teachers, settings.segmentation, settings.max_steps, mesh)
-        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh)
+        reward = None
+        if teachers.reward is not None:
+            reward = teachers.reward, teachers.vocabularies[-1].separator
+        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh, reward)
         self._texts = SearchTexts(plan.num_proposers, plan.candidates)
         self.exchange = Exchange(
             list(teachers.vocabularies),
@@ -119,6 +139,15 @@ class Engine:
         )
         self.idle_row_share = 0.0
         self.lay_out(plan)
+
+    def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
+        """The encoded problems; winners are reviewed where their score is not their predictive perplexity already."""
+        perplexity = isinstance(self.settings.scorer, PredictivePerplexity)
+        asked = decoys is not None or (not perplexity and any(problem.forms for problem in self.problems))
+        none = [()] * len(self.problems)
+        return EncodedProblems(
+            self.teachers, self.problems, self.settings.closing, asked, none if decoys is None else decoys
+        )
 
     def lay_out(self, plan: SearchPlan) -> None:
         """Starts anew with a plan of other capacities; they change no trace."""
@@ -191,8 +220,8 @@ class Engine:
         self._state = self._insert(self._state, insertion)
 
     def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
-        """What has been settled since the last look, of problems that are not done; `told` counts it."""
-        under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, ANSWERING))
+        """Collects what has been settled since the last look, of problems that are not done; `told` counts it."""
+        under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, REVIEWING, ANSWERING))
         settled_n = peek.progress.round_n
         new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
         new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
@@ -225,14 +254,14 @@ class Engine:
                     f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
                     'numbers; check its checkpoint, or load it with dtype = "float32"'
                 )
-            stuck = int(harvest.progress.stuck_n[slot])
             yield Finished(
                 problem=problem,
                 tree=tree,
                 texts=self._texts.take(problem, rounds),
-                winner=int(harvest.frontier.node_nb[slot, 0]) if stuck < 0 else stuck,
-                stuck=stuck >= 0,
+                winner=int(harvest.frontier.node_nb[slot, 0]),
+                stuck=int(harvest.progress.stuck_n[slot]) >= 0,
                 answer=harvest.answer.token_na[slot, : harvest.answer.count_n[slot]].tolist(),
+                review=None if harvest.review is None else harvest.review.score_nf[slot],
                 closing_tokens=self._encoded.closing_tokens(problem),
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
@@ -255,7 +284,7 @@ class Engine:
 
 
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
-    """How the proposals of a search become candidates."""
+    """Makes the rules by which the proposals of a search become candidates."""
     return ExchangeRules(
         meta_vocabulary=plan.readers[plan.meta].vocabulary,
         places=plan.places,
@@ -317,6 +346,8 @@ def _advance_and_peek(plan, exchange, constants, state, max_rounds):
 def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:
     """Frees the slots of finished problems; returns what is known of them."""
     done_n = state.clock.phase_n == DONE
-    harvest = Harvest(state.clock, state.progress, state.tree, state.frontier, state.answer, done_n)
+    harvest = Harvest(
+        state.clock, state.progress, state.tree, state.frontier, state.answer, state.review, done_n
+    )
     clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
     return dataclasses.replace(state, clock=clock), harvest

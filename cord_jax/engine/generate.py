@@ -35,7 +35,7 @@ from cord_jax.text.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """How to sample.
+    """Settings of sampling.
 
     Attributes:
       samples: continuations of each prompt.
@@ -56,7 +56,7 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """How the samples of a prompt are divided among slots.
+    """The division of a prompt's samples among slots.
 
     Attributes:
       samples: of a prompt.
@@ -76,7 +76,7 @@ class _Parts:
         return range(part * self.width, min((part + 1) * self.width, self.samples))
 
     def labelled(self, start: Start, problem_r: jax.Array) -> Start:
-        """What rows write, where places stand for the part's samples: their number is what draws depend on.
+        """Numbers what rows write by the part's samples, which draws depend on, and not by places.
 
         Args:
           problem_r: int32, prompt times `count` plus part.
@@ -89,7 +89,7 @@ class _Parts:
 
 @pytree
 class _Sampled:
-    """What slots hold whose samples have all ended (`done_n`)."""
+    """Contents of the slots whose samples have all ended (`done_n`)."""
 
     done_n: jax.Array = axes("slot")
     problem_n: jax.Array = axes("slot")

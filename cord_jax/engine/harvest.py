@@ -10,7 +10,7 @@ from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import ABSENT, ENDED, VALID
 from cord_jax.search.tree import LOST
-from cord_jax.traces import Candidate, Step, Trace, Usage
+from cord_jax.traces import Candidate, Provenance, Step, Trace, Usage
 
 
 def winning_path(finished: Finished) -> list[tuple[int, int]]:
@@ -49,7 +49,9 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
     return rows
 
 
-def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader: Grader) -> Trace:
+def read_trace(
+    finished: Finished, problem: Problem, teachers: Teachers, grader: Grader, provenance: Provenance
+) -> Trace:
     """The trace of a finished search, its answer graded."""
     names, tree = teachers.names, finished.tree
     path = winning_path(finished)
@@ -88,6 +90,15 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
         correct = None
         if problem.forms:
             (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
+    perplexity, decoy_scores = None, None
+    if problem.forms and any(step.text for step in steps):
+        if finished.review is None:
+            perplexity = steps[-1].score
+        else:
+            known = len(problem.forms)
+            perplexity = float(finished.review[:known].max())
+            decoys = finished.review[known:]
+            decoy_scores = tuple(float(score) for score in decoys[np.isfinite(decoys)])
     extra = dict(problem.extra)
     for name in ("context", "solution"):
         if getattr(problem, name) is not None:
@@ -107,5 +118,8 @@ def read_trace(finished: Finished, problem: Problem, teachers: Teachers, grader:
         steps=steps,
         usage=usage,
         seconds=finished.seconds,
+        predictive_perplexity=perplexity,
+        decoy_scores=decoy_scores,
+        provenance=provenance,
         extra=extra,
     )

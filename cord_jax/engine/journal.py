@@ -1,9 +1,8 @@
 """The journal of a run: the settled rounds of searches that are still under way.
 
-A search that was cut off is not begun again: its problem is inserted anew, and the recorded rounds are
-replayed with the scores that they had, which costs a prefill of the kept steps and no proposal and no
-scoring. When a problem has its trace, its lines are of no use any more; a run that ends leaves an empty
-journal.
+A search that was cut off is not begun again: its problem is inserted anew, and the recorded rounds are replayed with the
+scores that they had, which costs a prefill of the kept steps and no proposal and no scoring. When a problem has its
+trace, its lines are of no use any more; a run that ends leaves an empty journal.
 """
 
 import json
@@ -22,9 +21,7 @@ class Journal:
         self._file = run.json_lines(JOURNAL)
 
     def read(self, unfinished: Mapping[str, int]) -> dict[int, list[SettledRound]]:
-        """The settled rounds, first first, of the problems that have no trace yet (id -> index); drops the
-        rest.
-        """
+        """Reads the settled rounds, first first, of the problems that have no trace yet (id -> index); drops the rest."""
         rows = [row for row in self._file.read() if row["problem"] in unfinished]
         self._file.rewrite(rows)
         steps: dict[int, list[SettledRound]] = {}

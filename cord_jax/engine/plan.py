@@ -26,7 +26,7 @@ PASS_TOKENS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How to search: what a method makes of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
+    """Settings of a search, as a method makes them of a `SynthesisConfig`. All but `slots` and `quantum` decide the traces.
 
     Attributes:
       segmentation: one of `segmentation.SEGMENTATIONS`.
@@ -61,23 +61,28 @@ class SearchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSizes:
-    """What a run's problems need room for, in tokens.
+    """Sizes that a run's problems need room for, in tokens.
 
     Attributes:
       prompt_width: capacity for a prompt, of any reader.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
       num_forms: most accepted forms of an answer.
+      review_width, review_scored_width, review_forms: the same of what is scored after the winners' reasoning; no forms
+        where that is nothing.
     """
 
     prompt_width: int
     closing_width: int = 1
     scored_width: int = 1
     num_forms: int = 1
+    review_width: int = 1
+    review_scored_width: int = 1
+    review_forms: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ReaderParts:
-    """What a reader is made of.
+    """The parts of a reader.
 
     Attributes:
       model: its network, real or abstract.
@@ -96,7 +101,12 @@ class ReaderParts:
 
 
 def plan_search(
-    parts: Sequence[ReaderParts], meta: int, settings: SearchSettings, sizes: ProblemSizes, mesh: Mesh
+    parts: Sequence[ReaderParts],
+    meta: int,
+    settings: SearchSettings,
+    sizes: ProblemSizes,
+    mesh: Mesh,
+    reward: tuple[int, int] | None = None,
 ) -> SearchPlan:
     """Plans a search.
 
@@ -104,6 +114,7 @@ def plan_search(
 
     Args:
       meta: index of the meta-prover's reader.
+      reward: index of the reward model's reader, and the id of its separator; None without one.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
     decoding, data = settings.decoding, mesh.shape["data"]
@@ -125,6 +136,8 @@ def plan_search(
     return SearchPlan(
         readers=_plan_readers(parts, columns),
         meta=meta,
+        reward=None if reward is None else reward[0],
+        reward_separator=-1 if reward is None else reward[1],
         num_proposers=num_proposers,
         places=decoding.places,
         opened_first=decoding.opened_first,
@@ -143,6 +156,7 @@ def plan_search(
         num_forms=sizes.num_forms,
         quantum=settings.quantum or min(32, max(4, step_tokens // 2)),
         score_group=group,
+        review_forms=sizes.review_forms,
         seed=settings.seed,
     )
 

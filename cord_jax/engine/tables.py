@@ -1,4 +1,4 @@
-"""What the search asks of a vocabulary, as arrays of the host: boundaries, forced texts, ids that end a text."""
+"""Tables of a vocabulary for the search, as arrays of the host: boundaries, forced texts, ids that end a text."""
 
 import dataclasses
 from typing import Any
@@ -15,16 +15,16 @@ ANSWER_CUE = "</think>\n\n"
 def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The forced pieces of text as tokens: row 0 what precedes an answer, row t the heading of step t."""
     texts = [ANSWER_CUE, *(segmentation.heading(segmentation_name, step) for step in range(1, max_steps + 2))]
-    ids = vocabulary.encode_batch(texts)
-    table_xm = np.zeros((len(ids), max(map(len, ids))), np.int32)
-    for row, tokens in zip(table_xm, ids):
+    ids = vocabulary.encode_pieces(texts, segmentation_name)
+    table_xt = np.zeros((len(ids), max(map(len, ids))), np.int32)
+    for row, tokens in zip(table_xt, ids):
         row[: len(tokens)] = tokens
-    return table_xm, np.array([len(tokens) for tokens in ids], np.int32)
+    return table_xt, np.array([len(tokens) for tokens in ids], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What the search asks of a vocabulary.
+    """Tables of one vocabulary for the search.
 
     Attributes:
       arrays: the fields of `ReaderConstants` but the weights, by name; arrays of the host, or their shapes.
@@ -44,14 +44,14 @@ def make_tables(vocabulary: Vocabulary, width: int, segmentation_name: str, max_
     stays = np.full((1, boundaries.table.shape[1]), free)
     eos_v = np.zeros(width, bool)
     eos_v[[i for i in vocabulary.eos_ids if i < width]] = True
-    cue_xm, cue_length_x = cues(vocabulary, segmentation_name, max_steps)
+    cue_xt, cue_length_x = cues(vocabulary, segmentation_name, max_steps)
     arrays = dict(
         token_class_v=boundaries.token_class.astype(np.int32),
         table_uc=np.concatenate([boundaries.table, stays]).astype(np.int32),
         done_u=np.append(boundaries.done, False),
         defined_v=vocabulary.defined(width),
         eos_v=eos_v,
-        cue_xm=cue_xm,
+        cue_xt=cue_xt,
         cue_length_x=cue_length_x,
     )
     return Tables(arrays, int(boundaries.start), free)

@@ -13,12 +13,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from cord_jax.engine.plan import ReaderParts
 from cord_jax.engine.tables import Tables, make_tables
-from cord_jax.pool import PoolSpec
+from cord_jax.pool import PoolSpec, RewardModelSpec
 from cord_jax.problems import Problem
 from cord_jax.search.readers import ReaderConstants
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
+from cord_jax.text.reward_text import RewardText
 from cord_jax.text.vocabulary import Vocabulary
 
 
@@ -53,13 +54,15 @@ class Teachers:
       spec: what was asked for.
       readers: the distinct pairs of a checkpoint and its prompt settings.
       meta: index of the meta-prover's reader.
-      vocabularies: the distinct vocabularies.
+      vocabularies: the distinct vocabularies, and the reward model's text behind them.
+      reward: index of the reward model's reader, None without one.
     """
 
     spec: PoolSpec
     readers: tuple[Reader, ...]
     meta: int
-    vocabularies: tuple[Vocabulary, ...]
+    vocabularies: tuple[Vocabulary | RewardText, ...]
+    reward: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Teachers:
 
 
 class ReaderKey(NamedTuple):
-    """What makes two proposers share a reader."""
+    """The key of a reader: proposers with the same one share it."""
 
     checkpoint: Path
     prompt: PromptSettings
@@ -94,6 +97,7 @@ def load_teachers(
     problems: Sequence[Problem] = (),
     new_tokens: int = 0,
     execution_of: Callable[..., models.Execution] = models.execution_of,
+    rewards: bool = False,
 ) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
 
@@ -101,6 +105,7 @@ def load_teachers(
       problems, new_tokens: what is read and, at most, written in this run: dynamic and longrope frequencies are those
         of the longest sequence.
       execution_of: says how each network runs, as `models.execution_of`.
+      rewards: whether the pool's reward model is loaded, too; it is the last reader then.
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
@@ -140,7 +145,30 @@ def load_teachers(
         for key, proposers in used.items()
     ]
     distinct = [next(v for v in vocabulary_of.values() if v.fingerprint == print_) for print_ in fingerprints]
-    return Teachers(spec, tuple(readers), meta, tuple(distinct))
+    if not rewards:
+        return Teachers(spec, tuple(readers), meta, tuple(distinct))
+    reward_reader = _load_reward_model(spec.reward_model, mesh, len(distinct), execution_of)
+    texts = (*distinct, RewardText(reward_reader.vocabulary))
+    return Teachers(spec, (*readers, reward_reader), meta, texts, len(readers))
+
+
+def _load_reward_model(
+    spec: RewardModelSpec, mesh: Mesh, vocabulary_index: int, execution_of: Callable[..., models.Execution]
+) -> Reader:
+    """Loads a process reward model as a reader that nobody writes through."""
+    vocabulary = Vocabulary.load(spec.checkpoint)
+    RewardText(vocabulary)  # told before the weights are read
+    execution = execution_of(models.read_config(spec.checkpoint), mesh, spec.dtype, decodes=True)
+    model = models.load(
+        spec.checkpoint,
+        mesh,
+        spec.dtype,
+        execution.stacked,
+        weights=spec.weights,
+        outputs_first=execution.outputs_first,
+    )
+    prompt = PromptSettings(spec.system_prompt)
+    return Reader(spec.checkpoint, prompt, model, execution, vocabulary, vocabulary_index, ())
 
 
 def reader_parts(

@@ -53,7 +53,7 @@ def false_equations(step: str) -> Iterator[str]:
 
 
 def _start_before(tokens: Sequence[Token], at: int) -> int | None:
-    """Where the run of plain tokens before an `=` begins; None if it has brackets that are not opened in it."""
+    """Finds where the run of plain tokens before an `=` begins; None if it has brackets that are not opened in it."""
     depth = 0
     for i in range(at - 1, max(-1, at - 2 - MAX_TOKENS), -1):
         kind = tokens[i].kind
@@ -69,7 +69,7 @@ def _start_before(tokens: Sequence[Token], at: int) -> int | None:
 
 
 def _stop_after(tokens: Sequence[Token], at: int) -> int | None:
-    """Where the run of plain tokens after an `=` ends, before a bracket that is not closed in it."""
+    """Finds where the run of plain tokens after an `=` ends, before a bracket that is not closed in it."""
     depth, opened = 0, at
     for i in range(at + 1, min(len(tokens), at + 2 + MAX_TOKENS)):
         kind = tokens[i].kind

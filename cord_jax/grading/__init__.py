@@ -8,6 +8,7 @@ A grader is a module here, whose class is its `GRADER`, and a line in `names.GRA
 """
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from cord_jax import names
@@ -18,11 +19,25 @@ from cord_jax.grading.grader import Submission as Submission
 from cord_jax.grading.grader import TextGrader as TextGrader
 
 
+def check_judge(checkpoint: str | Path | None) -> None:
+    """Checks a judge, if there is one, by its configuration and vocabulary alone, before anything else is loaded.
+
+    Raises: `UserError` or `models.CheckpointError` if it cannot judge.
+    """
+    if checkpoint is not None:
+        importlib.import_module(f"{__name__}.judge").read_judge(checkpoint)
+
+
+def grader_options(judge: str | Path | None, mesh: Any) -> dict[str, Any]:
+    """The options of `open_grader` for a job on a mesh."""
+    return {} if judge is None else {"checkpoint": judge, "mesh": mesh}
+
+
 def open_grader(name: str, **options: Any) -> Grader:
     """The grader of a name, to be used as a context manager.
 
     Args:
-      options: of its class.
+      options: of its class: none for most, `checkpoint` and `mesh` for `judge`.
 
     Raises: `UserError` if there is none of that name or it cannot work here.
     """

@@ -210,7 +210,8 @@ class _Comparison:
         if _squeezed(a) == _squeezed(b) and not _TWO_NUMBERS.search(a + "|" + b):
             return True
         gold_in_words, given_in_words = words.is_prose(b), words.is_prose(a)
-        if (gold_in_words or given_in_words) and words.same_words(a, b):
+        in_letters = len(a) > 1 and a.isalpha() and b.isalpha()  # names of constants and functions, too
+        if (gold_in_words or given_in_words or in_letters) and words.same_words(a, b):
             return True
         value_a, unit_a = _unit_at_end(a)
         value_b, unit_b = _unit_at_end(b)

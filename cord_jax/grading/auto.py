@@ -14,7 +14,7 @@ _REMEMBERED = 100_000
 
 
 class _NeedsMathematics(Exception):
-    """What is left to compare are formulas."""
+    """Formulas are left to compare."""
 
 
 class AutoGrader(TextGrader):

@@ -144,7 +144,7 @@ def _without_fonts(text: str) -> str:
 
 
 def _closing_brace(text: str, start: int) -> int:
-    """Where the brace closes that opens right before `start`; -1 if it never does."""
+    """Finds where the brace closes that opens right before `start`; -1 if it never does."""
     depth = 1
     for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

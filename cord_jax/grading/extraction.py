@@ -63,7 +63,7 @@ def _last_box(response: str) -> str | None:
 
 
 def _statement_ends(response: str) -> Iterator[int]:
-    """Where the statements end and their X may begin, the last first."""
+    """Yields where the statements end and their X may begin, the last first."""
     ends = {match.end() for pattern in (_SAID, _TITLE) for match in pattern.finditer(response)}
     written = len(response.rstrip())
     for match in _HASHES.finditer(response):

@@ -26,7 +26,8 @@ _FUNCTIONS = {
 }
 _FUNCTIONS |= {"asin": r"\arcsin ", "acos": r"\arccos ", "atan": r"\arctan "}
 _WORD = re.compile(
-    r"(?<![A-Za-z\\])(" + "|".join(sorted([*_NAMES, *_FUNCTIONS], key=len, reverse=True)) + r")(?![A-Za-z])"
+    r"(?<![A-Za-z\\])(" + "|".join(sorted([*_NAMES, *_FUNCTIONS], key=len, reverse=True)) + r")(?![A-Za-z])",
+    re.IGNORECASE,
 )
 _ROOT = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt)\s*(?=\()")
 _ROOT_OF_ONE = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt)\s*(\d+(?:\.\d+)?|[A-Za-z])")
@@ -46,7 +47,7 @@ def to_latex(text: str) -> str:
             break
         text = text[: found.start()] + _root(found[1], content) + text[end:]
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r" \\cup ", text)
-    text = _WORD.sub(lambda m: _NAMES.get(m[1]) or _FUNCTIONS[m[1]], text)
+    text = _WORD.sub(lambda m: _NAMES.get(m[1].lower()) or _FUNCTIONS[m[1].lower()], text)
     text = _braced_powers(text)
     text = re.sub(r"\s*\*\s*", r" \\cdot ", text)
     return _DECIMAL.sub(_as_fraction, text)

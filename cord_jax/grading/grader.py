@@ -10,7 +10,7 @@ from cord_jax.problems import Problem
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """What is graded: a response to a problem, and the answer that it states, None if it states none."""
+    """The thing that is graded: a response to a problem, and the answer that it states, None if it states none."""
 
     problem: Problem
     response: str

@@ -59,7 +59,7 @@ def _matrix(content: str) -> Parts | None:
 
 
 def _depths(text: str) -> list[int] | None:
-    """How many brackets are open before each character; None if they do not match.
+    """Counts the brackets that are open before each character; None if they do not match.
 
     An interval's two brackets may be of different kinds.
     """

@@ -190,7 +190,7 @@ def _singular(word: str) -> str:
 
 
 def agree(a: Unit | None, b: Unit | None) -> Fraction | None:
-    """How many of `b` one of `a` is; 1 if one of the two is not given; None if they do not measure the same."""
+    """Tells how many of `b` one of `a` is; 1 if one of the two is not given; None if they do not measure the same."""
     if a is None or b is None:
         return Fraction(1)
     if a.dimension == b.dimension:

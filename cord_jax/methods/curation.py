@@ -6,24 +6,18 @@ alone.
 
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.plan import SearchSettings
+from cord_jax.methods import settings_of
 from cord_jax.search.decodings.whole import whole
-from cord_jax.search.scorers import make_scorer
 
 
 def search_settings(config: SynthesisConfig) -> SearchSettings:
     """A search of one round over whole traces; `config` is resolved. They are scored one by one, which bounds memory."""
-    return SearchSettings(
+    return settings_of(
+        config,
         segmentation="whole",
         decoding=whole(config.beam_width),
-        scorer=make_scorer(config),
         max_steps=1,
         max_step_tokens=config.max_thinking_tokens,
-        max_thinking_tokens=config.max_thinking_tokens,
-        max_answer_tokens=config.max_answer_tokens,
-        closing=config.closing,
-        filters=config.filters,
         whole_traces=True,
         scored_together=1,
-        seed=config.seed,
-        slots=config.slots,
     )

@@ -8,7 +8,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cord_jax.search import packing, proposals, readers
 from cord_jax.search.commits import Branches, Chosen
@@ -45,7 +44,7 @@ def answer_task(plan: SearchPlan, state: SearchState, batch: SubBatch) -> Task:
     token_rt = jnp.pad(piece_rt[:, :most], ((0, 0), (0, plan.read_width - most)))
     chosen = []
     for reader in plan.readers:
-        mine_r = ~done_r & jnp.isin(writer_r, np.asarray(reader.proposers, np.int32))
+        mine_r = ~done_r & reader.writes(writer_r)
         chosen.append(
             Chosen(
                 length_rb=jnp.where(mine_r[:, None] & first_b, count_r[:, None], 0),

@@ -8,16 +8,15 @@ from cord_jax.search.jax_tools import axes, pytree
 
 @pytree
 class Closings:
-    """The closing with the answer, in the meta-prover's tokens, one twig for each accepted form; a slot or
-    row each.
+    """The closing with each accepted form of the answer, in the meta-prover's tokens; a slot or row each.
 
     Attributes:
-      token_na: int32, the twigs one behind another.
-      form_na: int32, the twig of each token, from 1.
-      offset_na: int32, place of each token in its twig.
-      length_n: int32, tokens of all twigs.
+      token_na: int32, the forms one behind another, each with the closing before it.
+      form_na: int32, the form of each token, from 1.
+      offset_na: int32, place of each token in its form.
+      length_n: int32, tokens of all forms.
       scored_nz: int32, where in `token_na` the scored tokens lie (those whose text overlaps the answer's).
-      scored_form_nz: int32, their twig; 0 for padding.
+      scored_form_nz: int32, their form; 0 for padding.
     """
 
     token_na: jax.Array = axes("slot", "token")
@@ -29,7 +28,7 @@ class Closings:
 
 
 def empty_closings(slots: int, width: int, scored_width: int) -> Closings:
-    """Closings without tokens.
+    """Makes closings without tokens.
 
     Args:
       width: most tokens of all closings of a problem; scored_width: most scored tokens among them.

@@ -28,12 +28,12 @@ from models.prefill import prefill
 
 @pytree
 class Chosen:
-    """What a reader commits for the rows of a sub-batch.
+    """Texts that a reader commits for the rows of a sub-batch.
 
     Attributes:
       length_rb: int32, tokens of the text of each place; 0 for a place that gets none.
       token_rbt: int32, the text's tokens in the reader's vocabulary.
-      cue_rb: int32, row of `cue_xm` that follows, -1 for none.
+      cue_rb: int32, row of `cue_xt` that follows, -1 for none.
       permanent_r: bool, the cue becomes part of the text (the one before an answer).
       shared_r: bool, the cue of place 0 is that of every place.
     """
@@ -62,7 +62,7 @@ class Branches:
 
 @pytree
 class Passage:
-    """What a pass over packed forks has read.
+    """Packed forks that were read in one pass.
 
     Attributes:
       packed: its tokens, those of the rows of a shard.
@@ -77,10 +77,10 @@ class Passage:
 
 @pytree
 class Scored:
-    """What the meta-prover has read to score candidates, and so need not read again to commit their steps.
+    """Candidates that the meta-prover has read to score them, and so need not read again to commit their steps.
 
     Attributes:
-      passage: what it has read; the candidates' steps are its forks.
+      passage: all that it has read; the candidates' steps are its forks.
       row_r: bool, the rows of which it has read them.
       choice_rb: int32, the candidate whose step each place commits.
     """
@@ -129,7 +129,7 @@ def _living(state: ReaderState, batch: SubBatch, branches: Branches):
 
 
 def room(plan: ReaderPlan, state: ReaderState, batch: SubBatch, branches: Branches, need_r):
-    """What the rows' KV caches must do to take `need_r` more columns.
+    """Finds out what the rows' KV caches must do to take `need_r` more columns.
 
     Returns: `(compact_r, fits_r)`, bool: whether compaction frees a region of the cache, and whether there is room
       after it.
@@ -300,7 +300,7 @@ def append(
     Returns: the state, and the columns of each place with its cue, bool [r, b, s].
     """
     rows, places = branches.node_rb.shape
-    cue_width = constants.cue_xm.shape[1]
+    cue_width = constants.cue_xt.shape[1]
     cue_length_rb = cue_lengths(constants, batch, chosen)
     path_rbs = paths(state, batch, branches.lineage_rbi)
     forks = Forks(
@@ -308,7 +308,7 @@ def append(
         length_rx=jnp.where(batch.valid_r[:, None], chosen.length_rb, 0),
         base_rx=path_rbs.sum(-1, dtype=jnp.int32),
         branch_rx=jnp.broadcast_to(jnp.arange(places, dtype=jnp.int32), (rows, places)),
-        tail_rxa=constants.cue_xm[jnp.maximum(chosen.cue_rb, 0)],
+        tail_rxa=constants.cue_xt[jnp.maximum(chosen.cue_rb, 0)],
         tail_length_rx=cue_length_rb,
         form_rxa=jnp.ones((rows, places, cue_width), jnp.int32),
         offset_rxa=jnp.broadcast_to(jnp.arange(cue_width, dtype=jnp.int32), (rows, places, cue_width)),

@@ -69,7 +69,7 @@ class Candidates:
 
 @pytree
 class Request:
-    """What the device hands over; rows r of all shards.
+    """Finished proposals as the device hands them over; rows r of all shards.
 
     Attributes:
       problem_r, round_r: int32, the problems and their rounds (from 0); valid_r: bool, rows that count.
@@ -150,7 +150,7 @@ def candidate_shapes(plan: SearchPlan, vocabularies: int, rows: int) -> Candidat
 
 @dataclasses.dataclass(frozen=True)
 class ReaderText:
-    """What the exchange needs to know of one proposing reader.
+    """One proposing reader as the exchange knows it.
 
     Attributes:
       vocabulary: index of its vocabulary.
@@ -163,7 +163,7 @@ class ReaderText:
 
 @dataclasses.dataclass(frozen=True)
 class ExchangeRules:
-    """How proposals become candidates.
+    """Rules by which proposals become candidates.
 
     Attributes:
       meta_vocabulary: index of the meta-prover's vocabulary, which counts the thinking budget.
@@ -238,7 +238,7 @@ class Exchange:
     def _encode(self, texts: dict[int, str]) -> list[dict[int, list[int]]]:
         """The texts of candidates in every vocabulary."""
         return [
-            dict(zip(texts, vocabulary.encode_batch(list(texts.values()))))
+            dict(zip(texts, vocabulary.encode_pieces(list(texts.values()), self.rules.segmentation)))
             for vocabulary in self.vocabularies
         ]
 

@@ -16,18 +16,28 @@ from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import pick
 from cord_jax.search.readers import ReaderPlan
 from cord_jax.search.slots import SubBatch
-from cord_jax.search.state import ANSWERING, DONE, RECALLING, SEARCHING, Progress, SearchPlan, SearchState
+from cord_jax.search.state import (
+    ANSWERING,
+    DONE,
+    RECALLING,
+    REVIEWING,
+    SEARCHING,
+    Progress,
+    SearchPlan,
+    SearchState,
+)
 from cord_jax.search.tasks import Start, Task
 from cord_jax.search.tree import LOST, NONE, ROOT, Frontier, Tree, of_node
 
 
 def expansion_task(
-    plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj
+    plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates, score_rj, scorer_memory
 ) -> tuple[Task, jax.Array]:
     """Makes nodes of scored candidates and decides what comes next; of one shard.
 
     Args:
       score_rj: float32, -inf where a candidate was dropped.
+      scorer_memory: what the scorer remembers then.
 
     Returns: the task, and the candidate whose step each place commits, int32 [r, b].
     """
@@ -36,8 +46,11 @@ def expansion_task(
     tree = _grown(plan, take(state.tree), frontier, number_r, candidates, score_rj)
     settled = Round(number_r, score_rj, candidates.remaining(batch), candidates.concluded_rj)
     memory, decision = plan.decoding.decide(take(state.memory), tree, frontier, settled)
-    tree = dataclasses.replace(tree, rank_nmj=_at_round(tree.rank_nmj, number_r, decision.rank_rj))
-    frontier = _next_frontier(plan, tree, frontier, decision)
+    tree = dataclasses.replace(tree, rank_nmj=trees.at_round(tree.rank_nmj, number_r, decision.rank_rj))
+    first_b = jnp.arange(plan.places) == 0
+    stuck_rb = decision.stuck_r[:, None] & first_b
+    node_rb = jnp.where(stuck_rb, decision.stuck_node_r[:, None], decision.node_rb)
+    frontier = _next_frontier(plan, tree, frontier, dataclasses.replace(decision, node_rb=node_rb))
     first_r1 = trees.first_node(number_r, plan.candidates)[:, None]
     in_hand_rb = (frontier.node_nb >= first_r1) & (frontier.node_nb < first_r1 + plan.candidates)
     aside_rb = ~in_hand_rb & ~of_node(tree.committed_nmj, frontier.node_nb, root=True)
@@ -50,10 +63,14 @@ def expansion_task(
         over_n=decision.over_r,
         stuck_n=jnp.where(decision.stuck_r, decision.stuck_node_r, NONE),
     )
-    phase_r = jnp.where(decision.over_r, ANSWERING, SEARCHING)
-    phase_r = jnp.where(decision.stuck_r, DONE, jnp.where(recalls_r, RECALLING, phase_r))
+    phase_r = jnp.where(decision.over_r, REVIEWING if plan.review_forms else ANSWERING, SEARCHING)
+    if not plan.review_forms:
+        phase_r = jnp.where(decision.stuck_r, DONE, phase_r)
+    phase_r = jnp.where(recalls_r, RECALLING, phase_r)
     next_ = _Next(tree, frontier, memory, progress, source_rb, ~recalls_r)
-    return _task(plan, state, batch, candidates, next_, phase_r), jnp.maximum(source_rb, 0)
+    task = _task(plan, state, batch, candidates, next_, phase_r)
+    task.updates["scorer_memory"] = scorer_memory
+    return task, jnp.maximum(source_rb, 0)
 
 
 def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidates: Candidates) -> Task:
@@ -70,12 +87,13 @@ def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidate
         jnp.where(missing_rb, place_b, NONE),
         jnp.ones_like(progress.over_n),
     )
-    return _task(plan, state, batch, candidates, next_, jnp.where(progress.over_n, ANSWERING, SEARCHING))
+    over = REVIEWING if plan.review_forms else ANSWERING
+    return _task(plan, state, batch, candidates, next_, jnp.where(progress.over_n, over, SEARCHING))
 
 
 @pytree
 class _Next:
-    """What rows go on with.
+    """The state that rows go on with.
 
     Attributes:
       tree, frontier, memory, progress: of the rows.
@@ -110,12 +128,7 @@ def _grown(plan, tree: Tree, frontier: Frontier, number_r, candidates: Candidate
         sampled_nmj=candidates.sampled_rj,
         committed_nmj=jnp.zeros_like(candidates.concluded_rj),
     )
-    return jax.tree.map(lambda old, x: _at_round(old, number_r, x), tree, new)
-
-
-def _at_round(old_rmj, number_r, new_rj):
-    at_round_rm = jnp.arange(old_rmj.shape[1]) == number_r[:, None]
-    return jnp.where(at_round_rm[..., None], new_rj[:, None], old_rmj)
+    return jax.tree.map(lambda old, x: trees.at_round(old, number_r, x), tree, new)
 
 
 def _next_frontier(plan, tree: Tree, frontier: Frontier, decision: Decision) -> Frontier:
@@ -135,18 +148,29 @@ def _next_frontier(plan, tree: Tree, frontier: Frontier, decision: Decision) -> 
 def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, next_: _Next, phase_r) -> Task:
     """Commits steps and begins what is written from the frontier: next steps, or the winner's answer.
 
-    Of a search that is over only the winner matters, and only to the teacher who writes its answer.
+    Of a search that is over only the winner matters, and only to the teacher who writes its answer and, if it is
+    reviewed, to the meta-prover; the answer is begun after the review then.
     """
     tree, frontier, over_r = next_.tree, next_.frontier, next_.progress.over_n
     winner_r = frontier.node_nb[:, 0]
     writer_r = jnp.maximum(winner_r - 1, 0) % plan.num_proposers
-    answers_r = next_.goes_on_r & over_r & (winner_r > ROOT)
+    ends_r = next_.goes_on_r & over_r & (winner_r > ROOT) & (next_.progress.stuck_n < ROOT)
+    answers_r = ends_r & (plan.review_forms == 0)
     opens_rb = frontier.open_nb & next_.goes_on_r[:, None]
     depth_rb = of_node(tree.depth_nmj, frontier.node_nb)
     cue_rb = jnp.where(opens_rb, depth_rb + 1, -1)
     chosen = tuple(
-        _chosen(plan, reader, candidates, next_, cue_rb, answers_r & _writes(reader, writer_r))
-        for reader in plan.readers
+        _chosen(
+            plan,
+            reader,
+            candidates,
+            next_,
+            jnp.where(
+                over_r[:, None], jnp.where(reader.writes(writer_r) & answers_r, 0, -1)[:, None], cue_rb
+            ),
+            ends_r & (reader.writes(writer_r) | (plan.review_forms > 0 and index == plan.meta)),
+        )
+        for index, reader in enumerate(plan.readers)
     )
     limit_rb = plan.max_thinking_tokens - of_node(tree.thinking_nmj, frontier.node_nb)
     answer_limit = min(plan.max_step_tokens, plan.max_answer_tokens)
@@ -176,24 +200,23 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     return Task(chosen, Branches(frontier.node_nb, frontier.lineage_nbi, keeps_ri), start, updates)
 
 
-def _writes(reader: ReaderPlan, proposer_r):
-    """Whether a proposer writes through a reader."""
-    return jnp.isin(proposer_r, np.asarray(reader.proposers, np.int32))
+def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r) -> Chosen:
+    """Says what a reader commits: chosen steps and the cues of what comes next.
 
-
-def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, answers_r) -> Chosen:
-    """What a reader commits: chosen steps and next headings, or the winner's and the cue of its answer."""
+    Args:
+      winner_r: bool, of searches that are over the reader takes the winner's step.
+    """
     first_b = jnp.arange(plan.places) == 0
-    over_r1 = next_.progress.over_n[:, None]
-    needed_rb = (next_.source_rb >= 0) & jnp.where(over_r1, first_b & answers_r[:, None], True)
+    over_r = next_.progress.over_n
+    needed_rb = (next_.source_rb >= 0) & jnp.where(over_r[:, None], first_b & winner_r[:, None], True)
     source_rb = jnp.maximum(next_.source_rb, 0)
     length_rb = pick(candidates.length_urj[reader.vocabulary], source_rb)
     token_rbt = jnp.take_along_axis(candidates.token_urjt[reader.vocabulary], source_rb[..., None], axis=1)
-    cue_rb = jnp.where(answers_r[:, None], jnp.where(first_b, 0, -1), cue_rb)
+    cue_rb = jnp.where(over_r[:, None] & ~first_b, -1, cue_rb)
     return Chosen(
         length_rb=jnp.where(needed_rb, length_rb, 0),
         token_rbt=jnp.pad(token_rbt, ((0, 0), (0, 0), (0, plan.read_width - plan.step_width))),
         cue_rb=cue_rb if reader.proposers else jnp.full_like(cue_rb, -1),
-        permanent_r=answers_r,
-        shared_r=jnp.zeros_like(answers_r),
+        permanent_r=over_r,
+        shared_r=jnp.zeros_like(over_r),
     )

@@ -18,6 +18,7 @@ from cord_jax.search.state import (
     Answer,
     Clock,
     Progress,
+    Review,
     SearchPlan,
     SearchState,
     SlotPlan,
@@ -38,6 +39,7 @@ class Insertion:
       prompt_rt, prompt_length_r: for each reader the prompt's tokens and their number, int32.
       replayed_r: int32, rounds of each that were settled before.
       closings: of the rows' problems; None where nothing is scored.
+      reviewed: closings of the review; None where winners are not reviewed.
     """
 
     slot_r: jax.Array = axes("row")
@@ -48,6 +50,7 @@ class Insertion:
     prompt_length_r: tuple[jax.Array, ...] = axes("row")
     replayed_r: jax.Array = axes("row")
     closings: Closings | None = None
+    reviewed: Closings | None = None
 
 
 def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> SearchState:
@@ -59,10 +62,14 @@ def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Search
         fresh = dict(
             frontier=first_frontier(rows, plan.places, plan.nodes, plan.opened_first),
             memory=plan.decoding.empty_memory(rows, plan.nodes),
+            scorer_memory=plan.scorer.empty_memory(rows, plan.decoding.max_rounds, plan.candidates),
             progress=Progress(zeros_r, insertion.replayed_r, zeros_r > 0, zeros_r + NONE),
             answer=Answer(batch.take(state.answer.token_na), zeros_r, zeros_r),
             closings=insertion.closings,
         )
+        if plan.review_forms:
+            scores_rf = jnp.full((rows, plan.review_forms), -jnp.inf)
+            fresh["review"] = Review(insertion.reviewed, scores_rf)
         written = {name: jax.tree.map(batch.put, getattr(state, name), new) for name, new in fresh.items()}
         return dataclasses.replace(insert_prompts(plan, state, insertion), **written)
 

@@ -25,6 +25,7 @@ from cord_jax.search.insertion import prompt_task
 from cord_jax.search.jax_tools import axes, pytree, when
 from cord_jax.search.proposals import propose
 from cord_jax.search.readers import ReaderConstants
+from cord_jax.search.review import review_task
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import (
     ANSWERING,
@@ -32,11 +33,13 @@ from cord_jax.search.state import (
     FREE,
     READING,
     RECALLING,
+    REVIEWING,
     SEARCHING,
     Answer,
     Clock,
     Meters,
     Progress,
+    Review,
     SearchPlan,
     SearchState,
     SlotPlan,
@@ -53,7 +56,7 @@ LONGER = 2
 
 @pytree
 class Due:
-    """What is settled in a round, a sub-batch of each shard.
+    """The slots that are settled in a round, a sub-batch of each shard.
 
     Attributes:
       slot_r: int32, slots numbered within their shards.
@@ -82,7 +85,7 @@ def rows_running(state: SlotState):
 def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
-    """What is due is settled, and every proposer writes up to a quantum of tokens."""
+    """Settles what is due, and lets every proposer write up to a quantum of tokens."""
     shards = plan.shards
     state, now = due(plan, state)
     exchanged = SubBatch(shards.among_all(now.slot_r, plan.slots), now.ready_r)
@@ -103,10 +106,10 @@ def one_round(
 
 
 def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
-    """Which slots are settled now; the state has their new waiting times."""
+    """Chooses the slots that are settled now; the state has their new waiting times."""
     shards = plan.shards
     phase_n, waits_n = state.clock.phase_n, ~rows_running(state)
-    reads_n = (phase_n == READING) | (waits_n & (phase_n == ANSWERING))
+    reads_n = (phase_n == READING) | (phase_n == REVIEWING) | (waits_n & (phase_n == ANSWERING))
     ready_n = waits_n & ((phase_n == SEARCHING) | (phase_n == RECALLING))
     waited_n = jnp.where(reads_n | ready_n, state.clock.waited_n + 1, 0)
     # An exchange costs about the same for one problem as for a few, so it waits a little for company.
@@ -133,11 +136,13 @@ def settle(
     """Settles the slots of a sub-batch, each in its own way, on one shard."""
     phase_r = batch.take(state.clock.phase_n)
     expands_r, recalls_r = phase_r == SEARCHING, phase_r == RECALLING
-    scored_r = expands_r & ~candidates.replayed_r
-    score_rj, passage = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
-    score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, score_rj)
+    scored_r = expands_r if plan.scorer.scores_replayed else expands_r & ~candidates.replayed_r
+    scores = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
+    score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, scores.score_rj)
     score_rj = jnp.where(candidates.remaining(batch), score_rj, -jnp.inf)
-    expansion, choice_rb = expansion_task(plan, state, batch.among(expands_r), candidates, score_rj)
+    expansion, choice_rb = expansion_task(
+        plan, state, batch.among(expands_r), candidates, score_rj, scores.memory
+    )
     kinds = [
         (expands_r, expansion),
         (phase_r == READING, prompt_task(plan, state, batch, batch.take(state.progress.replayed_n))),
@@ -145,8 +150,11 @@ def settle(
     ]
     if plan.decoding.goes_back:
         kinds.append((recalls_r, recall_task(plan, state, batch, candidates)))
+    if plan.review_forms:
+        reviewed = batch.among(phase_r == REVIEWING)
+        kinds.append((phase_r == REVIEWING, review_task(plan, constants, state, reviewed)))
     task = join(state, batch, kinds)
-    scored = None if passage is None else (plan.meta, Scored(passage, scored_r, choice_rb))
+    scored = {index: Scored(passage, scored_r, choice_rb) for index, passage in scores.passages.items()}
     return perform(plan, constants, state, batch, task, scored)
 
 
@@ -171,9 +179,7 @@ def advance(
     state: SearchState,
     max_rounds,
 ) -> SearchState:
-    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or
-    `max_rounds`.
-    """
+    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or `max_rounds` have run."""
 
     def going(carry):
         rounds, state = carry
@@ -222,8 +228,17 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sizes)
         tree=empty_tree(n, rounds, plan.candidates),
         frontier=empty_frontier(n, plan.places, plan.nodes),
         memory=plan.decoding.empty_memory(n, plan.nodes),
+        scorer_memory=plan.scorer.empty_memory(n, rounds, plan.candidates),
         progress=Progress(integers_n, integers_n, integers_n > 0, integers_n + NONE),
         answer=Answer(jnp.zeros((n, plan.max_answer_tokens), jnp.int32), integers_n, integers_n),
         closings=empty_closings(n, sizes.closing_width, sizes.scored_width),
+        review=_empty_review(plan, sizes),
         longest=jnp.int32(0),
     )
+
+
+def _empty_review(plan: SearchPlan, sizes) -> Review | None:
+    if not plan.review_forms:
+        return None
+    closings = empty_closings(plan.slots, sizes.review_width, sizes.review_scored_width)
+    return Review(closings, jnp.zeros((plan.slots, plan.review_forms)))

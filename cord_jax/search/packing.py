@@ -24,7 +24,7 @@ class Forks:
       token_rxt, length_rx: a text each.
       base_rx: depth of its first token; branch_rx: the path that it continues.
       tail_rxa, tail_length_rx: what follows it.
-      form_rxa: the twig of each token of the tail, from 1; offset_rxa: its place in its twig.
+      form_rxa: the text 1, 2, ... of the tail that each token belongs to; offset_rxa: its place in that text.
     """
 
     token_rxt: jax.Array
@@ -74,8 +74,8 @@ def pack(forks: Forks, shards: Shards, execution: Execution) -> tuple[Packed, ja
         token_w=jnp.where(in_text_w, of_fork(forks.token_rxt, offset_w), tail(forks.tail_rxa)),
         position_w=forks.base_rx.reshape(-1)[fork_w] + depth_w,
         branch_w=forks.branch_rx.reshape(-1)[fork_w],
-        fork_w=jnp.where(in_fork_w, fork_w, -1),
-        form_w=jnp.where(in_text_w, 0, tail(forks.form_rxa)),
+        segment_w=jnp.where(in_fork_w, fork_w, -1),
+        alternative_w=jnp.where(in_text_w, 0, tail(forks.form_rxa)),
         row_k=fork_w[::chunk] // num_forks,
         chunks=shards.agreed(chunks_r.sum()),
         reach=forks.reach,
@@ -84,12 +84,12 @@ def pack(forks: Forks, shards: Shards, execution: Execution) -> tuple[Packed, ja
 
 
 def starts(length_rx):
-    """Where each segment begins."""
+    """Adds up where each segment begins."""
     return jnp.cumsum(length_rx, axis=1) - length_rx
 
 
 def places(length_rx, width: int):
-    """For each of `width` places: the segment that it lies in and its offset there, both int32 [r, w].
+    """Finds for each of `width` places the segment that it lies in and its offset there, both int32 [r, w].
 
     Places behind the last segment get the last segment and offsets beyond its end.
     """
@@ -101,12 +101,12 @@ def places(length_rx, width: int):
 
 
 def pick(values_rx, index_rw):
-    """`values[r, index[r, w]]`."""
+    """Looks up `values[r, index[r, w]]`."""
     return jnp.take_along_axis(values_rx, index_rw, axis=1)
 
 
 def round_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below `number`."""
+    """Finds the least multiple that is not below `number`."""
     return -(-number // multiple) * multiple
 
 

@@ -1,8 +1,7 @@
 """Proposing: every proposer writes its next step, one token a row and tick, without contact with the host.
 
-The loop stops when no row is inside a proposal any more or after a quantum of tokens; rows whose problem
-still waits for others stand still, and a problem whose proposals are long goes on in the next round (design,
-section 4).
+The loop stops when no row is inside a proposal any more or after a quantum of tokens. Rows whose problem still waits
+for others stand still, and a problem whose proposals are long goes on in the next round (method, section 4).
 """
 
 import dataclasses
@@ -21,33 +20,33 @@ from models.attention.prefix_tree import NewTokens
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """The rows of all slots in a line, as [1, x], perhaps in another order.
+    """The rows of all slots in a line, as [1, p], perhaps in another order.
 
     Attributes:
-      order_x: int32, the row at each place; None for that of slots.
-      place_x: int32, the place of each row.
+      order_p: int32, the row at each place; None for that of slots.
+      place_p: int32, the place of each row.
       shape: of slots and rows, (n, q).
     """
 
-    order_x: jax.Array | None
-    place_x: jax.Array | None
+    order_p: jax.Array | None
+    place_p: jax.Array | None
     shape: tuple[int, int]
 
     @classmethod
     def of_running_first(cls, running_nq) -> "Line":
         """Those that run come first."""
-        order_x = jnp.argsort(~running_nq.reshape(-1), stable=True).astype(jnp.int32)
-        return cls(order_x, jnp.argsort(order_x).astype(jnp.int32), running_nq.shape)
+        order_p = jnp.argsort(~running_nq.reshape(-1), stable=True).astype(jnp.int32)
+        return cls(order_p, jnp.argsort(order_p).astype(jnp.int32), running_nq.shape)
 
     def up(self, x_nq):
         """Rows [n, q, ...] in a line."""
-        x_x = x_nq.reshape(-1, *x_nq.shape[2:])
-        return (x_x if self.order_x is None else x_x[self.order_x])[None]
+        x_p = x_nq.reshape(-1, *x_nq.shape[2:])
+        return (x_p if self.order_p is None else x_p[self.order_p])[None]
 
-    def back(self, x_1x):
+    def back(self, x_1p):
         """The counterpart of `up`."""
-        x_x = x_1x[0] if self.place_x is None else x_1x[0][self.place_x]
-        return x_x.reshape(*self.shape, *x_x.shape[1:])
+        x_p = x_1p[0] if self.place_p is None else x_1p[0][self.place_p]
+        return x_p.reshape(*self.shape, *x_p.shape[1:])
 
 
 @jax.named_scope("propose")
@@ -68,7 +67,7 @@ def propose(
     slot_n = jnp.arange(num_slots, dtype=jnp.int32)
     busy_nq = state.rows.running_nq
     attention = plan.execution.tree
-    view = attention.view(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
+    masks = attention.masks(plan.blocks, state.view_nbs, branch_nq, state.depth_ns, slot_n, busy_nq)
 
     def goes_on(done, rows):
         return shards.agreed((done < quantum) & rows.running_nq.any())
@@ -85,7 +84,7 @@ def propose(
             depth_nqt=rows.position_nq[..., None] + age_nqt,
             running_nq=running,
         )
-        attend = attention.decode(view, new)
+        attend = attention.decode(masks, new)
         token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
@@ -125,18 +124,18 @@ def _next_tokens(
         line = Line.of_running_first(running)
     per_row = plan.execution.per_row(running.sum())
 
-    def attend_in_line(query_1xhe, key_1xge, value_1xge, cache, window):
-        out_nqhe, rings = attend(*map(line.back, (query_1xhe, key_1xge, value_1xge)), cache, window)
+    def attend_in_line(query_1phe, key_1pge, value_1pge, cache, window):
+        out_nqhe, rings = attend(*map(line.back, (query_1phe, key_1pge, value_1pge)), cache, window)
         return line.up(out_nqhe), rings
 
-    x_1xd = model.embed_tokens(line.up(rows.feed_nq))
-    x_1xd, local = model.run_layers(
-        x_1xd, line.up(position_nq), attend_in_line, pool, rows.local, per_row=per_row
+    x_1pd = model.embed_tokens(line.up(rows.feed_nq))
+    x_1pd, local = model.run_layers(
+        x_1pd, line.up(position_nq), attend_in_line, pool, rows.local, per_row=per_row
     )
 
-    def draw(x_1xd, *of_row_1x):
-        logits_xv = jnp.where(constants.defined_v, model.unembed(x_1xd[0]), -jnp.inf)
-        return sample(logits_xv, *(x_1x[0] for x_1x in of_row_1x), plan.sampling, plan.execution.argmax)[None]
+    def draw(x_1pd, *of_row_1p):
+        logits_pv = jnp.where(constants.defined_v, model.unembed(x_1pd[0]), -jnp.inf)
+        return sample(logits_pv, *(x_1p[0] for x_1p in of_row_1p), plan.sampling, plan.execution.argmax)[None]
 
     proposer_q = np.arange(running.shape[1], dtype=np.int32) % len(plan.proposers)
     of_row_nq = (
@@ -144,13 +143,11 @@ def _next_tokens(
         rows.drawn_nq + rows.count_nq,
         jnp.broadcast_to(proposer_q, running.shape),
     )
-    return line.back(per_row(draw, x_1xd, *map(line.up, of_row_nq))), local
+    return line.back(per_row(draw, x_1pd, *map(line.up, of_row_nq))), local
 
 
 def sampled_tokens(rows: Rows):
-    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count
-    is stale.
-    """
+    """The rows' tokens in the order in which they were sampled, int32 [n, q, t]; what lies beyond the count is stale."""
     ring = rows.token_nqt.shape[2]
     index_nqt = (rows.start_nq[..., None] + jnp.arange(ring)) % ring
     return jnp.take_along_axis(rows.token_nqt, index_nqt, axis=2)

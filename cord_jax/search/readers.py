@@ -1,8 +1,8 @@
-"""A reader: one checkpoint with one system prompt, and all that it keeps of the problems it reads.
+"""A reader: one checkpoint with one way of prompting it, and all that it keeps of the problems it reads.
 
-Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a
-checkpoint and a system prompt share a reader, so that weights, keys and values exist once. A reader knows
-tokens of its own vocabulary only; text comes and goes through `exchange`.
+Every proposer writes through a reader, and the meta-prover scores through one. Proposers that share a checkpoint and its
+prompt settings share a reader, so that weights, keys and values exist once. A reader knows tokens of its own vocabulary
+only; text comes and goes through `exchange`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cord_jax.search.jax_tools import axes, pytree
@@ -22,7 +23,7 @@ from models.execution import Execution
 
 @dataclasses.dataclass(frozen=True)
 class ReaderPlan:
-    """What is static about a reader; it decides what is compiled.
+    """The static part of a reader; it decides what is compiled.
 
     Attributes:
       graphdef: the decoder's structure; `nnx.merge(graphdef, weights)` gives the decoder.
@@ -49,6 +50,10 @@ class ReaderPlan:
         """Columns of the whole pool."""
         return sum(self.blocks)
 
+    def writes(self, proposer_r):
+        """Whether a proposer writes through this reader, by row."""
+        return jnp.isin(proposer_r, np.asarray(self.proposers, np.int32))
+
     def widened(self, columns: int) -> "ReaderPlan":
         """The plan of a pool with so many columns more, at least."""
         unit = self.execution.pool.unit
@@ -67,7 +72,7 @@ class ReaderConstants:
       done_u: bool, states in which a boundary has been decided.
       defined_v: bool, ids that the tokenizer defines; no other is ever sampled or counted.
       eos_v: bool, ids that end a text.
-      cue_xm: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
+      cue_xt: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
         step t.
       cue_length_x: int32.
     """
@@ -78,16 +83,16 @@ class ReaderConstants:
     done_u: jax.Array = axes("state")
     defined_v: jax.Array = axes("token id")
     eos_v: jax.Array = axes("token id")
-    cue_xm: jax.Array = axes("cue", "token")
+    cue_xt: jax.Array = axes("cue", "token")
     cue_length_x: jax.Array = axes("cue")
 
 
 @pytree
 class Rows:
-    """The proposals being written: q = beam * proposers + proposer rows a slot.
+    """The proposals that are being written, q = place * proposers + proposer rows a slot.
 
-    Keys, values and tokens of a row lie in a ring of t columns; all rows write the same column at the same
-    tick, so a row's columns are `(start + i) % t`.
+    Keys, values and tokens of a row lie in a ring buffer of t columns. All rows write the same column at the same tick, so
+    a row's columns are `(start + i) % t`.
 
     Attributes:
       token_nqt: int32, sampled tokens.
@@ -99,7 +104,7 @@ class Rows:
       feed_nq: int32, the token to be read next; `position_nq` the depth of the row's first feed.
       boundary_nq: int32, automaton state.
       running_nq: bool, still inside its proposal.
-      stopped_nq: int32, why it ended: one of `STOPPED`.
+      stopped_nq: int32, why it ended: `EOS`, `BOUNDARY` or `LIMIT`.
       local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
     """
 
@@ -121,16 +126,15 @@ class Rows:
         return dataclasses.replace(self, local=())
 
 
-STOPPED = ("running", "eos", "boundary", "limit")
 EOS, BOUNDARY, LIMIT = 1, 2, 3
 
 
 @pytree
 class ReaderState:
-    """What a reader holds of all slots.
+    """Keys, values and proposals that a reader holds of all slots.
 
     Attributes:
-      pool: keys and values of the prefix trees, as in `models.kv_cache`.
+      pool: keys and values of the prefix trees, as in `models.attention.kv_cache`.
       token_ns, depth_ns: int32, id and depth of the token in each column.
       node_ns: int32, the node of the tree whose text the column belongs to, -1 for none.
       cursor_n: int32, first free column.

@@ -1,6 +1,4 @@
-"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (design, section 3.10 and
-3.11).
-"""
+"""Drawing one token a row: temperature, then top-k, then top-p, then the draw (method, sections 3.10 and 3.11)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +13,7 @@ EXCLUDED = -jnp.inf
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """How the proposers of one reader sample; one entry a proposer. Static: it decides what is compiled.
+    """The sampling settings of one reader's proposers, one entry a proposer. Static: it decides what is compiled.
 
     Attributes:
       temperature: 0 means the most probable token, the lowest id on ties.
@@ -44,67 +42,67 @@ def problem_key(seed, digest_2):
     return jax.random.key_data(key)
 
 
-def keep_top_k(logits_xv, top_k_x, largest: int):
-    """Masks all but the k largest; `top_k_x` is 0 where all are kept, and `largest` at most. Ties at the k-th place are
+def keep_top_k(logits_pv, top_k_p, largest: int):
+    """Masks all but the k largest; `top_k_p` is 0 where all are kept, and `largest` at most. Ties at the k-th place are
     kept.
     """
-    ranked = lax.top_k(logits_xv, largest)[0]
-    kth = jnp.take_along_axis(ranked, jnp.maximum(top_k_x, 1)[:, None] - 1, axis=-1)
-    return jnp.where((top_k_x == 0)[:, None] | (logits_xv >= kth), logits_xv, EXCLUDED)
+    ranked = lax.top_k(logits_pv, largest)[0]
+    kth = jnp.take_along_axis(ranked, jnp.maximum(top_k_p, 1)[:, None] - 1, axis=-1)
+    return jnp.where((top_k_p == 0)[:, None] | (logits_pv >= kth), logits_pv, EXCLUDED)
 
 
-def keep_top_p(logits_xv, top_p_x):
+def keep_top_p(logits_pv, top_p_p):
     """Masks the tail whose more probable tokens already sum to p or more; ties with the last that is kept are kept.
 
     The threshold is found two bits at a time, of numbers that are in the order of the logits: to sort a vocabulary
     takes longer.
     """
-    probability_x1v = jax.nn.softmax(logits_xv, axis=-1)[:, None]
-    bits_xv = lax.bitcast_convert_type(logits_xv, jnp.uint32)
+    probability_p1v = jax.nn.softmax(logits_pv, axis=-1)[:, None]
+    bits_pv = lax.bitcast_convert_type(logits_pv, jnp.uint32)
     sign = np.uint32(1 << 31)
-    order_x1v = jnp.where(bits_xv < sign, bits_xv | sign, ~bits_xv)[:, None]
-    least_x1 = top_p_x[:, None]
+    order_p1v = jnp.where(bits_pv < sign, bits_pv | sign, ~bits_pv)[:, None]
+    least_p1 = top_p_p[:, None]
 
-    def refine(i, threshold_x):
+    def refine(i, threshold_p):
         shift = jnp.uint32(30) - 2 * i.astype(jnp.uint32)
-        trial_xi = threshold_x[:, None] | (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
-        kept_xi = jnp.where(order_x1v >= trial_xi[..., None], probability_x1v, 0).sum(-1)
-        return threshold_x | ((kept_xi >= least_x1).sum(-1).astype(jnp.uint32) << shift)
+        trial_p3 = threshold_p[:, None] | (jnp.arange(1, 4, dtype=jnp.uint32) << shift)
+        kept_p3 = jnp.where(order_p1v >= trial_p3[..., None], probability_p1v, 0).sum(-1)
+        return threshold_p | ((kept_p3 >= least_p1).sum(-1).astype(jnp.uint32) << shift)
 
-    threshold_x = lax.fori_loop(0, 16, refine, jnp.zeros(len(logits_xv), jnp.uint32))
-    kept_xv = (order_x1v[:, 0] >= threshold_x[:, None]) | (top_p_x >= 1)[:, None]
-    return jnp.where(kept_xv, logits_xv, EXCLUDED)
+    threshold_p = lax.fori_loop(0, 16, refine, jnp.zeros(len(logits_pv), jnp.uint32))
+    kept_pv = (order_p1v[:, 0] >= threshold_p[:, None]) | (top_p_p >= 1)[:, None]
+    return jnp.where(kept_pv, logits_pv, EXCLUDED)
 
 
-def sample(logits_xv, key_x2, position_x, proposer_x, settings: SamplingSettings, argmax: Callable):
-    """Draws a token for each row x.
+def sample(logits_pv, key_p2, position_p, proposer_p, settings: SamplingSettings, argmax: Callable):
+    """Draws a token for each row.
 
     Args:
-      logits_xv: float32; ids that must not be drawn are -inf.
-      key_x2: raw row keys, uint32.
-      position_x: index of the draw among the row's draws.
-      proposer_x: whose row it is, an index into the settings.
+      logits_pv: float32; ids that must not be drawn are -inf.
+      key_p2: raw row keys, uint32.
+      position_p: index of the draw among the row's draws.
+      proposer_p: whose row it is, an index into the settings.
       argmax: as in `models.Execution`.
 
     Returns:
-      int32 [x] token ids.
+      int32 [p] token ids.
     """
     if not any(settings.temperature):
-        return argmax(logits_xv)
-    temperature_x, top_p_x = (
-        jnp.asarray(values, jnp.float32)[proposer_x] for values in (settings.temperature, settings.top_p)
+        return argmax(logits_pv)
+    temperature_p, top_p_p = (
+        jnp.asarray(values, jnp.float32)[proposer_p] for values in (settings.temperature, settings.top_p)
     )
-    drawn_xv = logits_xv / jnp.where(temperature_x > 0, temperature_x, 1.0)[:, None]
+    drawn_pv = logits_pv / jnp.where(temperature_p > 0, temperature_p, 1.0)[:, None]
     if any(settings.top_k):
-        drawn_xv = keep_top_k(drawn_xv, jnp.asarray(settings.top_k)[proposer_x], max(settings.top_k))
+        drawn_pv = keep_top_k(drawn_pv, jnp.asarray(settings.top_k)[proposer_p], max(settings.top_k))
     if min(settings.top_p) < 1:
-        drawn_xv = keep_top_p(drawn_xv, top_p_x)
+        drawn_pv = keep_top_p(drawn_pv, top_p_p)
 
     def draw(logits_v, key_2, position):
         key = jax.random.fold_in(jax.random.wrap_key_data(key_2), position)
         return logits_v + jax.random.gumbel(key, logits_v.shape, logits_v.dtype)
 
-    drawn_xv = jax.vmap(draw)(drawn_xv, key_x2, position_x)
+    drawn_pv = jax.vmap(draw)(drawn_pv, key_p2, position_p)
     if not all(settings.temperature):
-        drawn_xv = jnp.where((temperature_x > 0)[:, None], drawn_xv, logits_xv)
-    return argmax(drawn_xv)
+        drawn_pv = jnp.where((temperature_p > 0)[:, None], drawn_pv, logits_pv)
+    return argmax(drawn_pv)

@@ -20,7 +20,7 @@ from cord_jax.search.jax_tools import data_specs
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """How slots lie on a mesh.
+    """The layout of slots on a mesh.
 
     Attributes:
       mesh: its axis `data` counts the shards.
@@ -93,7 +93,7 @@ class Shards:
         )(x_n, slot, start, count, new)
 
     def agreed(self, value):
-        """On which number of turns, or on which condition, the shards agree: the greatest of theirs.
+        """Agrees with the other shards on a number of turns, or on a condition: the greatest of theirs.
 
         Where a shard is one device, each does as it likes. Where it has several, they exchange parts of products, and
         all devices must run the same loops for that.

@@ -20,7 +20,7 @@ from cord_jax.search.tree import NONE, Frontier, Tree
 from models.attention import kv_cache
 from models.sharding import heads_or_columns
 
-FREE, READING, SEARCHING, RECALLING, ANSWERING, DONE = range(6)
+FREE, READING, SEARCHING, RECALLING, REVIEWING, ANSWERING, DONE = range(7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ class SearchPlan(SlotPlan):
 
     Attributes:
       meta: index of the reader through which the meta-prover scores.
+      reward: index of the reward model's reader, None without one; reward_separator: id of what follows each step there.
       num_proposers: K.
       decoding: which nodes are extended next; its places are B.
       scorer: what ranks candidates.
@@ -68,9 +69,13 @@ class SearchPlan(SlotPlan):
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
+      review_forms: answers, right ones and decoys, that are scored after a winner's reasoning, at most; 0 where winners
+        are not reviewed.
     """
 
     meta: int
+    reward: int | None
+    reward_separator: int
     num_proposers: int
     decoding: Decoding
     scorer: Any
@@ -80,6 +85,7 @@ class SearchPlan(SlotPlan):
     step_width: int
     num_forms: int
     score_group: int
+    review_forms: int
 
     @property
     def candidates(self) -> int:
@@ -89,11 +95,11 @@ class SearchPlan(SlotPlan):
 
 @pytree
 class Clock:
-    """Where each slot is.
+    """The phase of each slot, and what belongs to it.
 
     Attributes:
-      phase_n: int32, FREE, READING (the prompt), SEARCHING, RECALLING (texts of nodes that were left aside), ANSWERING or
-        DONE.
+      phase_n: int32, FREE, READING (the prompt), SEARCHING, RECALLING (texts of nodes that were left aside), REVIEWING
+        (the winner), ANSWERING or DONE.
       problem_n: int32, the host's number of the problem.
       key_n2: uint32, raw random key of the problem.
       read_n: int32, tokens of the prompts that have been read.
@@ -109,7 +115,7 @@ class Clock:
 
 @pytree
 class Meters:
-    """What the host reads off, by shard y.
+    """Counts and alarms that the host reads off, by shard y.
 
     Attributes:
       short_yx: bool, the readers x whose caches could not take a commit even after compaction.
@@ -132,13 +138,14 @@ class SlotState:
 
 @pytree
 class Progress:
-    """How far each search is.
+    """The progress of each search.
 
     Attributes:
       round_n: int32, rounds that have been settled.
       replayed_n: int32, rounds that were settled by an earlier run; the exchange knows them.
-      over_n: bool, the search is over, and the answer comes next.
-      stuck_n: int32, the node whose trace is left where nothing could be extended, else `tree.NONE`.
+      over_n: bool, the search is over: place 0 of the frontier is the winner's.
+      stuck_n: int32, the winner where it is the node whose trace is left since nothing could be extended, else
+        `tree.NONE`.
     """
 
     round_n: jax.Array = axes("slot")
@@ -157,23 +164,39 @@ class Answer:
 
 
 @pytree
+class Review:
+    """The review of each slot's winner.
+
+    Attributes:
+      closings: with every form of the gold answer, then with each decoy.
+      score_nf: float32, their scores after its reasoning; -inf for forms that a problem does not have.
+    """
+
+    closings: Closings
+    score_nf: jax.Array = axes("slot", "form")
+
+
+@pytree
 class SearchState(SlotState):
     """All that a search knows.
 
     Attributes:
       tree, frontier: the nodes, and those that are being extended; of a search that is over, place 0 is the winner's.
-      memory: what the decoding remembers beside them.
+      memory, scorer_memory: what the decoding and the scorer remember beside them.
       progress, answer: of each slot.
       closings: of each slot's problem.
+      review: of each slot's winner; None where winners are not reviewed.
       longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
     """
 
     tree: Tree
     frontier: Frontier
     memory: Any
+    scorer_memory: Any
     progress: Progress
     answer: Answer
     closings: Closings
+    review: Review | None
     longest: jax.Array = axes()
 
 

@@ -1,4 +1,4 @@
-"""What is done for the slots of a sub-batch: every reader reads something, and then rows begin to write.
+"""Tasks of the slots of a sub-batch: every reader reads something, and then rows begin to write.
 
 The slots of a sub-batch may be at different places: of one a piece of the prompt is read, another has chosen steps, a
 third is in the middle of an answer. Each kind says what it needs as a `Task`; they are joined row by row, and every
@@ -7,7 +7,7 @@ reader does all of it in one pass. Everything here is of one shard.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from cord_jax.search.state import SlotPlan, SlotState
 
 @pytree
 class Start:
-    """What the rows of a slot write next: a step at each open place, or an answer at place 0, or nothing.
+    """The texts that the rows of a slot write next: a step at each open place, or an answer at place 0, or none.
 
     Attributes:
       open_rb: bool, places at which a step is written.
@@ -47,7 +47,7 @@ class Start:
 
 @pytree
 class Task:
-    """What is done for the rows of a sub-batch.
+    """All that is to be done for the rows of a sub-batch.
 
     Attributes:
       chosen: what each reader commits.
@@ -83,12 +83,12 @@ def perform(
     state: SlotState,
     batch: SubBatch,
     task: Task,
-    scored: tuple[int, Scored] | None = None,
+    scored: Mapping[int, Scored] | None = None,
 ) -> SlotState:
     """Does a task; nothing changes if a KV cache has no room for it.
 
     Args:
-      scored: the meta-prover's reader, and what it has read already.
+      scored: by reader, what it has read already.
     """
     shards = plan.shards
     rooms = [
@@ -104,8 +104,8 @@ def perform(
         for index, (k, s, c, (compacts_r, _)) in enumerate(zip(constants, state.readers, task.chosen, rooms)):
             reader = plan.readers[index]
             s = commits.compact(reader, s, shards, batch.among(compacts_r), task.branches)
-            if scored is not None and index == scored[0]:
-                s, c = commits.take_scored(reader, s, shards, batch, c, task.branches, scored[1])
+            if scored and index in scored:
+                s, c = commits.take_scored(reader, s, shards, batch, c, task.branches, scored[index])
             s, full_rbs = commits.append(reader, k, s, shards, batch, c, task.branches)
             new_readers.append(start_rows(plan, index, state, s, batch, full_rbs, task.start))
         updated = {

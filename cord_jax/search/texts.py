@@ -33,12 +33,15 @@ class SearchTexts:
         self._searches[problem] = _Search(recorded=recorded)
 
     def take(self, problem: int, rounds: int) -> list[list[CandidateText | None]]:
-        """Takes out a finished problem: the texts of each of its rounds."""
+        """Takes out a finished problem: the texts of each of its rounds.
+
+        Empty lists in processes that do not run the exchange: it runs in one of a job's.
+        """
         texts = self._searches.pop(problem).texts
-        return [texts[number] for number in range(rounds)]
+        return [texts.get(number, []) for number in range(rounds)]
 
     def recorded(self, problem: int, number: int) -> SettledRound | None:
-        """What an earlier run has settled in a round (from 0)."""
+        """Gives what an earlier run has settled in a round (from 0), None if it has not."""
         rounds = self._searches[problem].recorded
         return rounds[number] if number < len(rounds) else None
 

@@ -18,7 +18,7 @@ LOST, UNRANKED = -1, -2
 
 @pytree
 class Tree:
-    """What is known of the nodes, by round and candidate.
+    """All that is known of the nodes, by round and candidate.
 
     Attributes:
       parent_nmj: int32, the node that each extends.
@@ -116,6 +116,12 @@ def of_node(values_rmj, node_rx, root=0):
     flat_ri = values_rmj.reshape(values_rmj.shape[0], -1)
     found_rx = jnp.take_along_axis(flat_ri, jnp.maximum(node_rx - 1, 0), axis=1)
     return jnp.where(node_rx > ROOT, found_rx, jnp.asarray(root, flat_ri.dtype))
+
+
+def at_round(old_rmj, number_r, new_rj):
+    """Replaces what is known of a round's candidates."""
+    is_round_rm = jnp.arange(old_rmj.shape[1]) == number_r[:, None]
+    return jnp.where(is_round_rm[..., None], new_rj[:, None], old_rmj)
 
 
 def lineages(tree: Tree, frontier: Frontier, node_rb):

@@ -1,5 +1,4 @@
-"""The student: supervised fine-tuning on traces, on the mesh that wrote them, from and to Hugging Face
-directories.
+"""The student: supervised fine-tuning on traces, on the mesh that wrote them, from and to Hugging Face directories.
 
     from cord_jax import StudentConfig, train
     hf = train(StudentConfig(student="checkpoint", traces="traces.jsonl", output_dir="out"))

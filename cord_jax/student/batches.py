@@ -1,8 +1,7 @@
-"""Which rows each step sees, and the arrays made of them.
+"""The rows that each step sees, and the arrays made of them.
 
-Everything is a function of the rows' lengths, the seed and the epoch, so the step number is all that a
-resumed run needs to know. Each epoch shows every row exactly once; the last batch of an epoch may hold empty
-windows.
+Everything is a function of the rows' lengths, the seed and the epoch, so the step number is all that a resumed run
+needs to know. Each epoch shows every row exactly once; the last batch of an epoch may hold empty windows.
 """
 
 import bisect

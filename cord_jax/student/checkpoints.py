@@ -68,7 +68,7 @@ class Checkpoints:
 
 
 def _named(state: TrainState) -> dict[str, Any]:
-    """What is saved, each array under the path it has in the state: independent of the classes of the tree."""
+    """Lists what is saved, each array under the path it has in the state: independent of the classes of the tree."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree.leaves_with_path(replace(state, frozen=None))

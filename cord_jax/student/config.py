@@ -18,7 +18,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @configuration
 class StudentConfig:
-    """What to train, on what, and how: what `cord_jax.train` is given and the flags of `launch.train_student`.
+    """Settings of a training: what `cord_jax.train` is given and the flags of `launch.train_student`.
 
     `traces` and `held_out` may be files or the rows that they would hold: traces, or mappings of one of the kinds that
     `cord_jax.student.data` describes. The defaults of the recipe are the paper's, where it gives one.
@@ -173,7 +173,7 @@ class StudentConfig:
 
     @property
     def prompt(self) -> PromptSettings:
-        """How the student's chat template is filled in."""
+        """The filling of the student's chat template."""
         return PromptSettings(
             self.system_prompt, self.user_prompt, tuple(parse_arguments(self.template_arguments).items())
         )

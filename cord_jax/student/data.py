@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows of a file; rows = used + filtered + without_response + too_long."""
+    """Counts of what became of the rows of a file; rows = used + filtered + without_response + too_long."""
 
     rows: int = 0
     filtered: int = 0

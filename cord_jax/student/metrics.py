@@ -1,4 +1,4 @@
-"""What a run reports: utilisation of the devices, TensorBoard events, curves."""
+"""Reports of a run: utilisation of the devices, TensorBoard events, curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

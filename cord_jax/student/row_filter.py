@@ -1,4 +1,4 @@
-"""Which rows of a file a student learns from. Imports no library, so that a bad condition is told at once."""
+"""Conditions for the rows of a file that a student learns from. Imports no library, so that a bad condition is told at once."""
 
 import math
 import re

@@ -55,7 +55,7 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Report:
-    """What a step tells: float32 scalars, and `finite` (bool), false for a skipped step.
+    """The report of a step: float32 scalars, and `finite` (bool), false for a skipped step.
 
     loss: mean negative log-likelihood of the target tokens, in nats. grad_norm: before clipping.
     """
@@ -134,8 +134,7 @@ def batch_sharding(mesh: Mesh, leading: bool = True) -> NamedSharding:
 def token_losses(model: Decoder, x_btd: jax.Array, labels_bt: jax.Array, positions_at_once: int) -> jax.Array:
     """Negative log-likelihood of each label, float32 [b, t], 0 where there is none.
 
-    Only places with a label are projected to logits, `positions_at_once` of each row at a time, and the
-    backward pass
+    Only places with a label are projected to logits, `positions_at_once` of each row at a time, and the backward pass
     projects them again: no array of all places times the vocabulary exists in either.
     """
     b, t = labels_bt.shape
@@ -197,9 +196,7 @@ class Step:
         mesh: Mesh,
         total_steps: int,
     ) -> tuple["Step", TrainState]:
-        """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is
-        read.
-        """
+        """The step of a model, and its state as shapes with shardings: nothing is computed, no weight is read."""
         execution = models.execution_of(model_config, mesh)
         model = models.abstract(model_config.for_length(config.max_length), stacked=execution.stacked)
         if config.lora_rank:
@@ -304,7 +301,7 @@ class Step:
 
 
 def _decayed(params: nnx.State) -> Any:
-    """Which parameters weight decay applies to: not norms and biases."""
+    """Marks the parameters that weight decay applies to: not norms and biases."""
     return jax.tree.map_with_path(
         lambda path, _: not any(str(getattr(key, "key", key)) in ("scale", "bias") for key in path), params
     )

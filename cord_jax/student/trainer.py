@@ -22,16 +22,17 @@ from jax.sharding import Mesh
 import models
 from cord_jax import settings
 from cord_jax.errors import UserError
+from cord_jax.fingerprints import fingerprint
 from cord_jax.mesh import parse_mesh
-from cord_jax.run_directory import RunDirectory, fingerprint, open_run, write_atomically
-from cord_jax.student.batches import Batch, Plan, assemble, plan
+from cord_jax.run_directory import RunDirectory, open_run, write_atomically
+from cord_jax.student.batches import Batch, assemble, plan
 from cord_jax.student.checkpoints import Checkpoints
 from cord_jax.student.config import StudentConfig
-from cord_jax.student.data import Example, end_of_turn, read_examples, show_examples
+from cord_jax.student.data import Example, end_of_turn, show_examples
+from cord_jax.student.job import Job, prepare, resolve
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
-from cord_jax.text.vocabulary import Vocabulary
 from models import lora
 
 HF = "hf"
@@ -57,8 +58,8 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
       KeyboardInterrupt: SIGTERM or SIGINT arrived; the state has been saved.
     """
     mesh = parse_mesh(config.mesh)
-    config = _resolve(config, mesh)
-    job = _prepare(config)
+    config = resolve(config, mesh)
+    job = prepare(config)
     hf = config.output_dir / HF
     with ExitStack() as stack:
         run = None
@@ -92,80 +93,9 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
     return hf
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What a run has read before it touches a device."""
-
-    model_config: models.ModelConfig
-    vocabulary: Vocabulary
-    examples: list[Example]
-    held_out: list[Example]
-    plan: Plan
-    summary: str
-
-
-def _resolve(config: StudentConfig, mesh: Mesh) -> StudentConfig:
-    """With the compute dtype decided; checks that the batch divides over the devices."""
-    parts = math.prod(mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
-    if config.batch_size // config.accumulation % parts:
-        raise UserError(
-            f"--batch_size={config.batch_size} in {config.accumulation} parts does not divide over the "
-            f"{parts} devices of --mesh={config.mesh}; give a multiple of {parts * config.accumulation}"
-        )
-    if config.compute_dtype is None:
-        dtype = models.execution_of(models.read_config(config.student), mesh).training_dtype
-        config = dataclasses.replace(config, compute_dtype=dtype)
-    return config
-
-
-def _prepare(config: StudentConfig) -> _Job:
-    """Reads everything but the weights, so that what is wrong is told before anything is compiled."""
-    model_config = models.read_config(config.student)
-    if model_config.head != "language_model":
-        raise UserError(
-            f"{config.student}: is a reward model and cannot write; give a language model as --student"
-        )
-    vocabulary = Vocabulary.load(config.student)
-    options = dict(max_length=config.max_length, overlong=config.overlong, prompt=config.prompt)
-    examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
-    held_out, summary = [], f"{_named(config.traces)}: {counts}"
-    if config.held_out is not None:
-        held_out, held_counts = read_examples(config.held_out, vocabulary, **options)
-        summary += f"; {_named(config.held_out)}: {held_counts}"
-    largest = max(int(example.tokens.max()) for example in examples + held_out)
-    if largest >= model_config.vocab_size:
-        raise UserError(
-            f"{config.student}: the tokenizer gives id {largest}, and the model has "
-            f"{model_config.vocab_size} "
-            "embeddings; the directory mixes two models"
-        )
-    lengths = [len(example.tokens) for example in examples]
-    if max(lengths) > model_config.max_position_embeddings:
-        raise UserError(
-            f"--max_length={config.max_length}: a row has {max(lengths)} tokens, and the student takes "
-            f"{model_config.max_position_embeddings}; lower it"
-        )
-    steps = plan(
-        lengths,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        pack=config.pack,
-        seed=config.seed,
-        max_steps=config.max_steps,
-    )
-    tokens = sum(lengths)
-    room = sum(length * config.batch_size for length in steps.lengths[: steps.epoch_ends[0]])
-    summary += (
-        f"; {tokens} tokens in {steps.epoch_ends[0]} steps of the first epoch, {steps.steps} steps in all, "
-        f"windows up to {max(steps.lengths)} tokens, {min(tokens / room, 1):.0%} full"
-    )
-    return _Job(model_config, vocabulary, examples, held_out, steps, summary)
-
-
 def _run(
     config: StudentConfig,
-    job: _Job,
+    job: Job,
     mesh: Mesh,
     run: RunDirectory | None,
     progress: Callable[[Mapping[str, Any]], None] | None,
@@ -223,14 +153,10 @@ def _run(
         _export(config, job, lora.merge(model) if config.lora_rank else model)
 
 
-def _named(source: Any) -> str:
-    return str(source) if isinstance(source, Path) else "the rows given"
-
-
 class _Batches:
     """The batch of each step, on the devices."""
 
-    def __init__(self, config: StudentConfig, job: _Job, mesh: Mesh):
+    def __init__(self, config: StudentConfig, job: Job, mesh: Mesh):
         self.config, self.job = config, job
         self.sharding = batch_sharding(mesh)
 
@@ -259,7 +185,7 @@ class _Reports:
     def __init__(
         self,
         config: StudentConfig,
-        job: _Job,
+        job: Job,
         mesh: Mesh,
         run: RunDirectory | None,
         first: int,
@@ -352,7 +278,7 @@ def _held_out_loss(
     return total / targets
 
 
-def _export(config: StudentConfig, job: _Job, model: models.Decoder) -> None:
+def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     """Writes `hf/`, complete or not at all."""
     dtype = jnp.dtype(config.export_dtype or job.model_config.dtype)
     graphdef, weights = nnx.split(model)

@@ -1,12 +1,11 @@
-"""The boundaries of `segmentation`, compiled for the device: one table lookup a token (design, section 4).
+"""The boundaries of `segmentation`, compiled for the device: one table lookup a token (method, section 4).
 
-A boundary is a matter of text, and a token is a piece of bytes. So the markers are first made into an
-automaton over bytes; then each token of a vocabulary is the transition that its bytes make one after another.
-Tokens that make the same transition from every state form a class, of which there are few.
+A boundary is a matter of text, and a token is a piece of bytes. So the markers are first made into an automaton over
+bytes; then each token of a vocabulary is the transition that its bytes make one after another. Tokens that make the same
+transition from every state form a class, of which there are few.
 
-A state remembers how much of a marker the text ends with. Two things are decided only by what follows:
-`### Step` by the next byte, and a prefix word by the next character, all of it, since a word may go on with
-any letter.
+A state remembers how much of a marker the text ends with. Two things are decided only by what follows: `### Step` by the
+next byte, and a prefix word by the next character, all of it, since a word may go on with any letter.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ _BLANK = "blank"
 
 @dataclasses.dataclass(frozen=True)
 class Boundaries:
-    """When sampling stops, for one vocabulary.
+    """The stopping rule of sampling, for one vocabulary.
 
     From `start`, the sampled ids lead through `table[state, token_class[id]]` to a state that is `done`
     exactly with the token that decides a boundary, and such a state is never left. EOS is none of it. An id
@@ -110,8 +109,7 @@ def _fold(character: str) -> str:
 def _next_after_character(state: str, character: str) -> str:
     """The state after one more folded character.
 
-    It is blank as long as there is no text before which to cut, then the longest end of the text that begins
-    a pattern.
+    It is blank as long as there is no text before which to cut, then the longest end of the text that begins a pattern.
     """
     if state == _BLANK:
         if character.isspace():
@@ -131,7 +129,7 @@ def _next_after_character(state: str, character: str) -> str:
 
 
 class _Tree:
-    """What the 64 continuation bytes lead to: a tree, a leaf, or None where UTF-8 allows no such byte."""
+    """A node with one child for each of the 64 continuation bytes: a tree, a leaf, or None where UTF-8 allows no such byte."""
 
     def __init__(self, children: "tuple[_Tree | str | None, ...]"):
         self.children = children
@@ -237,8 +235,7 @@ def _minimise(table: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, int, np.
 def _token_transitions(token_bytes: list[bytes], byte_table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The transition of each token, the distinct ones numbered.
 
-    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made
-    only once.
+    All tokens are followed byte by byte at once. Few distinct transitions arise on the way, so each is made only once.
 
     Returns:
       token_class int32 [v], transitions int16 [classes, states].

@@ -1,4 +1,4 @@
-"""What makes a prompt of a question: the same three settings for teachers, for a student and for its evaluation.
+"""Settings that make a prompt of a question: the same three for teachers, for a student and for its evaluation.
 
 This module imports no library, so that settings are checked before anything is loaded.
 """
@@ -25,7 +25,7 @@ _IS_SCALAR = (str, int, float, bool)
 
 @dataclasses.dataclass(frozen=True)
 class PromptSettings:
-    """How a model's chat template is filled in.
+    """The filling of a model's chat template.
 
     Attributes:
       system_prompt: the system turn; None leaves it to the template.
@@ -37,7 +37,7 @@ class PromptSettings:
 
     system_prompt: str | None = None
     user_prompt: str = QUESTION
-    template_arguments: tuple[tuple[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
         """Raises: `UserError` for a value that is not what it must be."""
@@ -97,7 +97,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{name} must be a text, a number, true or false")
 
 
-def read_prompt_file(model: Path) -> PromptSettings:
+def read_prompt_file(model: str | Path) -> PromptSettings:
     """The settings that a checkpoint directory was trained with; the defaults if it has no `prompt.json`.
 
     Raises: `UserError` if the file is not what it must be.

@@ -67,8 +67,7 @@ def encode_prompts(
 def render_messages(
     vocabulary: Vocabulary, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]
 ) -> str:
-    """The model's chat template over turns of `role` and `content`, up to where the assistant begins to
-    write.
+    """The model's chat template over turns of `role` and `content`, up to where the assistant begins to write.
 
     Args:
       arguments: further variables of the template (`PromptSettings.arguments`).

@@ -1,15 +1,15 @@
-"""Where a step ends, and its canonical form, in text (design, sections 3.3 to 3.6).
+"""The end of a step, and its canonical form, in text (method, sections 3.3 to 3.6).
 
-A proposal is read from the bytes that its tokens spell: a boundary may span tokens or begin inside one, and
-what was sampled may stop in the middle of a character. `automaton` compiles the same boundaries for the
-device; this module is the meaning of both.
+A proposal is read from the bytes that its tokens spell: a boundary may span tokens or begin inside one, and what was
+sampled may stop in the middle of a character. `boundaries` compiles the same boundaries for the device; this module is
+the meaning of both.
 """
 
 import dataclasses
 import re
 import unicodedata
 
-# `whole` is curation's (design, section 3.12): the first heading is forced and no marker ends the proposal.
+# `whole` is curation's (method, section 3.12): the first heading is forced and no marker ends the proposal.
 SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole")
 
 STEP_MARKER = b"\n### Step"
@@ -52,7 +52,7 @@ _PREFIX_PATTERN = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """What a teacher proposed for a step.
+    """A teacher's proposal for a step.
 
     Attributes:
       text: the canonical step, NFC; "" if it was dropped or if the teacher has nothing to add.

@@ -1,4 +1,4 @@
-"""Fixed texts on which a vocabulary is tried when it is loaded (design, section 3.4)."""
+"""Fixed texts on which a vocabulary is tried when it is loaded (method, section 3.4)."""
 
 from cord_jax.text.segmentation import PREFIX_WORDS, heading
 

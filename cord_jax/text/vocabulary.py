@@ -1,9 +1,8 @@
-"""A model's vocabulary: text to ids and back, byte for byte (design, section 3.1).
+"""A model's vocabulary: text to ids and back, byte for byte (method, section 3.1).
 
-Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so
-without the dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so
-that a boundary is found in text whatever the tokens. And an answer's tokens are known among those of the text
-around it.
+Three things are asked of it that a tokenizer does not offer as it is. A step is encoded as a continuation, so without the
+dummy prefix that SentencePiece vocabularies put before a text. Every id has its literal bytes, so that a boundary is
+found in text whatever the tokens. And an answer's tokens are known among those of the text around it.
 """
 
 import functools
@@ -24,6 +23,10 @@ from cord_jax.text.self_test import SAMPLES, seams
 
 _SPACE = "\u2581"  # ▁, which stands for a space in SentencePiece vocabularies
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+# What stands for the text after a piece: it never joins white space before it.
+_FOLLOWS = "#"
 
 
 class Vocabulary:
@@ -60,6 +63,7 @@ class Vocabulary:
         self._continuation = self._whole
         if _drop_dummy_prefix(definition):
             self._continuation = Tokenizer.from_str(json.dumps(definition))
+        self._seam_rates: dict[str, float] = {}
         self._check()
 
     @classmethod
@@ -98,6 +102,21 @@ class Vocabulary:
         encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_pieces(self, texts: Sequence[str], segmentation: str) -> list[list[int]]:
+        """Encodes pieces of a trace, which other text follows.
+
+        Where the vocabulary's seams differ (`seam_rate`), a piece that ends in white space is encoded as it is with text
+        after it: GPT-2's vocabularies take two line breaks at the end of a text for one token, and before text for two.
+        """
+        if self.seam_rate(segmentation) == 0:
+            return self.encode_batch(texts)
+        alone = self.encode_batch(texts)
+        followed, end = self.encode_batch([text + _FOLLOWS for text in texts]), self.encode(_FOLLOWS)
+        return [
+            ids[: -len(end)] if text[-1:].isspace() and ids[-len(end) :] == end else as_it_is
+            for text, as_it_is, ids in zip(texts, alone, followed)
+        ]
+
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a whole prompt: no special tokens, but a dummy prefix where the tokenizer puts one."""
         return self._whole.encode(text, add_special_tokens=False).ids
@@ -111,7 +130,7 @@ class Vocabulary:
         return self.join(ids).decode("utf-8", "replace")
 
     def defined(self, width: int) -> np.ndarray:
-        """Which of the model's logits belong to an id of the tokenizer: bool [width].
+        """Marks the logits of a model that belong to an id of the tokenizer: bool [width].
 
         Raises:
           UserError: the tokenizer has an id that the model has no logit for.
@@ -128,8 +147,8 @@ class Vocabulary:
     def encode_with_answer(self, closing: str, answer: str) -> tuple[list[int], list[bool]]:
         """The ids of `closing + answer + "."`, encoded as one piece, and which of them the score counts.
 
-        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the
-        space before it or the period after it (design, section 3.7).
+        Counted are the tokens whose text overlaps the answer's, so also one that the answer shares with the space before
+        it or the period after it (method, section 3.7).
 
         Raises:
           UserError: no token of the closing comes before the first that counts, so that nothing predicts it.
@@ -159,7 +178,7 @@ class Vocabulary:
         return ids, scored
 
     def _spans(self, ids: list[int], data: bytes) -> list[tuple[int, int]] | None:
-        """Where in `data` each id's bytes lie; None if the ids do not spell it.
+        """Finds the place of each id's bytes in `data`; None if the ids do not spell it.
 
         Some added tokens swallow the white space beside them, which then belongs to no id.
         """
@@ -175,10 +194,15 @@ class Vocabulary:
         return spans if not data[position:].strip() else None
 
     def seam_rate(self, segmentation: str = "prompt") -> float:
-        """How often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts.
+        """Measures how often encode(a) + encode(b) differs from encode(a + b) where the segmentation cuts.
 
         It is measured over fixed texts. 0 means that a model's tokens of a trace are those of its whole text.
         """
+        if segmentation not in self._seam_rates:
+            self._seam_rates[segmentation] = self._measured_seam_rate(segmentation)
+        return self._seam_rates[segmentation]
+
+    def _measured_seam_rate(self, segmentation: str) -> float:
         pairs = seams(segmentation)
         first, second, both = (self.encode_batch(texts) for texts in zip(*((a, b, a + b) for a, b in pairs)))
         return sum(a + b != joined for a, b, joined in zip(first, second, both)) / len(pairs)

@@ -1,9 +1,10 @@
-"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its
-square.
+"""Causal attention inside segments, block by block: memory grows with the length of a window, not with its square.
 
 The online softmax of FlashAttention (Dao et al., 2022) in plain jax, with its backward pass written by hand:
 it runs wherever jax does. Segment ids do not fall along a window, so the blocks of keys that a block of
 queries reads are neighbours, and those before the first segment of the queries are never touched.
+
+Shape letters: as in `models`; a k is a block, c its tokens.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ def blockwise_attention(
     window: jax.Array | int | None,
     block: int,
 ) -> jax.Array:
-    """Scaled dot-product attention with grouped heads, as `models.attention.dense_attention` under
+    """Scaled dot-product attention with grouped heads, as `dense_attention` under
     `causal_mask`.
 
     Args:
@@ -77,9 +78,9 @@ def _forward(block, q_bgmte, k_bgte, v_bgte, positions_bt, segments_bt, window):
         out_bgmce, top_bgmc, sum_bgmc = jax.lax.fori_loop(first[i], i + 1, key_block, empty)
         return (out_bgmce / sum_bgmc[..., None]).astype(v_bgte.dtype), top_bgmc + jnp.log(sum_bgmc)
 
-    out_ibgmce, total_ibgmc = jax.lax.map(query_block, jnp.arange(t // block))
-    out_bgmte = jnp.moveaxis(out_ibgmce, 0, 3).reshape(b, g, m, t, e)
-    total_bgmt = jnp.moveaxis(total_ibgmc, 0, 3).reshape(b, g, m, t)
+    out_kbgmce, total_kbgmc = jax.lax.map(query_block, jnp.arange(t // block))
+    out_bgmte = jnp.moveaxis(out_kbgmce, 0, 3).reshape(b, g, m, t, e)
+    total_bgmt = jnp.moveaxis(total_kbgmc, 0, 3).reshape(b, g, m, t)
     return out_bgmte, (q_bgmte, k_bgte, v_bgte, positions_bt, segments_bt, window, out_bgmte, total_bgmt)
 
 
@@ -112,8 +113,8 @@ def _backward(block, kept, grad_bgmte):
         return tuple(carry), dq_bgmce.astype(q_bgmte.dtype)
 
     zeros = jnp.zeros((b, g, t, e), jnp.float32)
-    (dk_bgte, dv_bgte), dq_ibgmce = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(t // block))
-    dq_bgmte = jnp.moveaxis(dq_ibgmce, 0, 3).reshape(b, g, m, t, e)
+    (dk_bgte, dv_bgte), dq_kbgmce = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(t // block))
+    dq_bgmte = jnp.moveaxis(dq_kbgmce, 0, 3).reshape(b, g, m, t, e)
     no_gradient = [np.zeros(a.shape, jax.dtypes.float0) for a in (positions_bt, segments_bt, window)]
     return dq_bgmte, dk_bgte.astype(k_bgte.dtype), dv_bgte.astype(v_bgte.dtype), *no_gradient
 
@@ -126,10 +127,10 @@ def _first_blocks(segments_bt: jax.Array, window: jax.Array, block: int) -> jax.
     count = segments_bt.shape[1] // block
     # Padding comes last, reads nothing that counts, and is read by nobody.
     order_bt = jnp.where(segments_bt == 0, jnp.iinfo(jnp.int32).max, segments_bt)
-    starts_bi, ends_bj = order_bt[:, ::block], order_bt[:, block - 1 :: block]
-    first_i = jnp.sum(ends_bj[:, None, :] < starts_bi[:, :, None], axis=2).min(axis=0)
+    starts_bk, ends_bk = order_bt[:, ::block], order_bt[:, block - 1 :: block]
+    first_k = jnp.sum(ends_bk[:, None, :] < starts_bk[:, :, None], axis=2).min(axis=0)
     blocks = jnp.arange(count)
-    return jnp.maximum(jnp.minimum(first_i, blocks), (blocks * block - window + 1) // block).astype(jnp.int32)
+    return jnp.maximum(jnp.minimum(first_k, blocks), (blocks * block - window + 1) // block).astype(jnp.int32)
 
 
 def _scores(block, i, j, q_bgmce, k_bgte, positions_bt, segments_bt, window):

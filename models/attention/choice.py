@@ -1,4 +1,4 @@
-"""Which attention runs where."""
+"""The choice of attention: one table, one function."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Attentions(NamedTuple):
 
 
 def choose_attention(config: ModelConfig, platform: str, mesh: Mesh, dtype: jnp.dtype) -> Attentions:
-    """The attention of a network with parameters of `dtype` on the devices of a mesh, which are of one platform.
+    """Chooses the attention of a network with parameters of `dtype` on the devices of a mesh, which are of one platform.
 
     |                                 | CPU             | TPU            | GPU             |
     |---------------------------------|-----------------|----------------|-----------------|

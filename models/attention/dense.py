@@ -1,7 +1,6 @@
 """Dense causal attention for training and scoring of whole sequences.
 
-Attention over the prefix tree of a search is not here: `Decoder.run_layers` takes any attention as an
-argument.
+Any other attention is an argument of `Decoder.run_layers`.
 """
 
 import jax
@@ -14,11 +13,10 @@ NO_WINDOW = 2**30
 def causal_mask(
     positions_bt: jax.Array, segment_ids_bt: jax.Array | None, window: jax.Array | int | None
 ) -> jax.Array:
-    """Which key each query may read, bool [b, query t, key t].
+    """The keys that each query may read, bool [b, query t, key t].
 
-    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a
-    sliding window, at less than `window` positions before it. Every query may read itself, so no row is
-    empty.
+    A query reads keys at its own or an earlier place in the row, of its own segment, and, in a layer with a sliding
+    window, at less than `window` positions before it. Every query may read itself, so no row is empty.
     """
     place = jnp.arange(positions_bt.shape[1])
     mask = (place[:, None] >= place[None, :])[None]

@@ -160,7 +160,7 @@ def block_columns(stacked: bool, pool) -> tuple[int, ...]:
 
 
 def spans(blocks: Sequence[int]) -> list[tuple[int, int]]:
-    """Where each block begins and ends, in the pool's columns."""
+    """First column and end of each block, in the pool's columns."""
     ends = [sum(blocks[: i + 1]) for i in range(len(blocks))]
     return [(end - columns, end) for end, columns in zip(ends, blocks)]
 

@@ -16,10 +16,10 @@ def gather(parts, query, key, value, seen, ring: bool = False):
 
     Args:
       parts: `(greatest logit, sum of weights, weighted sum of values)` over the parts so far, float32
-        [*x, c, m, ...]; None before the first. The weights are relative to the greatest logit.
-      query: [*x, c, m, e].
-      key: [*x, e, s], or [*x, s, e] of ring buffers; value: [*x, s, e].
-      seen: bool, broadcast to [*x, c, m, s].
+        [..., c, m, 1 or e]; None before the first. The weights are relative to the greatest logit.
+      query: [..., c, m, e]; the leading axes are those of keys and values.
+      key: [..., e, s], or [..., s, e] of ring buffers; value: [..., s, e].
+      seen: bool, broadcast to [..., c, m, s].
     """
     *lead, c, m, _ = query.shape
     axes, batch = len(lead), (tuple(range(len(lead))),) * 2
@@ -42,23 +42,23 @@ def gather(parts, query, key, value, seen, ring: bool = False):
 
 
 def grouped(query, num_kv_heads):
-    """[x, c, h, e] -> [x, g, c, m, e], scaled by 1 / sqrt(e)."""
-    x, c, heads, width = query.shape
-    grouped = (query * (width**-0.5)).reshape(x, c, num_kv_heads, heads // num_kv_heads, width)
+    """[u, c, h, e] -> [u, g, c, m, e], scaled by 1 / sqrt(e)."""
+    u, c, heads, width = query.shape
+    grouped = (query * (width**-0.5)).reshape(u, c, num_kv_heads, heads // num_kv_heads, width)
     return grouped.swapaxes(1, 2)
 
 
 def finished(parts, query):
-    """[x, g, c, m, ...] -> the output of attention in the shape and dtype of the query [x, c, h, e]."""
+    """[u, g, c, m, ...] -> the output of attention in the shape and dtype of the query [u, c, h, e]."""
     _, total, out = parts
     return (out / total).swapaxes(1, 2).reshape(query.shape).astype(query.dtype)
 
 
 def by_row(query):
-    """Queries [x, g, q, m, e] as they meet ring buffers, which are a row's own: [x, q, g, 1, m, e]."""
+    """Queries [n, g, q, m, e] as they meet ring buffers, which are a row's own: [n, q, g, 1, m, e]."""
     return query.swapaxes(1, 2)[:, :, :, None]
 
 
 def of_rows(parts):
-    """What `gather` has of queries `by_row`, in the order in which they meet the pool: [x, g, q, m, ...]."""
+    """Parts of queries `by_row`, in the order in which queries meet the pool: [n, g, q, m, ...]."""
     return tuple(x.squeeze(3).swapaxes(1, 2) for x in parts)

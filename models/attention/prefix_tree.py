@@ -5,9 +5,10 @@ Many continuations of one text share most of their past. Each slot therefore own
 branches copies nothing; a column is read once for all branches that share it. Two kinds of queries meet the pool:
 
 * Decoding: one new token for every query row of every slot. The keys of the tokens that a row has written since its
-  branch point lie in a buffer of the row, a ring, whose current column is the same for all rows.
-* Prefill (`models.prefill`): forks of many slots, packed one after another and run in chunks; a chunk has tokens of one
-  slot only. Their keys go to a scratch cache; `kv_cache.commit` then moves the columns that are to stay into the pool.
+  branch point lie in a ring buffer of the row, whose current column is the same for all rows.
+* Prefill (`models.prefill`): texts that continue branches of many slots, packed one after another and run in chunks; a
+  chunk has tokens of one slot only. Their keys go to a scratch cache; `kv_cache.commit` then moves the columns that are
+  to stay into the pool.
 
 `TreeAttention` is what computes attention for both; `models.attention.choice` says which one runs where.
 
@@ -52,40 +53,40 @@ class PrefixTree:
 
 @pytree(static=["reach"])
 class Packed:
-    """Tokens of forks of several rows, one fork after another; all int32. A row begins with a chunk of its own.
+    """Texts that continue branches of several rows, one after another; all int32. A row begins with a chunk of its own.
 
-    A fork is a text that continues a branch, and any number of texts that continue it in turn, which do not see each
-    other.
+    A segment is a text that continues a branch, and any number of alternatives that continue it in turn and do not see
+    each other. Segments do not see each other either.
 
     Attributes:
-      token_w: token ids; what lies beyond a fork's end is padding.
+      token_w: token ids; what lies beyond a segment's end is padding.
       position_w: depth of each token in its branch, for rope and sliding windows.
       branch_w: which of the row's paths the token continues.
-      fork_w: tokens of different forks do not see each other.
-      form_w: 0 for the text of a fork; the texts 1, 2, ... that continue it see it and themselves only.
+      segment_w: number of the token's segment, -1 for padding.
+      alternative_w: 0 for the text of a segment; the alternatives 1, 2, ... see it and themselves only.
       row_k: the row that each chunk belongs to.
       chunks: how many are to be run.
-      reach: most places from a fork's first token to its last.
+      reach: most places from a segment's first token to its last.
     """
 
     token_w: jax.Array
     position_w: jax.Array
     branch_w: jax.Array
-    fork_w: jax.Array
-    form_w: jax.Array
+    segment_w: jax.Array
+    alternative_w: jax.Array
     row_k: jax.Array
     chunks: jax.Array
     reach: int
 
 
 @pytree
-class View:
-    """The columns that queries see of some blocks; a list has an entry a block.
+class Masks:
+    """Masks of queries over the columns of some blocks; a list has an entry a block.
 
     Attributes:
       seen: bool [u, c, s].
       depth: depth of the token in each column, int32 [u, s].
-      reads: what tells a `TreeAttention` which columns are read at all.
+      reads: the columns that are read at all, in the form that the `TreeAttention` needs that made the masks.
     """
 
     seen: list[jax.Array]
@@ -143,16 +144,16 @@ class Chunks:
 
     Attributes:
       slot_k: whose columns they read; position_kc: depth of their tokens.
-      view: what they see of the pool; a u is a chunk.
+      masks: what they see of the pool; a u is a chunk.
       first_k: int32, where the part begins that they read of the text.
       own: what they see of that part.
     """
 
     slot_k: jax.Array
     position_kc: jax.Array
-    view: View
+    masks: Masks
     first_k: jax.Array
-    own: View
+    own: Masks
 
     def one(self, k) -> "Chunks":
         """Chunk k alone."""
@@ -168,14 +169,14 @@ class TreeAttention(Protocol):
 
     Attributes:
       scratch_axes: the axes of columns of the scratch caches that it reads (`kv_cache.Scratch`).
-      reads_near: whether a chunk reads the part of a packed text that a fork can reach, else all of it.
+      reads_near: whether a chunk reads the part of a packed text that a segment can reach, else all of it.
     """
 
     scratch_axes: KeyValue
     reads_near: bool
 
-    def view(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u, busy_uc=None) -> View:
-        """The view of queries that see the columns of their branches.
+    def masks(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u, busy_uc=None) -> Masks:
+        """Masks of queries that see the columns of their branches.
 
         Args:
           blocks: columns of each block of the pool.
@@ -184,13 +185,13 @@ class TreeAttention(Protocol):
           busy_uc: queries whose attention matters, bool; None for all.
         """
 
-    def scratch_view(self, seen_kcw, position_kw) -> View:
-        """The view of packed tokens, of the part of their text that they read."""
+    def text_masks(self, seen_kcw, position_kw) -> Masks:
+        """Masks of packed tokens over the part of their text that they read."""
 
-    def decode(self, view: View, new: NewTokens) -> Attend:
+    def decode(self, masks: Masks, new: NewTokens) -> Attend:
         """The attention of `Decoder.run_layers` for one new token of every query row, [n, q, h, e].
 
-        It reads a pool, in which a u of the view is a slot, and writes rings [n, q, g, t, e].
+        It reads a pool, in which a u of the masks is a slot, and writes rings [n, q, g, t, e].
         """
 
     def prefill(self, chunk: Chunks, query_1che, cache: LayerCache, window) -> jax.Array:

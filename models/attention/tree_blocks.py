@@ -13,7 +13,7 @@ from jax import lax
 
 from models.attention.kv_cache import COLUMNS, RING_COLUMNS, Attend, KeyValue, layer_part, spans
 from models.attention.online_softmax import by_row, finished, gather, grouped, of_rows
-from models.attention.prefix_tree import Chunks, NewTokens, View, seen_by_block
+from models.attention.prefix_tree import Chunks, Masks, NewTokens, seen_by_block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +23,16 @@ class TreeBlocks:
     scratch_axes: ClassVar[KeyValue] = COLUMNS
     reads_near: ClassVar[bool] = True
 
-    def view(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> View:
-        """The columns that queries see; `View.reads` says of each block whether any branch has a column there."""
+    def masks(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> Masks:
+        """The columns that queries see; `Masks.reads` says of each block whether any branch has a column there."""
         paths, seen, depth = seen_by_block(blocks, path_ubs, branch_uc, depth_us)
-        return View(seen, depth, [path.any((1, 2)) for path in paths])
+        return Masks(seen, depth, [path.any((1, 2)) for path in paths])
 
-    def scratch_view(self, seen_kcw, position_kw) -> View:
+    def text_masks(self, seen_kcw, position_kw) -> Masks:
         """The places of a packed text that its tokens see."""
-        return View([seen_kcw], [position_kw], [])
+        return Masks([seen_kcw], [position_kw], [])
 
-    def decode(self, view: View, new: NewTokens) -> Attend:
+    def decode(self, masks: Masks, new: NewTokens) -> Attend:
         """Attention of one new token of every query row to the pool and to the row's own buffer."""
 
         def attend(query_nqhe, key_nqge, value_nqge, cache, window):
@@ -41,7 +41,7 @@ class TreeBlocks:
             query = grouped(query_nqhe, key_nqge.shape[2])
             near_nqt = new.seen(window)
             ring = gather(None, by_row(query), *local, near_nqt[:, :, None, None, None], ring=True)
-            parts = _pool(of_rows(ring), query, cache.read, view, view.within(window, new.position_nq))
+            parts = _pool(of_rows(ring), query, cache.read, masks, masks.within(window, new.position_nq))
             return finished(parts, query_nqhe), rings
 
         return attend
@@ -51,8 +51,8 @@ class TreeBlocks:
         query = grouped(query_1che, cache.read[0].key.shape[-3])
         (own_1cw,) = chunk.own.within(window, chunk.position_kc)
         parts = gather(None, query, *chunk.near(cache, self.scratch_axes), own_1cw[:, None, :, None])
-        seen = chunk.view.within(window, chunk.position_kc)
-        parts = _pool(parts, query, cache.read, chunk.view, seen, chunk.slot_k[0])
+        seen = chunk.masks.within(window, chunk.position_kc)
+        parts = _pool(parts, query, cache.read, chunk.masks, seen, chunk.slot_k[0])
         return finished(parts, query_1che)
 
     def regions(self, blocks: Sequence[int]) -> list[int]:
@@ -64,7 +64,7 @@ class TreeBlocks:
         return (*blocks, columns)
 
 
-def _pool(parts, query, blocks, view: View, seen, slot=None):
+def _pool(parts, query, blocks, masks: Masks, seen, slot=None):
     """`online_softmax.gather` over the blocks of a pool: of one slot, which a single u reads, or of each u's own."""
 
     def read(block, mask, parts):
@@ -73,7 +73,7 @@ def _pool(parts, query, blocks, view: View, seen, slot=None):
         return gather(parts, query, *block, mask[:, None, :, None])
 
     parts = read(blocks[0], seen[0], parts)
-    for block, needed, mask in zip(blocks[1:], view.reads[1:], seen[1:]):
+    for block, needed, mask in zip(blocks[1:], masks.reads[1:], seen[1:]):
         of_block = functools.partial(read, block, mask)
         parts = lax.cond(needed.any(), of_block, lambda parts: parts, parts)
     return parts

@@ -17,7 +17,7 @@ from jax import lax
 
 from models.attention.kv_cache import COLUMNS, RING_COLUMNS, Attend, KeyValue, spans
 from models.attention.online_softmax import MASKED, finished, gather, grouped
-from models.attention.prefix_tree import Chunks, NewTokens, View, seen_by_block
+from models.attention.prefix_tree import Chunks, Masks, NewTokens, seen_by_block
 
 
 class Pieces(NamedTuple):
@@ -44,20 +44,20 @@ class TreePieces:
     scratch_axes: ClassVar[KeyValue] = COLUMNS
     reads_near: ClassVar[bool] = True
 
-    def view(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> View:
-        """The columns that queries see; `View.reads` has the `Pieces` of each block that busy queries see."""
+    def masks(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> Masks:
+        """The columns that queries see; `Masks.reads` has the `Pieces` of each block that busy queries see."""
         paths, seen, depth = seen_by_block(blocks, path_ubs, branch_uc, depth_us)
         busy_ubc = branch_uc[:, None] == jnp.arange(path_ubs.shape[1])[:, None]
         if busy_uc is not None:
             busy_ubc = busy_ubc & busy_uc[:, None]
         reads = [self._pieces(path & busy_ubc.any(-1, keepdims=True)) for path in paths]
-        return View(seen, depth, reads)
+        return Masks(seen, depth, reads)
 
-    def scratch_view(self, seen_kcw, position_kw) -> View:
+    def text_masks(self, seen_kcw, position_kw) -> Masks:
         """The places of a packed text that its tokens see."""
-        return View([seen_kcw], [position_kw], [])
+        return Masks([seen_kcw], [position_kw], [])
 
-    def decode(self, view: View, new: NewTokens) -> Attend:
+    def decode(self, masks: Masks, new: NewTokens) -> Attend:
         """Attention of one new token of the query rows that run; what the others get means nothing, but is finite.
 
         A slot's columns of the pool are read once for all of its rows, a buffer for the row that it belongs to.
@@ -68,7 +68,7 @@ class TreePieces:
 
         def attend(query_nqhe, key_nqge, value_nqge, cache, window):
             rings = new.written_into(cache, key_nqge, value_nqge)
-            seen, near_nqt = view.within(window, new.position_nq), new.seen(window)
+            seen, near_nqt = masks.within(window, new.position_nq), new.seen(window)
             near = self._pieces(near_nqt.reshape(-1, 1, near_nqt.shape[-1]))
             leading = () if cache.layer is None else (cache.layer,)
 
@@ -93,7 +93,7 @@ class TreePieces:
                 top, total, out = _nothing_yet(query)
                 parts = top, jnp.ones_like(total), out  # what rows that do not run have is divided, too
                 parts = lax.fori_loop(0, new.running_nq[slot].sum(), of_row, parts)
-                found = [pieces.of(slot) for pieces in view.reads]
+                found = [pieces.of(slot) for pieces in masks.reads]
                 parts = self._pool(parts, query, cache.read, slot, found, [own(mask) for mask in seen])
                 return lax.dynamic_update_slice_in_dim(out_nqhe, finished(parts, query_1qhe), slot, 0)
 
@@ -107,8 +107,8 @@ class TreePieces:
         query = grouped(query_1che, cache.read[0].key.shape[-3])
         (own_1cw,) = chunk.own.within(window, chunk.position_kc)
         parts = gather(None, query, *chunk.near(cache, self.scratch_axes), own_1cw[:, None, :, None])
-        seen = chunk.view.within(window, chunk.position_kc)
-        found = [pieces.of(0) for pieces in chunk.view.reads]
+        seen = chunk.masks.within(window, chunk.position_kc)
+        found = [pieces.of(0) for pieces in chunk.masks.reads]
         parts = self._pool(parts, query, cache.read, chunk.slot_k[0], found, seen)
         return finished(parts, query_1che)
 

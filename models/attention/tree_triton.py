@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from models.attention import triton_kernel
 from models.attention.kv_cache import RING_COLUMNS, Attend, KeyValue, layer_part, spans
-from models.attention.prefix_tree import Chunks, NewTokens, View, seen_by_block
+from models.attention.prefix_tree import Chunks, Masks, NewTokens, seen_by_block
 from models.attention.triton_kernel import Source
 
 
@@ -28,29 +28,29 @@ class TreeTriton:
     scratch_axes: ClassVar[KeyValue] = RING_COLUMNS  # keys are written faster in this way
     reads_near: ClassVar[bool] = False  # tiles that nobody sees are skipped
 
-    def view(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> View:
-        """The columns that queries see; `View.reads` has the `Sight` of each block."""
+    def masks(self, blocks: Sequence[int], path_ubs, branch_uc, depth_us, slot_u=None, busy_uc=None) -> Masks:
+        """The columns that queries see; `Masks.reads` has the `TileMask` of each block."""
         _, seen, depth = seen_by_block(blocks, path_ubs, branch_uc, depth_us)
-        return View(seen, depth, [triton_kernel.sight(mask, slot_u) for mask in seen])
+        return Masks(seen, depth, [triton_kernel.tile_mask(mask, slot_u) for mask in seen])
 
-    def scratch_view(self, seen_kcw, position_kw) -> View:
+    def text_masks(self, seen_kcw, position_kw) -> Masks:
         """The places of a packed text that its tokens see."""
         first_k = jnp.zeros(len(seen_kcw), jnp.int32)
-        return View([seen_kcw], [position_kw], [triton_kernel.sight(seen_kcw, first_k)])
+        return Masks([seen_kcw], [position_kw], [triton_kernel.tile_mask(seen_kcw, first_k)])
 
-    def decode(self, view: View, new: NewTokens) -> Attend:
+    def decode(self, masks: Masks, new: NewTokens) -> Attend:
         """Attention of one new token of every query row to the pool and to the row's own buffer."""
         num_slots, num_rows = new.position_nq.shape
         # To a slot's queries its buffers are one text, of which each sees the part that is its own.
         own_qq1 = jnp.eye(num_rows, dtype=bool)[..., None]
-        own = triton_kernel.sight(new.written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
+        own = triton_kernel.tile_mask(new.written_nqt[:, None] & own_qq1, num_rows * jnp.arange(num_slots))
 
         def attend(query_nqhe, key_nqge, value_nqge, cache, window):
             rings = new.written_into(cache, key_nqge, value_nqge)
             local = layer_part(rings, 0, None, RING_COLUMNS, cache.layer)
             near = own if window is None else own.of(new.seen(window)[:, None] & own_qq1)
             flat = [x.reshape(num_slots * num_rows, *x.shape[2:]) for x in local]
-            pool = _sources(view, cache.read, window, new.position_nq)
+            pool = _sources(masks, cache.read, window, new.position_nq)
             sources = [Source(*flat, near, columns_first=True), *pool]
             return triton_kernel.attend(query_nqhe, sources, self.interpret), rings
 
@@ -60,7 +60,7 @@ class TreeTriton:
         """Attention of one chunk's tokens to the pool and to the packed text before them, out_1che."""
         near = chunk.near(cache, self.scratch_axes)
         (own,) = _sources(chunk.own, [near], window, chunk.position_kc)
-        pool = _sources(chunk.view, cache.read, window, chunk.position_kc)
+        pool = _sources(chunk.masks, cache.read, window, chunk.position_kc)
         return triton_kernel.attend(query_1che, [own._replace(columns_first=True), *pool], self.interpret)
 
     def regions(self, blocks: Sequence[int]) -> list[int]:
@@ -72,9 +72,9 @@ class TreeTriton:
         return (*blocks, columns)
 
 
-def _sources(view: View, blocks, window, position_uc) -> list[Source]:
+def _sources(masks: Masks, blocks, window, position_uc) -> list[Source]:
     """Keys and values for the kernel, with what lies in the window of queries at `position_uc`."""
-    sights = view.reads
+    tiles = masks.reads
     if window is not None:
-        sights = [sight.of(seen) for sight, seen in zip(sights, view.within(window, position_uc))]
-    return [Source(*block, sight) for block, sight in zip(blocks, sights)]
+        tiles = [tile.of(seen) for tile, seen in zip(tiles, masks.within(window, position_uc))]
+    return [Source(*block, tile) for block, tile in zip(blocks, tiles)]

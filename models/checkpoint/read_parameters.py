@@ -56,7 +56,7 @@ def read_parameter(
 
 
 def default_sharding() -> Sharding:
-    """Where `jnp.asarray` would put an array."""
+    """The sharding that `jnp.asarray` gives an array."""
     return SingleDeviceSharding(jax.config.jax_default_device or jax.local_devices()[0])
 
 
@@ -117,8 +117,7 @@ def _write_block(stack: jax.Array, block: jax.Array, index: tuple[int, ...]) -> 
 def _quantise(inputs: int, kernel_sharding: Sharding, scale_sharding: Sharding):
     """A compiled function: kernel [*inputs, *outputs] -> int8 kernel, float32 scale [*outputs].
 
-    Symmetric, to the nearest of -127 ... 127, with the greatest weight of each output at the end of the
-    range.
+    Symmetric, to the nearest of -127 ... 127, with the greatest weight of each output at the end of the range.
     """
 
     def quantise(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:

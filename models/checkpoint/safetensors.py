@@ -1,8 +1,7 @@
 """Byte ranges of safetensors files.
 
-The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header
-with dtype, shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is
-read, with `pread`.
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header with dtype,
+shape and byte offsets of each tensor, then the tensors, row-major. Only what is asked for is read, with `pread`.
 """
 
 import json
@@ -35,7 +34,7 @@ _MAX_HEADER_BYTES = 100 << 20
 
 
 class Tensor(NamedTuple):
-    """Where a tensor is stored: its name, file, dtype, shape, and its first byte in the file."""
+    """A stored tensor: its name, file, dtype, shape, and its first byte in the file."""
 
     name: str
     file: Path
@@ -145,7 +144,7 @@ def _count(places: Mapping[str, str], shard: str) -> int:
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are the same, bit for bit."""
+    """Compares two tensors, bit for bit."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
     rows = first.shape[0]
@@ -204,7 +203,7 @@ _EXPONENTS = {
 
 
 def all_finite(block: np.ndarray) -> bool:
-    """Whether an array has neither NaN nor infinity."""
+    """True if an array has neither NaN nor infinity."""
     if block.dtype.name not in _EXPONENTS:
         return bool(np.isfinite(block).all())
     unsigned, mask = _EXPONENTS[block.dtype.name]

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint make up which parameter of a decoder, and in which memory order."""
+"""The tensors of a checkpoint that make up each parameter of a decoder, and their memory order."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence

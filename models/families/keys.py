@@ -1,4 +1,4 @@
-"""Tensor names of Hugging Face checkpoints and where they go in `models.Decoder`.
+"""Tensor names of Hugging Face checkpoints and their places in `models.Decoder`.
 
 A table maps a pattern of tensor names, with `{layer}` (and `{expert}`) for the running numbers, to an
 `Entry`. It is read in both directions: to load and to save.
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """Where one tensor goes.
+    """The place of one tensor in a decoder.
 
     paths: parameters of the decoder. Several mean that the tensor is fused: its rows are those of the
         parameters, in this order.

@@ -50,6 +50,8 @@ C. Paris | Paris
 -0 | 0
 \infty | infinity
 ∞ | \infty
+Infinity. | infinity
+Infinity | \infty
 −5 | -5
 “yes” | yes
 3 1/2 | 7/2

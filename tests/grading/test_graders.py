@@ -147,5 +147,5 @@ def test_an_interruption_is_quiet(tmp_path):
 
 
 def test_unknown_grader():
-    with pytest.raises(UserError, match="--grader=fuzzy.*auto, exact"):
+    with pytest.raises(UserError, match="--grader=fuzzy.*auto, exact, judge"):
         open_grader("fuzzy")

@@ -88,8 +88,8 @@ def logits_through_tree(model, tokens_nt, execution):
         token_w=jnp.pad(jnp.pad(tokens_nt[:, :prompt], ((0, 0), (0, width - prompt))).reshape(-1), more_w),
         position_w=jnp.pad(place_w, more_w),
         branch_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
-        fork_w=jnp.pad(jnp.where(place_w < prompt, row_w, -1), more_w, constant_values=-1),
-        form_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
+        segment_w=jnp.pad(jnp.where(place_w < prompt, row_w, -1), more_w, constant_values=-1),
+        alternative_w=jnp.pad(jnp.zeros(n * width, jnp.int32), more_w),
         row_k=jnp.pad(row_w[::chunk], more_k),
         chunks=jnp.int32(chunks),
         reach=width,
@@ -123,14 +123,14 @@ def logits_through_tree(model, tokens_nt, execution):
     local = kv_cache.empty_rings(model.config, model.is_stacked, (n, 1), steps, jnp.float32)
     seen_nbs = jnp.broadcast_to(column_s < prompt, (n, 1, sum(blocks)))
     branch_nq = jnp.zeros((n, 1), jnp.int32)
-    view = attention.view(blocks, seen_nbs, branch_nq, depth_ns, slots_n)
+    masks = attention.masks(blocks, seen_nbs, branch_nq, depth_ns, slots_n)
     place_nqt = jnp.broadcast_to(prompt + jnp.arange(steps), (n, 1, steps))
 
     def decode(local, step):
         position_nq = jnp.full((n, 1), prompt + step)
         running_nq = jnp.ones_like(position_nq, bool)
         new = NewTokens(step, position_nq, place_nqt <= prompt + step, place_nqt, running_nq)
-        attend = attention.decode(view, new)
+        attend = attention.decode(masks, new)
         x_nqd = model.embed_tokens(lax.dynamic_slice_in_dim(tokens_nt, prompt + step, 1, 1))
         x_nqd, local = model.run_layers(x_nqd, position_nq, attend, pool, local)
         return local, x_nqd[:, 0]

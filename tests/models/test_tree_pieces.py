@@ -33,10 +33,10 @@ def found_attention(query_nqhe, new_kv, column, rings, near_nqt, pool, path_nqs,
     branch_nq = jnp.broadcast_to(jnp.arange(ROWS), (SLOTS, ROWS))
     nowhere_ns = jnp.zeros((SLOTS, path_nqs.shape[-1]), jnp.int32)
     sizes = [block.value.shape[-2] for block in pool]
-    view = attention.view(sizes, path_nqs, branch_nq, nowhere_ns, None, running_nq)
+    masks = attention.masks(sizes, path_nqs, branch_nq, nowhere_ns, None, running_nq)
     zeros_nq = jnp.zeros((SLOTS, ROWS), jnp.int32)
     new = NewTokens(column, zeros_nq, near_nqt, jnp.zeros_like(near_nqt, jnp.int32), running_nq)
-    attend = attention.decode(view, new)
+    attend = attention.decode(masks, new)
     return attend(query_nqhe, *new_kv, LayerCache(pool, rings, layer), None)[0]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.attention import triton_kernel
-from models.attention.triton_kernel import TILE, Source, sight
+from models.attention.triton_kernel import TILE, Source, tile_mask
 
 # Queries c, heads g and m, width e, columns of a pool, (columns, written) of a ring of each query.
 CASES = {
@@ -32,20 +32,24 @@ def test_attention_equals_that_of_torch(case, dtype, error):
         return np.array(jnp.asarray(rng.standard_normal(shape), dtype).astype(jnp.float32))
 
     query = normal(x, queries, kv_heads * group, width)
-    first_x = np.array([2, 0], np.int32)
+    first_u = np.array([2, 0], np.int32)
     key, value = normal(rows, kv_heads, width, columns), normal(rows, kv_heads, columns, width)
     seen = rng.random((x, queries, columns)) < 0.3
     seen[:, :, TILE : 2 * TILE] = False  # a tile that nobody sees
     seen[:, :, 0] = True
-    sources = [Source(jnp.asarray(key), jnp.asarray(value), sight(jnp.asarray(seen), jnp.asarray(first_x)))]
-    keys, values, masks = [key.swapaxes(2, 3)[first_x]], [value[first_x]], [seen]
+    sources = [
+        Source(jnp.asarray(key), jnp.asarray(value), tile_mask(jnp.asarray(seen), jnp.asarray(first_u)))
+    ]
+    keys, values, masks = [key.swapaxes(2, 3)[first_u]], [value[first_u]], [seen]
     if ring:
         length, written = ring
         key, value = (normal(x * queries, kv_heads, length, width) for _ in range(2))
         own = np.eye(queries, dtype=bool)[None, :, :, None] & (np.arange(length) < written)
         own = np.broadcast_to(own, (x, queries, queries, length))
-        first_x = queries * jnp.arange(x)
-        sources.append(Source(jnp.asarray(key), jnp.asarray(value), sight(jnp.asarray(own), first_x), True))
+        first_u = queries * jnp.arange(x)
+        sources.append(
+            Source(jnp.asarray(key), jnp.asarray(value), tile_mask(jnp.asarray(own), first_u), True)
+        )
 
         def of_x(y):
             return (
@@ -76,10 +80,10 @@ def test_attention_equals_that_of_torch(case, dtype, error):
 def test_tiles_that_are_seen_come_first():
     seen = np.zeros((2, 3, 4 * TILE - 5), bool)
     seen[0, 1, 2 * TILE] = seen[0, 2, 3 * TILE] = True
-    found = sight(jnp.asarray(seen), jnp.zeros(2, jnp.int32))
-    assert found.count_x.tolist() == [2, 0]
-    assert found.tile_xk[0, :2].tolist() == [2, 3]
-    assert found.seen_xcu.shape == (2, 3, 4 * TILE)
+    found = tile_mask(jnp.asarray(seen), jnp.zeros(2, jnp.int32))
+    assert found.count_u.tolist() == [2, 0]
+    assert found.tile_uk[0, :2].tolist() == [2, 3]
+    assert found.seen_ucs.shape == (2, 3, 4 * TILE)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,9 @@ class Reader:
         for name in ("config.json", "generation_config.json"):
             if (checkpoint / name).exists():
                 self.eos |= _ids(json.loads((checkpoint / name).read_text()).get("eos_token_id"))
+        step = "### Step 1. So 2 + 2 = 4.\n\n"
+        joined = self.encode(step + "### Step 2"), self.encode(step) + self.encode("### Step 2")
+        self.seams_differ = joined[0] != joined[1]
         self.defined = torch.zeros(self.model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.defined[[token for token in self.pieces if token < len(self.defined)]] = True
 
@@ -113,6 +116,14 @@ class Reader:
     def encode(self, piece: str) -> list[int]:
         """The ids of a text that continues another."""
         return self.continuation.encode(piece, add_special_tokens=False).ids
+
+    def encode_piece(self, piece: str) -> list[int]:
+        """The ids of a piece of a trace, with text after it; that only matters where seams differ."""
+        if self.seams_differ and piece[-1:].isspace():
+            with_more, more = self.encode(piece + "#"), self.encode("#")
+            if with_more[-len(more) :] == more:
+                return with_more[: -len(more)]
+        return self.encode(piece)
 
     def bytes_of(self, tokens: list[int]) -> bytes:
         return b"".join(self.pieces[token] for token in tokens)

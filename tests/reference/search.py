@@ -4,6 +4,8 @@ Every sampled token is one forward pass over the whole text so far; after it, ev
 again and searched for a boundary. Every score is one forward pass over prompt, reasoning, closing and answer.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from . import text
 from .reader import Reader
+from .reward import RewardReader
 
 CONCLUDED = ("think_end", "eos", "budget")
 
@@ -158,6 +161,11 @@ class Settings:
     decoding: str = "beam"
     exploration: float = 0.2
     max_expansions: int = 0
+    selector: str = "predictive_perplexity"
+    decoys: int = 0
+    seed: int = 0
+    reward_model: RewardReader | None = None
+    reward_of: str = "last"
     filters: Mapping[str, Unwanted] = field(default_factory=dict)
 
 
@@ -170,8 +178,15 @@ class ProblemSearch:
     """The search of one problem."""
 
     def __init__(
-        self, pool: Pool, teachers: list[Reader], meta_prover: Reader, problem: dict, settings: Settings
+        self,
+        pool: Pool,
+        teachers: list[Reader],
+        meta_prover: Reader,
+        problem: dict,
+        problems: list[dict],
+        settings: Settings,
     ):
+        self.problems = problems
         self.pool = pool
         self.teachers = teachers
         self.meta_prover = meta_prover
@@ -194,7 +209,7 @@ class ProblemSearch:
         teacher = self.teachers[proposer]
         tokens = list(self.prompts[proposer])
         for step in beam.steps:
-            tokens += teacher.encode(step.text)
+            tokens += teacher.encode_piece(step.text)
         return tokens
 
     def sample(self, proposer: int, tokens: list[int]) -> int:
@@ -227,7 +242,7 @@ class ProblemSearch:
         """The continuation of the teacher of the last step after the thinking."""
         proposer = winner.steps[-1].proposer
         teacher = self.teachers[proposer]
-        context = self.context(proposer, winner) + teacher.encode("</think>\n\n")
+        context = self.context(proposer, winner) + teacher.encode_piece("</think>\n\n")
         sampled: list[int] = []
         while len(sampled) < self.settings.max_answer_tokens:
             token = self.sample(proposer, context + sampled)
@@ -244,16 +259,26 @@ class ProblemSearch:
     def score(self, proposer: int, beam: Hypothesis, step_text: str) -> np.float32:
         """The score of beam + step: the most probable form of the answer counts."""
         reader = self.meta_prover
-        step_tokens = reader.encode(step_text)
+        step_tokens = reader.encode_piece(step_text)
         context = list(self.meta_prompt)
         for step in beam.steps:
-            context += reader.encode(step.text)
+            context += reader.encode_piece(step.text)
         context += step_tokens
         forms = text.answer_forms(self.problem)
         closing = self.settings.closing
         used = len(step_tokens) + sum(len(reader.encode_answer(closing, form)[0]) for form in forms)
         self.usage[self.pool.proposers[proposer].name]["scored"] += used
         return max(reader.answer_probability(context, closing, form) for form in forms)
+
+    def perplexity(self, winner: Hypothesis, answers: list[str]) -> float | None:
+        """The greatest predictive perplexity of answers after a whole trace."""
+        if not winner.reasoning or not answers:
+            return None
+        context = list(self.meta_prompt)
+        for step in winner.steps:
+            context += self.meta_prover.encode_piece(step.text)
+        found = [self.meta_prover.answer_probability(context, self.settings.closing, a) for a in answers]
+        return decimal(max(found))
 
     # One round
 
@@ -271,7 +296,7 @@ class ProblemSearch:
                 stopped = "budget" if left <= settings.max_step_tokens else "cap"
             proposal = self.propose(proposer, beam, step, segmentation, limit, stopped)
             ended, dropped = proposal.ended, proposal.dropped
-            tokens = len(self.meta_prover.encode(proposal.text))
+            tokens = len(self.meta_prover.encode_piece(proposal.text))
             if (
                 dropped is None
                 and ended not in ("think_end", "eos")
@@ -318,6 +343,11 @@ class ProblemSearch:
             score = None
             if draft.dropped is None:
                 score = self.score(draft.proposer, draft.parent, draft.text)
+                if self.settings.selector == "max_length":
+                    score = np.float32(self.meta_tokens(draft.parent) + draft.tokens)
+                if self.settings.reward_model is not None:
+                    steps = [step.text for step in draft.parent.steps] + [draft.text]
+                    score = self.settings.reward_model.reward(self.problem, steps, self.settings.reward_of)
             row = {
                 "node": len(self.rows) + 1,
                 "parent": draft.parent.node,
@@ -443,7 +473,7 @@ class ProblemSearch:
         steps = []
         for step in winner.steps:
             name = self.pool.proposers[step.proposer].name
-            self.usage[name]["committed"] += len(self.teachers[step.proposer].encode(step.text))
+            self.usage[name]["committed"] += len(self.teachers[step.proposer].encode_piece(step.text))
             steps.append(
                 {
                     "text": step.text,
@@ -462,10 +492,31 @@ class ProblemSearch:
             "reasoning": winner.reasoning,
             "response": response,
             "predicted_answer": None if response is None else text.predicted_answer(response),
+            "predictive_perplexity": self.perplexity(winner, text.answer_forms(self.problem)),
             "steps": steps,
             "usage": self.usage,
         }
+        if self.settings.decoys:
+            answers = self.decoys()
+            one_by_one = [self.perplexity(winner, [answer]) for answer in answers]
+            trace["decoy_scores"] = (
+                one_by_one if winner.reasoning and text.answer_forms(self.problem) else None
+            )
         return trace, self.rows
+
+    def decoys(self) -> list[str]:
+        """Wrong answers of other problems, in the order of a hash; right is what equals an accepted form."""
+        mine = self.problem["id"]
+
+        def digest(other: dict) -> str:
+            return hashlib.sha256(f"{self.settings.seed} {mine} {other['id']}".encode()).hexdigest()
+
+        found: list[str] = []
+        for other in sorted((p for p in self.problems if p["id"] != mine), key=digest):
+            answer = unicodedata.normalize("NFC", other["answer"])
+            if answer not in found and answer not in text.answer_forms(self.problem):
+                found.append(answer)
+        return found[: self.settings.decoys]
 
 
 def reference_search(
@@ -484,6 +535,11 @@ def reference_search(
     decoding: str = "beam",
     exploration: float = 0.2,
     max_expansions: int | None = None,
+    selector: str = "predictive_perplexity",
+    decoys: int = 0,
+    seed: int = 0,
+    reward_model: Path | None = None,
+    reward_of: str = "last",
     filters: Mapping[str, Unwanted] = {},
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
@@ -494,6 +550,8 @@ def reference_search(
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
       decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
+      selector: "predictive_perplexity" or "max_length"; a reward model, with `reward_of`, takes its place.
+      decoys: wrong answers that are scored after the winner's reasoning, chosen by the seed.
       margins: filled, if given, with how near to a tie the run came.
       filters: what drops drafts before they are scored, by name, in their order.
 
@@ -517,10 +575,17 @@ def reference_search(
         decoding,
         exploration,
         max_expansions or beam_width * max_steps,
+        selector,
+        decoys,
+        seed,
+        None if reward_model is None else RewardReader(reward_model),
+        reward_of,
         filters,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}
     teachers = [readers[Path(proposer.checkpoint)] for proposer in pool.proposers]
     meta_prover = readers[Path(pool.meta_prover.checkpoint)]
-    return [ProblemSearch(pool, teachers, meta_prover, problem, settings).run() for problem in problems]
+    return [
+        ProblemSearch(pool, teachers, meta_prover, problem, problems, settings).run() for problem in problems
+    ]

@@ -44,7 +44,9 @@ def assert_same(found, expected):
             None if wanted_row["score"] is None else pytest.approx(wanted_row["score"], abs=1e-4)
         )
     for name, value in wanted.items():
-        if name == "score":
+        if name in ("score", "predictive_perplexity"):
+            assert trace[name] == (None if value is None else pytest.approx(value, abs=1e-4))
+        elif name == "decoy_scores":
             assert trace[name] == (None if value is None else pytest.approx(value, abs=1e-4))
         elif name == "steps":
             assert [{**step, "score": pytest.approx(step["score"], abs=1e-4)} for step in value] == trace[

@@ -50,7 +50,9 @@ def test_a_trace(tmp_path, vocabulary):
 
 
 def test_context_and_system_prompt(tmp_path, vocabulary):
-    (example,), _ = read(tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think."))
+    (example,), _ = read(
+        tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think.")
+    )
     assert parts(example, vocabulary)[0].startswith(
         "<|system|>Think.<|end|><|user|>A table.\n\n6 * 7?<|end|>"
     )
@@ -152,6 +154,18 @@ def test_long_rows_are_dropped_or_cut_and_counted(tmp_path, vocabulary):
     assert counts == Counts(rows=3, too_long=1, cut=1, used=2)  # a prompt that long leaves nothing to learn
     assert str(counts) == "2 of 3 rows used, 1 too long, dropped, 1 too long, cut"
     assert len(examples[1].tokens) == 60 and examples[1].tokens[-1] != vocabulary.tokenizer.eos_token_id
+
+
+def test_rows_in_memory_are_those_of_a_file(tmp_path, vocabulary):
+    rows = [TRACE, {"question": "?"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(TRACE) + "\n")
+    (ours,), counts = read_examples(rows[:1], vocabulary, max_length=100)
+    (expected,), expected_counts = read_examples(path, vocabulary, max_length=100)
+    assert counts == expected_counts and ours.prompt_length == expected.prompt_length
+    assert ours.tokens.tolist() == expected.tokens.tolist()
+    with pytest.raises(UserError, match="the rows given, row 2: is no row to learn from"):
+        read_examples(rows, vocabulary, max_length=100)
 
 
 def test_compressed_files(tmp_path, vocabulary):

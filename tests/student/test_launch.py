@@ -1,7 +1,11 @@
 """The command: its help, its flags and its errors."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
+from cord_jax import StudentConfig, train
 from launch import common, train_student
 
 
@@ -50,3 +54,20 @@ def test_a_run(student, rows, tmp_path, capsys):
     assert [line.split()[1] for line in lines[:-1]] == ["1/3", "2/3", "3/3"]
     assert "loss " in lines[0] and "tokens/s" in lines[0]
     assert lines[-1] == str(tmp_path / "out" / "hf")
+
+
+def test_rows_and_traces_in_memory(student, rows, tmp_path):
+    held = [json.loads(line) for line in rows.read_text().splitlines()]
+    traces = [
+        SimpleNamespace(to_row=lambda row=row: row) for row in held
+    ]  # as `cord_jax.traces.Trace` has it
+    settings = dict(
+        student=student, max_length=256, max_steps=1, mesh="data:1", plot=False, checkpoint_every=0
+    )
+    for name, source in {"file": rows, "rows": held, "traces": traces}.items():
+        train(StudentConfig(traces=source, output_dir=tmp_path / name, **settings))
+    weights = [(tmp_path / name / "hf/model.safetensors").read_bytes() for name in ("file", "rows", "traces")]
+    assert weights[0] == weights[1] == weights[2]
+    config = json.loads((tmp_path / "rows/config.json").read_text())
+    assert config["environment"]["traces"] == f"{len(held)} in memory"
+    assert set(config["inputs"]["traces"]) == {"bytes", "sha256"}

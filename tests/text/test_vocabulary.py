@@ -235,6 +235,20 @@ def test_bad_seams_are_counted(tmp_path):
     assert vocabulary.seam_rate("line_break") == 0
 
 
+def test_pieces_are_encoded_as_with_text_after_them(tmp_path):
+    """GPT-2's split takes two line breaks for one token at the end of a text, and for two before text."""
+    vocabulary = Vocabulary.load(small.save(tmp_path, small.byte_level(merges=(("\u010a", "\u010a"),))))
+    steps = ["### Step 1. So 4.\n\n", "### Step 2. Done.\n\n"]
+    whole = vocabulary.encode("".join(steps) + "The")
+    assert vocabulary.seam_rate() > 0
+    assert [len(ids) for ids in vocabulary.encode_batch(steps)] < [
+        len(ids) for ids in vocabulary.encode_pieces(steps, "prompt")
+    ]
+    pieces = vocabulary.encode_pieces([*steps, "The"], "prompt")
+    assert [i for ids in pieces for i in ids] == whole
+    assert vocabulary.encode_pieces(["a b"], "prompt") == vocabulary.encode_batch(["a b"])
+
+
 def test_seams_of_real_solutions(shared_dir, real):
     """Cut after newlines, as the steps of `line_break` are."""
     problems = read_problems(shared_dir / "data" / "math500.jsonl")

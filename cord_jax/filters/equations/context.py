@@ -1,4 +1,4 @@
-"""What stands around an equation: whether it is whole there, and whether the text doubts it."""
+"""The text around an equation: whether it is whole there, and whether the text doubts it."""
 
 from collections.abc import Sequence
 from fractions import Fraction

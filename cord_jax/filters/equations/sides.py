@@ -34,17 +34,13 @@ class Side(NamedTuple):
     places: int | None = None
     slack: Fraction = Fraction(0)
 
-    def shifted(self, power: int) -> int | None:
-        """Its decimals when it is multiplied by a power of ten."""
-        return None if self.decimals is None else self.decimals - power
-
 
 class _NotUnderstood(Exception):
     pass
 
 
 def read_side(tokens: Sequence[Token]) -> Side | None:
-    """What a run of plain tokens means; None if that is not certain."""
+    """Reads the meaning of a run of plain tokens; None if that is not certain."""
     if not 0 < len(tokens) <= MAX_TOKENS:
         return None
     negative = tokens[0].text == "-"

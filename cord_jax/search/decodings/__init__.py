@@ -1,8 +1,8 @@
 """The decodings: which nodes of the tree are extended next, and when a search is over (method, sections 3.8 and 3.14).
 
 A decoding is one file, with a frozen dataclass that has the attributes and methods of `Decoding` and a function `decoding`
-that makes one, and one line in `names.DECODINGS`, whose name is the file's. The loop does the rest: it makes nodes of the candidates, brings back texts of nodes that
-were left aside, and keeps in the KV caches what the decoding says.
+that makes one, and one line in `names.DECODINGS`, whose name is the file's. The loop does the rest: it makes nodes of the
+candidates, brings back texts of nodes that were left aside, and keeps in the KV caches what the decoding says.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from cord_jax.search.tree import Frontier, Tree
 
 @pytree
 class Round:
-    """What the round that is being settled has brought, by candidate j = place * K + proposer.
+    """The candidates of the round that is being settled, j = place * K + proposer.
 
     Attributes:
       number_r: int32, the round, from 0; its nodes are `1 + number * J + j`.
@@ -34,11 +34,11 @@ class Round:
 
 @pytree
 class Decision:
-    """What is to be done after a round.
+    """The nodes that a decoding chooses after a round, or the end of the search.
 
     Attributes:
       node_rb: int32, the node of each place of the next frontier, `tree.NONE` where there is none. Any node of the tree
-        may stand there, also one of an earlier round. Of a search that is over place 0 has the winner.
+        may stand there, also one of an earlier round. Of a search that is over place 0 has the winner, if there is one.
       open_rb: bool, the nodes that are extended next; the others keep their place.
       label_rb: int32, the numbers that random keys and records of the next proposals speak of.
       rank_rj: int8, the beam that each of the round's candidates becomes, `tree.LOST` or `tree.UNRANKED`.
@@ -81,8 +81,8 @@ class Decoding(Protocol):
         """
 
     def empty_memory(self, slots: int, nodes: int) -> Any:
-        """What it remembers of each slot beside the tree when a search begins: a pytree whose fields declare their axes,
-        or ().
+        """Makes what it remembers of each slot beside the tree when a search begins: a pytree whose fields declare their
+        axes, or ().
         """
 
     def decide(self, memory: Any, tree: Tree, frontier: Frontier, settled: Round) -> tuple[Any, Decision]:
@@ -94,7 +94,7 @@ class Decoding(Protocol):
         """
 
     def keeps(self, memory: Any, tree: Tree, lineage_rbi: jax.Array) -> jax.Array:
-        """The nodes whose keys and values must stay in the caches, bool [r, i].
+        """Names the nodes whose keys and values must stay in the caches, bool [r, i].
 
         Args:
           lineage_rbi: of the nodes of the new frontier, which must be among them.
@@ -102,5 +102,5 @@ class Decoding(Protocol):
 
 
 def make_decoding(config: SynthesisConfig) -> Decoding:
-    """The decoding of a run; `config` is resolved."""
+    """Makes the decoding of a run; `config` is resolved."""
     return importlib.import_module(f"{__name__}.{config.decoding}").decoding(config)

@@ -14,7 +14,7 @@ from cord_jax.search.tree import LOST, NONE, ROOT, UNRANKED, Frontier, Tree, anc
 
 @pytree
 class Visits:
-    """What the search remembers of every node.
+    """Visits and values of every node, which the search remembers beside the tree.
 
     Attributes:
       count_ni: int32, visits; sum_ni: float32, of the values that they brought.

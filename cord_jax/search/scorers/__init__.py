@@ -1,11 +1,12 @@
 """The selectors: each gives every candidate a number, the more the better (method, section 3.13).
 
-A scorer is one file, with a frozen dataclass that has the attributes and methods of `Scorer` and a function `scorer` that
-makes one, and one line in `names.SELECTORS`, whose name is the file's.
+A scorer is one file, with a frozen dataclass that is a `Scorer` and a function `scorer` that makes one, and one line in `names.SELECTORS`, whose name is the file's.
 """
 
+import abc
+import dataclasses
 import importlib
-from typing import Protocol
+from typing import Any
 
 import jax
 
@@ -17,15 +18,41 @@ from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import SearchPlan, SearchState
 
 
-class Scorer(Protocol):
-    """What ranks candidates; static, so hashable.
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of candidates, and what was read for them.
+
+    Attributes:
+      score_rj: float32, the more the better; of candidates that were dropped and of rows that do not count it has no
+        meaning.
+      passages: by reader, what it has read of all candidates in one pass, their steps being its forks: that reader need not
+        read the chosen ones again.
+      memory: what the scorer remembers, of the rows.
+    """
+
+    score_rj: jax.Array
+    passages: dict[int, Passage] = dataclasses.field(default_factory=dict)
+    memory: Any = ()
+
+
+class Scorer(abc.ABC):
+    """A way of ranking candidates; static, so hashable.
 
     Attributes:
       needs_answer: whether it cannot do without a gold answer.
+      needs_reward_model: whether the pool's reward model is one of the readers.
+      scores_replayed: whether it scores rounds that an earlier run has settled, too, though their scores are known.
     """
 
-    needs_answer: bool
+    needs_answer = False
+    needs_reward_model = False
+    scores_replayed = False
 
+    def empty_memory(self, slots: int, rounds: int, candidates: int) -> Any:
+        """Makes what it remembers of each slot when a search begins: a pytree whose fields declare their axes."""
+        return ()
+
+    @abc.abstractmethod
     def __call__(
         self,
         plan: SearchPlan,
@@ -33,7 +60,7 @@ class Scorer(Protocol):
         state: SearchState,
         batch: SubBatch,
         candidates: Candidates,
-    ) -> tuple[jax.Array, Passage | None]:
+    ) -> Scores:
         """Scores the candidates of a sub-batch, on one shard.
 
         What it may read: the candidates' texts as tokens of every vocabulary (`candidates`), the networks and KV caches of
@@ -41,12 +68,7 @@ class Scorer(Protocol):
         answer in the meta-prover's tokens (`state.closings`).
 
         Args:
-          batch: the rows whose candidates are to be scored; those that an earlier run has scored do not count.
-
-        Returns:
-          `(score_rj, passage)`: float32 scores, of which those of candidates that were dropped and of rows that do not count
-          have no meaning; and what the meta-prover has read to score them, the candidates' steps being its forks, or
-          None if it has not read all of them in one pass.
+          batch: the rows whose candidates are to be scored.
         """
 
 

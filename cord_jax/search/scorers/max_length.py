@@ -4,21 +4,20 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.tree import of_node
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxLength:
+class MaxLength(Scorer):
     """Counts the meta-prover's tokens of the reasoning with the candidate's step."""
-
-    needs_answer = False
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""
         place_j = jnp.arange(plan.candidates) // plan.num_proposers
         thinking_rb = of_node(batch.take(state.tree.thinking_nmj), batch.take(state.frontier.node_nb))
         tokens_rj = candidates.length_urj[plan.readers[plan.meta].vocabulary]
-        return (thinking_rb[:, place_j] + tokens_rj).astype(jnp.float32), None
+        return Scores((thinking_rb[:, place_j] + tokens_rj).astype(jnp.float32))
 
 
 def scorer(config) -> MaxLength:

@@ -1,9 +1,9 @@
-"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; design, section 3.7).
+"""The selector `predictive_perplexity`: how predictable the gold answer has become (paper, section 3; method, section 3.7).
 
-S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer +
-`.`. Each candidate is a fork of its beam's path: the step is the trunk, each accepted form of the answer,
-with the closing before it and the full stop behind it, is a twig. Only the positions before the answer's
-tokens are projected to logits.
+S(tau + s) = exp(mean log p(answer's tokens)), by the meta-prover, on prompt + tau + s + closing + answer + `.`. Each
+candidate is a fork of the path of its place: its text is the step, and each accepted form of the answer continues it,
+with the closing before it and the full stop behind it. Only the positions before the answer's tokens are projected to
+logits.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from cord_jax.search.commits import Passage
 from cord_jax.search.jax_tools import pytree
 from cord_jax.search.packing import Forks
 from cord_jax.search.readers import ReaderConstants, ReaderPlan
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.shards import Shards
 from models.attention.prefix_tree import PrefixTree
 from models.prefill import prefill
@@ -29,39 +30,40 @@ LOGITS_AT_A_TIME = 1 << 26
 
 
 def answer_log_probabilities(model, hidden_wd, closings: Closings, closing_start_rj, defined_v):
-    """log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer
-    defines; `closing_start_rj` is where in its packed text a candidate's closing begins.
+    """Computes log p of each scored token of each candidate, float32 [r, j, z], over the ids that the tokenizer defines.
+
+    Args:
+      closing_start_rj: where in its packed text a candidate's closing begins.
     """
     token_rz = packing.pick(closings.token_na, closings.scored_nz)
-    # The logits of a token stand at the place before it; a closing always has a token before its answer's
-    # first.
+    # The logits of a token stand at the place before it; a closing always has a token before its answer's first.
     place_rjz = closing_start_rj[..., None] + closings.scored_nz[:, None] - 1
-    place_x = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
-    hidden_xd = hidden_wd[place_x]
-    target_x = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
+    place_p = jnp.clip(place_rjz.reshape(-1), 0, hidden_wd.shape[0] - 1)
+    hidden_pd = hidden_wd[place_p]
+    target_p = jnp.broadcast_to(token_rz[:, None], place_rjz.shape).reshape(-1)
 
-    def log_probability(hidden_xd, target_x):
-        logits_xv = jnp.where(defined_v, model.unembed(hidden_xd), -jnp.inf)
-        return jnp.take_along_axis(jax.nn.log_softmax(logits_xv), target_x[:, None], axis=1)[:, 0]
+    def log_probability(hidden_pd, target_p):
+        logits_pv = jnp.where(defined_v, model.unembed(hidden_pd), -jnp.inf)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits_pv), target_p[:, None], axis=1)[:, 0]
 
     most = max(1, LOGITS_AT_A_TIME // defined_v.shape[0])
     parts = next(
         parts
-        for parts in range(1, len(target_x) + 1)
-        if len(target_x) % parts == 0 and len(target_x) // parts <= most
+        for parts in range(1, len(target_p) + 1)
+        if len(target_p) % parts == 0 and len(target_p) // parts <= most
     )
-    return packing.in_parts(log_probability, parts, hidden_xd, target_x).reshape(place_rjz.shape)
+    return packing.in_parts(log_probability, parts, hidden_pd, target_p).reshape(place_rjz.shape)
 
 
-def scores(log_probability_rjz, closings: Closings, num_forms: int):
-    """exp of the mean over each form's tokens; the greatest over the forms, float32 [r, j]."""
+def form_scores(log_probability_rjz, closings: Closings, num_forms: int):
+    """Takes exp of the mean over each form's tokens, float32 [f, r, j]; -inf for a form that a row does not have."""
     by_form = []
     for form in range(1, num_forms + 1):
         mine_r1z = (closings.scored_form_nz == form)[:, None]
         count_r1 = mine_r1z.sum(-1)
         mean_rj = jnp.where(mine_r1z, log_probability_rjz, 0.0).sum(-1) / jnp.maximum(count_r1, 1)
         by_form.append(jnp.where(count_r1 > 0, jnp.exp(mean_rj), -jnp.inf))
-    return jnp.stack(by_form).max(0)
+    return jnp.stack(by_form)
 
 
 @pytree
@@ -81,7 +83,7 @@ class Continuations:
     valid_rj: jax.Array
 
 
-def score_candidates(
+def score_forms(
     plan: ReaderPlan,
     constants: ReaderConstants,
     tree: PrefixTree,
@@ -90,7 +92,7 @@ def score_candidates(
     shards: Shards,
     num_forms: int,
 ) -> tuple[jax.Array, Passage]:
-    """Scores a group of candidates of each row in one pass.
+    """Scores every form of the answer after a group of candidates of each row, in one pass.
 
     Args:
       plan, constants: of the meta-prover's reader.
@@ -99,7 +101,7 @@ def score_candidates(
       num_forms: most forms of an answer.
 
     Returns:
-      `(score_rj float32, passage)`: the scores, and all that was read.
+      `(score_frj float32, passage)`: the scores, -inf for forms that a row does not have, and all that was read.
     """
     model, valid_rj = readers.decoder(plan, constants), candidates.valid_rj
 
@@ -121,12 +123,11 @@ def score_candidates(
     log_probability_rjz = answer_log_probabilities(
         model, hidden_wd, closings, start_rj + candidates.length_rj, constants.defined_v
     )
-    score_rj = scores(log_probability_rjz, closings, num_forms)
-    return jnp.where(valid_rj, score_rj, -jnp.inf), Passage(packed, scratch, start_rj)
+    return form_scores(log_probability_rjz, closings, num_forms), Passage(packed, scratch, start_rj)
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictivePerplexity:
+class PredictivePerplexity(Scorer):
     """The paper's score, by the meta-prover."""
 
     needs_answer = True
@@ -140,7 +141,7 @@ class PredictivePerplexity:
         place_j = np.arange(plan.candidates) // plan.num_proposers
         base_rj = batch.take(s.length_nb)[:, place_j]
         run = functools.partial(
-            score_candidates,
+            score_forms,
             reader,
             k,
             s.tree(batch, batch.take(s.path_nbs)),
@@ -156,13 +157,14 @@ class PredictivePerplexity:
             new_rj,
         )
         if group == plan.candidates:
-            return run(candidates=continuations)
+            score_frj, passage = run(candidates=continuations)
+            return Scores(score_frj.max(0), {meta: passage})
 
         def split(x_rj):
             return x_rj.reshape(x_rj.shape[0], -1, group, *x_rj.shape[2:]).swapaxes(0, 1)
 
-        score_grj = lax.map(lambda group: run(candidates=group)[0], jax.tree.map(split, continuations))
-        return score_grj.swapaxes(0, 1).reshape(new_rj.shape), None
+        score_grj = lax.map(lambda group: run(candidates=group)[0].max(0), jax.tree.map(split, continuations))
+        return Scores(score_grj.swapaxes(0, 1).reshape(new_rj.shape))
 
 
 def scorer(config) -> PredictivePerplexity:

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from cord_jax.search.sampling import row_key
+from cord_jax.search.scorers import Scorer, Scores
 from cord_jax.search.tree import of_node
 
 
 @dataclasses.dataclass(frozen=True)
-class Random:
+class Random(Scorer):
     """Draws from [0, 1), by (seed, problem id, step, beam, proposer) alone."""
-
-    needs_answer = False
 
     def __call__(self, plan, constants, state, batch, candidates):
         """Scores as `Scorer` says."""
@@ -27,7 +26,7 @@ class Random:
         of_row = jax.vmap(draw, (None, 0, 0, 0))
         of_rows = jax.vmap(of_row, (0, 0, 0, None))
         steps_rj, label_rj = depth_rb[:, place_j] + 1, label_rb[:, place_j]
-        return of_rows(batch.take(state.clock.key_n2), steps_rj, label_rj, proposer_j), None
+        return Scores(of_rows(batch.take(state.clock.key_n2), steps_rj, label_rj, proposer_j))
 
 
 def scorer(config) -> Random:
