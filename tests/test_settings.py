@@ -122,6 +122,7 @@ REFUSED = {
         "held_out_problems": [(0, "at least 1 and at most 300")],
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
+        "seeds": [(0, "at least 1")],
     },
     "train_student": {
         "student": [(1, "a path")],

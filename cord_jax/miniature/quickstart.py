@@ -204,7 +204,7 @@ def _train(seed: int, traces: Path, output_dir: Path, say: Callable[[str], None]
             batch_size=4,
             learning_rate=5e-4,
             seed=seed,
-            mesh=_ALL_DEVICES.replace(",model:1", ""),
+            mesh="data:1",
             checkpoint_every=0,
             log_every=10,
             plot=False,
