@@ -2,11 +2,13 @@
 
 It lets every command of the project run on a laptop in minutes, with real tokenizers and real checkpoints:
 
-* `world` draws lock puzzles, chains of 2 to 12 arithmetic steps with an exact integer answer;
-* `wording` writes their solutions as a teacher would, with that teacher's slips, and finds wrong equations;
+* `world` draws puzzles, chains of 6 to 12 arithmetic steps with an exact answer;
+* `wording` writes their solutions as a teacher would, with that teacher's slips, and reads them;
 * `vocabularies` makes the byte-level BPE tokenizers and chat templates;
-* `recipe` trains the three teachers and the student and writes everything under `assets/`;
-* `quickstart` runs teachers, curation, CoRD and the students side by side and reports.
+* `recipe` trains the three teachers, the meta-prover and the student and writes everything under `assets/`;
+* `conditions` measures whether they can do what a comparison of methods asks of them;
+* `quickstart` runs teachers, curation, CoRD with and without a filter, and the students side by side;
+* `decomposition` says where traces go right and wrong, `report` and `figure` show it all.
 """
 
 from pathlib import Path

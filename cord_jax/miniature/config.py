@@ -12,13 +12,14 @@ class QuickstartConfig:
 
     output_dir: Path | str = setting(help="directory of everything that is written", changes_result=False)
     train_problems: int = setting(
-        default=120, help="puzzles that traces are written for, 300 at most", at_least=1, at_most=300
+        default=60, help="puzzles that traces are written for, 300 at most", at_least=1, at_most=300
     )
     held_out_problems: int = setting(
-        default=200, help="puzzles that students are measured on, 300 at most", at_least=1, at_most=300
+        default=300, help="puzzles that students are measured on, 300 at most", at_least=1, at_most=300
     )
-    samples: int = setting(default=2, help="answers of a teacher or student to each puzzle", at_least=1)
-    seed: int = setting(default=0, help="random seed", at_least=0)
+    samples: int = setting(default=4, help="answers of a student to each puzzle", at_least=1)
+    seed: int = setting(default=0, help="random seed; the first of several", at_least=0)
+    seeds: int = setting(default=1, help="how often all is repeated, each time with another seed", at_least=1)
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""

@@ -1,34 +1,39 @@
 """How the miniature's checkpoints are made: `python -m launch.build_miniature --output_dir=DIR`.
 
-Each member is trained from random weights by the project's own trainer, in stages: short puzzles first, in which a
-network soon learns to find its place in the question, then puzzles of every length, some members twice. What makes the
-teachers differ lies in their data alone. Each writes only right results for the operations of its own skill, and for
-the others, where there is something to carry, often what comes out if one forgets to carry (`world.slip`).
+First a trunk is trained from random weights by the project's own trainer, on solutions in all wordings: short puzzles at
+first, in which a network soon learns to look things up, then long ones, until it does so nearly without fail. All
+members start from it, each taking its weights over into a vocabulary and architecture of its own (`transplant`), and
+learn what is particular to them.
 
-A teacher of a million parameters goes on only from texts like those it has seen. So half of a teacher's examples are
-begun by several teachers, in their wordings and with their slips, and it learns to go on in its own. The student, which
-is to learn from such texts, has seen every wording, and slips everywhere.
+What makes the teachers differ lies in their data alone. Each writes only right results for the operations of its own
+skill, and for the others, where there is something to carry, often what comes out if one forgets to carry
+(`world.slip`). A small teacher goes on only from texts like those it has seen. So more than half of a teacher's examples
+are begun by several teachers, in their wordings, with their slips and now and then with any number at all, and it
+learns to go on from what is written, never from what it would have written itself. The student has every wording, and
+slips everywhere.
 
-The meta-prover also learns to state the answer too early: reasoning in anybody's wording, cut after any step and closed
-by `</think>` and `The final answer is A.`, of which only the answer is learnt, so that it does not learn to stop there.
-A is what comes out if the puzzle is worked rightly from the numbers written so far, right or wrong: what has been
-worked out the meta-prover can read off, what has not it must work out in its head or guess. So a right step raises the
-score, and a wrong one lowers it.
+The meta-prover learns to state the answer too early: reasoning in anybody's wording, cut after any step and closed by
+`</think>` and `The final answer is A.`, of which only the answer is learnt. A is what comes out if the puzzle is
+worked rightly from the numbers written so far, right or wrong: what has been worked out the meta-prover can read off,
+what has not it must work out in its head or guess. So a right step raises the score, and a wrong one lowers it.
 """
 
 import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
 
 import models
 from cord_jax.config import CLOSING
 from cord_jax.miniature import world
 from cord_jax.miniature.vocabularies import save_vocabulary, train_vocabulary
-from cord_jax.miniature.wording import WORDINGS, SlipRates, write_solution
+from cord_jax.miniature.wording import WORDINGS, SlipRates, Solution, write_solution
 from cord_jax.miniature.world import Puzzle
 from cord_jax.student import StudentConfig, train
 from cord_jax.text.prompts import render_prompt
@@ -37,7 +42,8 @@ from cord_jax.text.vocabulary import Vocabulary
 SEED = 1
 TRAIN_PROBLEMS, HELD_OUT_PROBLEMS = 300, 300
 TEACHERS = ("sums", "products", "shares")
-META_PROVER = "products"
+META_PROVER = "prover"
+TRUNK = "trunk"  # what all members start from; it is not shipped
 
 _ARCHITECTURES = {
     "sums": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
@@ -54,19 +60,25 @@ _ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of a training run: how many examples, of puzzles up to which length, packed into which windows.
+    """Part of a training run.
 
-    `window` is in tokens, `batch_size` in windows; `schedule` and `learning_rate` as in `StudentConfig`; `seed` is
-    of the examples; `closings` is the share of them that are cut solutions with the closing and the answer.
+    Attributes:
+        rows: what an example is: `anybody`, `own` or `closing`, see `training_rows`.
+        examples: their number.
+        steps: of the puzzles, from and to.
+        window: that examples are packed into, in tokens.
+        batch_size: in windows.
+        schedule, learning_rate: as in `StudentConfig`.
+        seed: of the examples.
     """
 
+    rows: str
     examples: int
-    max_steps: int
+    steps: tuple[int, int]
     window: int
     batch_size: int
     schedule: str
     learning_rate: float
-    closings: float = 0.0
     seed: int = SEED
 
 
@@ -77,28 +89,26 @@ class Member:
     Attributes:
         name: of the checkpoint directory and of its wording.
         vocabulary: name in `VOCABULARIES`, which also decides the architecture's family.
-        layers: of the network.
-        width: of its feed-forward layers.
         slips: kind of operation -> probability that a training solution goes wrong where there is something to carry.
         stages: of the training.
+        start: the member whose weights it starts from; None: random ones.
     """
 
     name: str
     vocabulary: str
-    layers: int
-    width: int
     slips: SlipRates
     stages: tuple[Stage, ...]
+    start: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         """config.json, but for the vocabulary's size and special ids."""
         return _ARCHITECTURES[self.vocabulary] | {
             "hidden_size": 128,
-            "intermediate_size": self.width,
-            "num_hidden_layers": self.layers,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "num_key_value_heads": 2 if self.vocabulary == "sums" else 4,
+            "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_theta": 10000.0,
             "rms_norm_eps": 1e-6,
@@ -116,35 +126,52 @@ def _slips(rate: float, skill: str | None) -> dict[str, float]:
     return {kind: rate for kind in world.KINDS if skill is None or kind not in world.SKILLS[skill]}
 
 
-def _stages(
-    short: int, all_lengths: int, *again: int, closings: tuple[float, float] = (0, 0)
-) -> tuple[Stage, ...]:
-    """Stages of so many examples; shares of closings in the first two and in the others."""
-    return (
-        Stage(short, 4, 256, 8, "constant", 3e-3, closings[0]),
-        Stage(all_lengths, world.MAX_STEPS, 512, 6, "cosine", 3e-3, closings[0]),
-        *(
-            Stage(examples, world.MAX_STEPS, 512, 6, "cosine", 2e-3, closings[1], SEED + i)
-            for i, examples in enumerate(again, start=1)
-        ),
-    )
-
-
+_LONG = (2, world.MAX_STEPS)
 MEMBERS = (
-    Member("sums", "sums", 4, 256, _slips(0.60, "sums"), _stages(16000, 30000, 20000)),
+    Member(
+        "trunk",
+        "products",
+        _slips(0.40, None),
+        (
+            Stage("anybody", 14000, (1, 6), 256, 8, "constant", 3e-3),
+            Stage("anybody", 24000, _LONG, 384, 6, "constant", 2e-3),
+            Stage("anybody", 14000, _LONG, 384, 6, "cosine", 2e-3, SEED + 1),
+            Stage("anybody", 32000, (world.MIN_STEPS, world.MAX_STEPS), 384, 6, "cosine", 2e-3, SEED + 2),
+        ),
+    ),
+    Member(
+        "student",
+        "sums",
+        _slips(0.40, None),
+        (Stage("anybody", 3000, _LONG, 384, 6, "cosine", 1e-3, SEED + 3),),
+        "trunk",
+    ),
+    Member(
+        "sums", "sums", _slips(0.66, "sums"), (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"
+    ),
     Member(
         "products",
         "products",
-        4,
-        384,
-        _slips(0.50, "products"),
-        _stages(16000, 40000, 30000, closings=(0.45, 0.25)),
+        _slips(0.66, "products"),
+        (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        "trunk",
     ),
-    Member("shares", "shares", 3, 256, _slips(0.65, "shares"), _stages(16000, 26000, 24000, 24000)),
-    Member("student", "sums", 4, 256, _slips(0.60, None), _stages(12000, 12000, 24000)),
+    Member(
+        "shares",
+        "shares",
+        _slips(0.66, "shares"),
+        (Stage("own", 4000, _LONG, 384, 6, "cosine", 1.5e-3),),
+        "trunk",
+    ),
+    Member("prover", "sums", {}, (Stage("closing", 10000, _LONG, 384, 6, "cosine", 1.5e-3),), "trunk"),
 )
+_BY_NAME = {member.name: member for member in MEMBERS}
 _SLIPS = {member.name: member.slips for member in MEMBERS}
-_BEGUN_BY_OTHERS = 0.5
+_HEAD = "lm_head"
+_WILD = 0.05  # how often a step of the text that is given arrives at any number
+_BEGUN = 0.6  # share of a teacher's examples that are begun by others
+_ALL_BEGUN = 0.3  # share of those of which nothing but the response is left to write
+_CLOSED = 0.75  # share of the meta-prover's examples that are closed early
 
 
 def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str], None] = print) -> Path:
@@ -158,22 +185,27 @@ def build(output_dir: Path, names: tuple[str, ...] = (), progress: Callable[[str
     assets = output_dir / "assets"
     assets.mkdir(parents=True, exist_ok=True)
     for member in MEMBERS:
-        if not names or member.name in names:
-            ship(train_member(member, output_dir / member.name, progress), assets / member.name)
+        if member.name != TRUNK and (not names or member.name in names):
+            ship(train_member(member, output_dir, progress), assets / member.name)
     for file, text in problem_files().items():
         (assets / file).write_text(text)
     (assets / "pool.toml").write_text(pool_toml())
     return assets
 
 
-def train_member(member: Member, directory: Path, progress: Callable[[str], None]) -> Path:
-    """Trains one member through its stages; returns its Hugging Face directory."""
+def train_member(member: Member, output_dir: Path, progress: Callable[[str], None]) -> Path:
+    """Trains one member, and the one it starts from, through its stages; returns its Hugging Face directory."""
+    directory = output_dir / member.name
     checkpoint = directory / "start"
     if not (checkpoint / "model.safetensors").exists():
-        write_untrained(member, checkpoint)
+        if member.start is None:
+            write_untrained(member, checkpoint)
+        else:
+            transplant(train_member(_BY_NAME[member.start], output_dir, progress), member, checkpoint)
     for number, stage in enumerate(member.stages):
         rows = directory / f"rows_{number}.jsonl"
         if not rows.exists():
+            directory.mkdir(parents=True, exist_ok=True)
             rows.write_text(as_lines(training_rows(member, stage, Vocabulary.load(checkpoint))))
 
         def report(row: Mapping[str, Any], stage: int = number) -> None:
@@ -199,6 +231,7 @@ def train_member(member: Member, directory: Path, progress: Callable[[str], None
                 seed=SEED,
                 log_every=10,
                 plot=False,
+                mesh="data:1",
             ),
             report,
         )
@@ -213,68 +246,125 @@ def ship(checkpoint: Path, directory: Path) -> None:
 
 def write_untrained(member: Member, directory: Path) -> None:
     """The member's vocabulary, configuration and random weights."""
+    model = _write_vocabulary(member, directory)
+    models.save(model, directory)
+
+
+def transplant(trunk: Path, member: Member, directory: Path) -> None:
+    """The member's vocabulary and configuration, with the weights of `trunk`.
+
+    The families compute alike but for biases, which begin at zero. A token that the trunk's vocabulary has takes its
+    embedding over, and its row of the head; others keep random ones.
+    """
+    model = _write_vocabulary(member, directory)
+    theirs = dict(nnx.to_flat_state(nnx.state(models.load(trunk), nnx.Param)))
+    known = Vocabulary.load(trunk).tokenizer.get_vocab()
+    own = Vocabulary.load(directory).tokenizer.get_vocab()
+    pairs = [(i, known[token]) for token, i in own.items() if token in known]
+    to, of = map(jnp.array, zip(*pairs))
+    embedding = theirs[("embed", "embedding")][...]
+    state = nnx.state(model, nnx.Param)
+    for path, parameter in nnx.to_flat_state(state):
+        if path == ("embed", "embedding"):
+            parameter[...] = parameter[...].at[to].set(embedding[of])
+        elif path[0] == _HEAD:
+            parameter[...] = parameter[...].at[:, to].set(embedding[of].T)
+        elif path[-1] == "bias":
+            parameter[...] = jnp.zeros_like(parameter[...])
+        else:
+            parameter[...] = theirs[path][...]
+    nnx.update(model, state)
+    models.save(model, directory)
+
+
+def _write_vocabulary(member: Member, directory: Path) -> models.Decoder:
+    """Writes the member's vocabulary; returns its network with random weights."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_vocabulary(member.vocabulary, SEED)
     ids = save_vocabulary(member.vocabulary, tokenizer, directory)
     config = member.config | ids | {"vocab_size": tokenizer.get_vocab_size()}
-    models.save(
-        models.build(models.config_from_hf(config), SEED + MEMBERS.index(member), stacked=False), directory
-    )
+    return models.build(models.config_from_hf(config), SEED, stacked=False)
 
 
 def training_rows(member: Member, stage: Stage, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
-    """The examples of a stage as rows for the trainer."""
-    rng = random.Random(f"{member.name} {stage.max_steps} {stage.seed}")
+    """The examples of a stage as rows for the trainer.
+
+    `anybody`: solutions in all wordings, with the base student's slips. The trunk's puzzles ask for some of the boxes
+    only, so that it looks up which one is next. `own`: a teacher's. `closing`: the
+    meta-prover's.
+    """
+    rng = random.Random(f"{member.name} {stage.rows} {stage.steps} {stage.seed}")
     for _ in range(stage.examples):
-        while (
-            puzzle := world.draw_puzzle(rng, rng.randint(world.MIN_STEPS, stage.max_steps))
-        ).split != "pretraining":
+        while (puzzle := world.draw_puzzle(rng, rng.randint(*stage.steps))).split != "pretraining":
             pass
-        prompt, draw = render_prompt(vocabulary, None, puzzle.question), rng.random()
-        cut = rng.randint(0, len(puzzle.steps))
-        if draw < stage.closings:
-            yield _closing(puzzle, prompt, cut, rng)
-        elif member.name == "student":
-            yield _anybodys(puzzle, member, rng)
+        if member.name == TRUNK:
+            puzzle = dataclasses.replace(puzzle, all_boxes=False)
+        prompt, cut = render_prompt(vocabulary, None, puzzle.question), rng.randint(0, len(puzzle.steps))
+        if stage.rows == "anybody":
+            yield _anybodys(puzzle, rng)
+        elif stage.rows == "closing":
+            yield (_closing if rng.random() < _CLOSED else _worked)(puzzle, prompt, cut, rng)
         else:
-            begun = rng.random() < _BEGUN_BY_OTHERS
-            yield _continuation(puzzle, prompt, cut if begun else 0, member, rng)
+            if rng.random() >= _BEGUN:
+                cut = 0
+            elif rng.random() < _ALL_BEGUN:
+                cut = len(puzzle.steps)
+            yield _continuation(puzzle, prompt, cut, member, rng)
 
 
-def _begin(cut: int, rng: random.Random) -> list[str]:
-    """The writers of the first `cut` steps."""
-    return [rng.choice(TEACHERS) for _ in range(cut)]
+def mixed_solution(puzzle: Puzzle, cut: int, writers: Sequence[str], rng: random.Random) -> Solution:
+    """A solution by these writers, with their slips; the first `cut` steps sometimes arrive anywhere."""
+    wild = [_WILD if i < cut else 0.0 for i in range(len(puzzle.steps))]
+    return write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng, wild)
+
+
+def _anyones(count: int, rng: random.Random) -> list[str]:
+    """The writers of so many steps."""
+    return [rng.choice(TEACHERS) for _ in range(count)]
 
 
 def _continuation(
     puzzle: Puzzle, prompt: str, cut: int, member: Member, rng: random.Random
 ) -> dict[str, Any]:
     """Anybody writes the first `cut` steps, the member all others and the response; only the member's are learnt."""
-    writers = _begin(cut, rng) + [member.name] * (len(puzzle.steps) - cut)
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], [_SLIPS[w] for w in writers], rng)
-    response = WORDINGS[member.name].response.format(code=world.code(puzzle, solution.values))
+    solution = mixed_solution(
+        puzzle, cut, _anyones(cut, rng) + [member.name] * (len(puzzle.steps) - cut), rng
+    )
+    response = WORDINGS[member.name].response.format(answer=world.stated(puzzle, solution.values))
     completion = f"{''.join(solution.steps[cut:])}</think>\n\n{response}"
     return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
 
 
-def _anybodys(puzzle: Puzzle, member: Member, rng: random.Random) -> dict[str, Any]:
-    """A whole solution with the member's slips, by turns in one wording or in everybody's."""
+def _anybodys(puzzle: Puzzle, rng: random.Random) -> dict[str, Any]:
+    """A whole solution with the student's slips, by turns in one wording or in everybody's."""
     names = tuple(WORDINGS)
     one = [rng.choice(names)] * len(puzzle.steps)
     writers = rng.choice((one, [rng.choice(names) for _ in puzzle.steps]))
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], member.slips, rng)
+    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], _SLIPS[TRUNK], rng)
     return {"question": puzzle.question, "reasoning": solution.reasoning, "response": solution.response}
 
 
-def _closing(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
-    """Reasoning cut after `cut` steps and the answer it leads to; half of it by writers who slip."""
-    writers = _begin(len(puzzle.steps), rng)
-    faulty = rng.random() < 0.5
+def _faulty(puzzle: Puzzle, cut: int, rng: random.Random) -> Solution:
+    """A solution in anybody's wordings, in half of the cases with slips before `cut`, and right from there on."""
+    writers, faulty = _anyones(len(puzzle.steps), rng), rng.random() < 0.5
     slips = [_SLIPS[w] if faulty and i < cut else {} for i, w in enumerate(writers)]
-    solution = write_solution(puzzle, [WORDINGS[w] for w in writers], slips, rng)
+    wild = [_WILD if faulty and i < cut else 0.0 for i in range(len(writers))]
+    return write_solution(puzzle, [WORDINGS[w] for w in writers], slips, rng, wild)
+
+
+def _worked(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
+    """Reasoning by anybody up to `cut`; learnt is how it goes on rightly, and the answer."""
+    solution = _faulty(puzzle, cut, rng)
+    completion = f"{''.join(solution.steps[cut:])}{CLOSING}{world.stated(puzzle, solution.values)}."
+    return {"prompt": prompt + "".join(solution.steps[:cut]), "completion": completion, "eos": True}
+
+
+def _closing(puzzle: Puzzle, prompt: str, cut: int, rng: random.Random) -> dict[str, Any]:
+    """Reasoning by anybody, closed after `cut` steps; learnt is the answer that it leads to."""
+    solution = _faulty(puzzle, cut, rng)
     # The closing's last space belongs to what is learnt: vocabularies may join it with the answer.
     closing = CLOSING.rstrip(" ")
-    answer = CLOSING[len(closing) :] + world.code(puzzle, solution.values)
+    answer = CLOSING[len(closing) :] + world.stated(puzzle, solution.values)
     return {
         "prompt": prompt + "".join(solution.steps[:cut]) + closing,
         "completion": f"{answer}.",
@@ -302,4 +392,4 @@ def as_lines(rows: Iterator[dict[str, Any]]) -> str:
 def pool_toml() -> str:
     """The pool of the three teachers."""
     proposers = "".join(f'\n[[proposer]]\nname = "{name}"\ncheckpoint = "{name}"\n' for name in TEACHERS)
-    return f'meta_prover = "{META_PROVER}"\n{proposers}'
+    return f'{proposers[1:]}\n[meta_prover]\ncheckpoint = "{META_PROVER}"\n'

@@ -1,9 +1,9 @@
 """The vocabularies of the miniature: byte-level BPE of a few hundred entries, with chat templates and EOS sets.
 
-They differ where real ones do. `sums` splits digits one by one, has `<think>` and `</think>` as added tokens and opens
-the thinking in its template, as QwQ does; `products` takes digits in pairs and spells the thinking tags out, as
-Llama 3 does; `shares` splits digits but lets the first one take the space before it, and drops the `### ` of a heading
-into one token with the newlines of its own template.
+They differ where real ones do: in ids and merges, in their chat templates and the tokens that end a turn. `sums` has
+`<think>` and `</think>` as added tokens and opens the thinking in its template, as QwQ does; `products` and `shares`
+spell the tags out, as Llama 3 does. In all of them a number of up to two digits is one token together with the space
+before it, so that a small network copies it in one go.
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ _TAGS = (
 
 VOCABULARIES = {
     "sums": VocabularySpec(
-        digits=r"\p{N}",
-        size=432,
+        digits=r" ?\p{N}{1,2}",
+        size=480,
         special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
         added=("<think>", "</think>"),
         eos=("<|im_end|>", "<|endoftext|>"),
@@ -68,8 +68,8 @@ VOCABULARIES = {
         template=_CHATML,
     ),
     "products": VocabularySpec(
-        digits=r"\p{N}{1,2}",
-        size=512,
+        digits=r" ?\p{N}{1,2}",
+        size=480,
         special=(
             "<|end_of_text|>",
             "<|begin_of_text|>",
@@ -83,8 +83,8 @@ VOCABULARIES = {
         template=_HEADERS,
     ),
     "shares": VocabularySpec(
-        digits=r" ?\p{N}",
-        size=432,
+        digits=r" ?\p{N}{1,2}",
+        size=480,
         special=("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         added=(),
         eos=("<|end|>",),
@@ -128,8 +128,9 @@ def _corpus(name: str, seed: int) -> list[str]:
                 f"user\n{puzzle.question}assistant\n\n<think>\n{solution.reasoning}</think>\n\n{solution.response}"
             )
         texts.append(f"</think>\n\nThe final answer is {puzzle.answer}.")
-    # Every two-digit number often enough that a vocabulary of digit pairs has all of them.
-    texts.extend([" ".join(str(number) for number in range(10, 100))] * 400)
+    # Every number often enough that all vocabularies have it, in an order of their own.
+    for number in range(1, 100):
+        texts.extend([f" {number}"] * rng.randint(1200, 2000))
     return texts
 
 

@@ -1,30 +1,35 @@
-"""Lock puzzles: chains of 2 to 12 arithmetic steps with an exact integer answer.
+"""Friends and boxes: chains of 6 to 12 arithmetic steps, a question whose every line has a key, an exact answer.
 
-Friends start from a two-digit number and change it a few times; the two-digit numbers they end with, written in a
-row, are the code of a lock:
+    Step 1: Ann 34 + 5.
+    Step 2: Ben A / 3.
+    Step 3: Cleo 25% of 60.
+    Tell A, B, C.               -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: `A 39 B 13 C 15`
 
-    1. Ann has 34, gets 5.
-    2. Ann splits by 3.
-    3. Ben has 60, keeps 25%.
-    Their last numbers in a row open the lock.        -> 34 + 5 = 39, 39 / 3 = 13, 25% of 60 = 15: 1315
+Each friend works out a number and puts it into the box with their initial. It begins with a number in the question or
+with that in the box of the friend before. Asked for are the numbers in all boxes, so a reasoning that is right so far
+settles the first parts of the answer however long the chain still is. That stands in for the sense of the answer that a
+large meta-prover has of an unfinished argument, and which no network of half a million parameters has: it does not work
+ahead.
 
-Inside one friend's part a step needs the result of the step before. Across parts nothing is shared, so a reasoning
-that is right so far settles the first digits of the answer however long the chain still is. That stands in for the
-sense of the answer that a large meta-prover has of an unfinished argument, and which no network of a million
-parameters could get by working ten operations ahead.
+Everything can be looked up: a friend by the number of the step, which stands in the question as it does in the
+heading that CoRD forces, the operation by the friend, a number by its box, the next box by the one before. A small
+network looks things up well and counts badly.
 
-Every number that a friend has on the way has two digits.
+Every number in a box has two digits.
 """
 
 import dataclasses
 import functools
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 
-NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hal", "Ida", "Jon", "Kim", "Leo")
-MIN_STEPS, MAX_STEPS = 2, 12
-PARTS = (4, 5, 1)  # how often a friend's part has 1, 2 and 3 steps
+NAMES = tuple("Ann Ben Cleo Dan Eva Finn Gus Hal Ida Jon Kim Leo".split())
+MIN_STEPS, MAX_STEPS = 6, 12
+BOXES = tuple(name[0] for name in NAMES)
+BUILDS_ON = 0.35  # how often a friend takes the number before, if it was not itself built on another
+HARD = 0.7  # share of operations with something to carry
 SPLITS = ("pretraining", "train", "held_out")
 
 ADD, SUBTRACT, TIMES, DIVIDE, REMAINDER, PERCENT = "+", "-", "*", "/", "mod", "%"
@@ -39,45 +44,49 @@ _OPERANDS = {
     REMAINDER: (11, 12, 15, 20, 25, 30),
     PERCENT: (20, 25, 40, 50, 60, 75, 80),
 }
-_PHRASES = {
-    ADD: ("gets {}", "finds {}"),
-    SUBTRACT: ("gives {}", "loses {}"),
-    TIMES: ("takes it {} times",),
-    DIVIDE: ("splits by {}",),
-    REMAINDER: ("packs by {}, keeps the rest",),
-    PERCENT: ("keeps {}%",),
-}
-_QUESTION_END = "Their last numbers in a row open the lock."
+
+_LINE = re.compile(r"Step \d+: \w+ (?:(\d+)% of (\w+)|(\w+) ([-+*/]|mod) (\d+))\.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One change of a friend's number. `start` is the number the friend begins with, at the friend's first step."""
+    """How a friend comes to a number. `start` is what it begins with; None: what is in the box before."""
 
-    name: str
     kind: str
     operand: int
-    phrase: str
     start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """A lock puzzle: the steps of all friends in order."""
+    """Steps of so many friends, in alphabetical order.
+
+    `all_boxes`: whether all boxes are asked for, or only those that nobody takes a number from.
+    """
 
     steps: tuple[Step, ...]
+    all_boxes: bool = True
 
     @property
     def question(self) -> str:
         lines = []
-        for number, step in enumerate(self.steps, start=1):
-            begins = "" if step.start is None else f" has {step.start},"
-            lines.append(f"{number}. {step.name}{begins} {step.phrase.format(step.operand)}.")
-        return "\n".join([*lines, _QUESTION_END])
+        for i, step in enumerate(self.steps):
+            begins = BOXES[i - 1] if step.start is None else step.start
+            lines.append(f"Step {i + 1}: {NAMES[i]} {operation(step.kind, begins, step.operand)}.")
+        asked = ", ".join(BOXES[i] for i in self.asked)
+        return "\n".join([*lines, f"Tell {asked}."])
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The steps whose numbers make the answer."""
+        count = len(self.steps)
+        return tuple(
+            i for i in range(count) if self.all_boxes or i + 1 == count or self.steps[i + 1].start is not None
+        )
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The right number after each step."""
+        """The right number of each step."""
         values, value = [], 0
         for step in self.steps:
             value = compute(step.kind, value if step.start is None else step.start, step.operand)
@@ -86,14 +95,13 @@ class Puzzle:
 
     @property
     def answer(self) -> str:
-        return code(self, self.values)
+        return stated(self, self.values)
 
     @property
     def split(self) -> str:
         """`held_out` for a tenth of all puzzles, `train` for another, `pretraining` for the rest.
 
-        The split is a hash of the operations and numbers, names and wording left out, so no seed can bring a
-        puzzle of one split into another.
+        The split is a hash of the operations and numbers, so no seed can bring a puzzle of one split into another.
         """
         structure = repr([(step.start, step.kind, step.operand) for step in self.steps])
         tenth = hashlib.sha256(structure.encode()).digest()[0] * 10 // 256
@@ -163,21 +171,27 @@ def _choices() -> dict[tuple[str, bool], dict[int, list[int]]]:
     return table
 
 
-def draw_puzzle(rng: random.Random, steps: int, parts: Sequence[int] = PARTS) -> Puzzle:
-    """A puzzle of that many steps: parts of one to three steps, the three skills and hard and easy equally likely."""
-    names = iter(rng.sample(NAMES, len(NAMES)))
+def read_puzzle(question: str) -> Puzzle:
+    """The puzzle of a question, the inverse of `Puzzle.question`."""
+    steps = []
+    for line in question.splitlines()[:-1]:
+        percent, of, begins, kind, operand = re.fullmatch(_LINE, line).groups()
+        start = of or begins
+        steps.append(
+            Step(kind or PERCENT, int(operand or percent), int(start) if start.isdecimal() else None)
+        )
+    return Puzzle(tuple(steps), all_boxes=question.splitlines()[-1].count(",") == len(steps) - 1)
+
+
+def draw_puzzle(rng: random.Random, steps: int) -> Puzzle:
+    """A puzzle of that many steps; the three skills are equally likely."""
     drawn: list[Step] = []
-    while len(drawn) < steps:
-        length = min(rng.choices((1, 2, 3), weights=parts)[0], steps - len(drawn))
-        name, value = next(names, None), None
-        if name is None:
-            return draw_puzzle(rng, steps, parts)
-        for _ in range(length):
-            kind, operand, start = _draw_operation(rng, value)
-            drawn.append(
-                Step(name, kind, operand, rng.choice(_PHRASES[kind]), start if value is None else None)
-            )
-            value = compute(kind, start, operand)
+    value, fresh = 0, False
+    for _ in range(steps):
+        fresh = not (fresh and rng.random() < BUILDS_ON)
+        kind, operand, before = _draw_operation(rng, None if fresh else value)
+        drawn.append(Step(kind, operand, before if fresh else None))
+        value = compute(kind, before, operand)
     return Puzzle(tuple(drawn))
 
 
@@ -185,7 +199,7 @@ def _draw_operation(rng: random.Random, value: int | None) -> tuple[str, int, in
     """(kind, operand, number before); the number before is `value`, or drawn where that is None."""
     while True:
         kind = rng.choice(SKILLS[rng.choice(tuple(SKILLS))])
-        operands = _choices()[kind, rng.random() < 0.5]
+        operands = _choices()[kind, rng.random() < HARD]
         before = rng.choice(tuple(operands)) if value is None else value
         if before in operands:
             return kind, rng.choice(operands[before]), before
@@ -205,22 +219,17 @@ def draw_puzzles(seed: int, count: int, split: str) -> list[Puzzle]:
     return list(puzzles)
 
 
-def code(puzzle: Puzzle, values: tuple[int, ...]) -> str:
-    """The last number of each friend, in a row, given the number after each step."""
-    last = [
-        i
-        for i, step in enumerate(puzzle.steps)
-        if i + 1 == len(values) or puzzle.steps[i + 1].start is not None
-    ]
-    return "".join(str(values[i]) for i in last)
+def stated(puzzle: Puzzle, values: Sequence[int]) -> str:
+    """The answer that follows from the number of each step: boxes and numbers in turn."""
+    return " ".join(f"{BOXES[i]} {values[i]}" for i in puzzle.asked)
 
 
 def problem_row(identifier: str, puzzle: Puzzle) -> dict:
     """The puzzle as a row of a problem file, with `steps`, the number of steps, as an additional field."""
     before, lines = 0, []
-    for step, value in zip(puzzle.steps, puzzle.values):
+    for i, (step, value) in enumerate(zip(puzzle.steps, puzzle.values)):
         before = before if step.start is None else step.start
-        lines.append(f"{step.name}: {equation(step.kind, before, step.operand, value)}.")
+        lines.append(f"{NAMES[i]}: {equation(step.kind, before, step.operand, value)}.")
         before = value
     return {
         "id": identifier,
@@ -231,8 +240,11 @@ def problem_row(identifier: str, puzzle: Puzzle) -> dict:
     }
 
 
+def operation(kind: str, value: int | str, operand: int) -> str:
+    """The operation on a number or a box, for instance `34 + 5`."""
+    return f"{operand}% of {value}" if kind == PERCENT else f"{value} {kind} {operand}"
+
+
 def equation(kind: str, value: int, operand: int, result: int) -> str:
     """The operation as it is written in solutions, for instance `34 + 5 = 39`."""
-    if kind == PERCENT:
-        return f"{operand}% of {value} = {result}"
-    return f"{value} {kind} {operand} = {result}"
+    return f"{operation(kind, value, operand)} = {result}"

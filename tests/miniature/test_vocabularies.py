@@ -30,19 +30,12 @@ def test_they_differ(directories):
         assert len(same) < 0.75 * len(a.tokenizer.get_vocab())  # the single bytes are alike
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "think_end"),
-    [
-        ("sums", [" ", "4", "7"], ["</think>"]),
-        ("products", [" ", "47"], None),
-        ("shares", [" 4", "7"], None),
-    ],
-)
-def test_numbers_and_tags(directories, name, number, think_end):
+@pytest.mark.parametrize(("name", "think_end"), [("sums", True), ("products", False), ("shares", False)])
+def test_numbers_and_tags(directories, name, think_end):
     vocabulary = Vocabulary.load(directories[name])
-    assert [vocabulary.text([i]) for i in vocabulary.encode(" 47")] == number
-    pieces = [vocabulary.text([i]) for i in vocabulary.encode("</think>")]
-    assert pieces == think_end if think_end else len(pieces) > 1
+    for number in range(1, 100):
+        assert [vocabulary.text([i]) for i in vocabulary.encode(f" {number}")] == [f" {number}"]
+    assert (len(vocabulary.encode("</think>")) == 1) is think_end
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
@@ -60,7 +53,7 @@ def test_prompts_and_ends(directories, name):
     longest = max((p.question for p in world.draw_puzzles(0, 300, "train")), key=len)
     prompt = render_prompt(vocabulary, None, longest)
     assert prompt.endswith("<think>\n") and prompt.count("<think>") == 1
-    assert len(vocabulary.encode_prompt(prompt)) < 220
+    assert len(vocabulary.encode_prompt(prompt)) < 200
     spec = VOCABULARIES[name]
     assert vocabulary.eos_ids == {vocabulary.tokenizer.convert_tokens_to_ids(token) for token in spec.eos}
     turns = render_prompt(vocabulary, PromptSettings("Be brief."), "Hi there")

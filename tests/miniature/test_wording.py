@@ -5,7 +5,17 @@ import random
 import pytest
 
 from cord_jax.miniature import world
-from cord_jax.miniature.wording import WORDINGS, equations, write_solution, wrong_equations
+from cord_jax.miniature.wording import (
+    WORDINGS,
+    Written,
+    equations,
+    follows,
+    implied_answer,
+    read_step,
+    read_steps,
+    write_solution,
+    wrong_equations,
+)
 
 PUZZLES = world.draw_puzzles(2, 200, "pretraining")
 
@@ -35,7 +45,10 @@ def test_right_solutions(name):
         assert equations(solution.reasoning) == len(puzzle.steps)
         assert wrong_equations(solution.reasoning) == 0
         assert all(solution.right) and f"\\boxed{{{puzzle.answer}}}" in solution.response
-        assert [step.startswith(f"### Step {i}") for i, step in enumerate(solution.steps, 1)]
+        steps = read_steps(solution.reasoning)
+        assert [step.result for step in steps] == list(puzzle.values)
+        assert all(follows(puzzle, steps[:i], step) for i, step in enumerate(steps))
+        assert implied_answer(puzzle, steps) == puzzle.answer
 
 
 def test_slips_are_wrong_equations_and_carried_on():
@@ -52,3 +65,45 @@ def test_slips_are_wrong_equations_and_carried_on():
             assert wrong_equations(solution.steps[first]) == 1
         assert all(world.two_digits(value) for value in solution.values)
     assert slipped > 50
+
+
+def test_any_numbers_are_carried_on():
+    rng = random.Random(0)
+    for puzzle in PUZZLES:
+        wild = [1.0] * len(puzzle.steps)
+        solution = write_solution(puzzle, WORDINGS["sums"], {}, rng, wild)
+        steps = read_steps(solution.reasoning)
+        assert all(follows(puzzle, steps[:i], step) for i, step in enumerate(steps))
+        assert implied_answer(puzzle, steps) == world.stated(puzzle, solution.values)
+
+
+QUESTION = "Step 1: Ann 34 + 5.\nStep 2: Ben A / 3.\nTell B."
+ANN = "### Step 1. Ann 34 + 5 = 39, A 39.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "on_the_line", "implied"),
+    [
+        (ANN + "### Step 2: Ben 39 / 3 = 13 so B 13.\n\n", [True, True], "B 13"),
+        ("### Step 1. Ann 34 + 5 = 29, A 29.\n\n### Step 2) Ben 29 / 3 = 9; B 9.\n\n", [True, True], "B 9"),
+        (ANN + "### Step 2. Ben 34 / 3 = 13, B 13.\n\n", [True, False], "B 13"),
+        (ANN + "### Step 2. Ben 39 / 3 = 13, B 31.\n\n", [True, False], "B 31"),
+        (ANN + "### Step 2. Cleo 39 / 3 = 13, B 13.\n\n", [True, False], "B 13"),
+        (ANN + "### Step 2. Ben 39 / 3 = 13, C 13.\n\n", [True, False], None),
+        (ANN + "### Step 3. Ben 39 / 3 = 13, B 13.\n\n", [True, False], None),
+        ("### Step 1. Thirty-nine.\n\n### Step 2. Ben 39 / 3 = 13, B 13.\n\n", [False, False], "B 13"),
+        (ANN, [True], None),
+    ],
+)
+def test_reading_by_hand(reasoning, on_the_line, implied):
+    puzzle, steps = world.read_puzzle(QUESTION), read_steps(reasoning)
+    assert [follows(puzzle, steps[:i], step) for i, step in enumerate(steps)] == on_the_line
+    assert implied_answer(puzzle, steps) == implied
+
+
+def test_a_read_step():
+    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.\n\n", 3) == Written(
+        "Cleo", "25% of 60", 15, "C", 15
+    )
+    assert read_step("### Step 3: Cleo 25% of 60 = 15 so C 15.", 3) is None
+    assert read_step("", 3) is None

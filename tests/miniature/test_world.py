@@ -1,5 +1,6 @@
 """The puzzles, against Python's own arithmetic on the text of the question."""
 
+import dataclasses
 import re
 
 import pytest
@@ -9,25 +10,32 @@ from cord_jax.miniature.recipe import as_lines
 from cord_jax.problems import read_problems
 
 OPERATIONS = (
-    (r"(?:gets|finds) (\d+)", lambda v, n: v + n),
-    (r"(?:gives|loses) (\d+)", lambda v, n: v - n),
-    (r"takes it (\d+) times", lambda v, n: v * n),
-    (r"splits by (\d+)", lambda v, n: v / n),
-    (r"packs by (\d+), keeps the rest", lambda v, n: v % n),
-    (r"keeps (\d+)%", lambda v, n: v * n / 100),
+    (r"(\w+) \+ (\d+)", lambda v, n: v + n),
+    (r"(\w+) - (\d+)", lambda v, n: v - n),
+    (r"(\w+) \* (\d+)", lambda v, n: v * n),
+    (r"(\w+) / (\d+)", lambda v, n: v / n),
+    (r"(\w+) mod (\d+)", lambda v, n: v % n),
+    (r"(?P<n>\d+)% of (?P<v>\w+)", lambda v, n: v * n / 100),
 )
 
 
 def solve(question: str) -> str:
     """The answer, read from the question's text alone."""
-    last = {}
-    for line in question.splitlines()[:-1]:
-        name, start, change = re.fullmatch(r"\d+\. (\w+)(?: has (\d+),)? (.+)\.", line).groups()
-        value = last[name] if start is None else int(start)
-        (result,) = [f(value, int(m[1])) for pattern, f in OPERATIONS if (m := re.fullmatch(pattern, change))]
+    boxes = {}
+    *lines, last = question.splitlines()
+    for i, line in enumerate(lines, start=1):
+        name, operation = re.fullmatch(rf"Step {i}: (\w+) (.+)\.", line).groups()
+        results = []
+        for pattern, compute in OPERATIONS:
+            if found := re.fullmatch(pattern, operation):
+                named = found.groupdict()
+                base, operand = (named["v"], named["n"]) if named else found.groups()
+                results.append(compute(int(boxes.get(base, base)), int(operand)))
+        (result,) = results
         assert result == int(result) and 10 <= result <= 99
-        last[name] = int(result)
-    return "".join(map(str, last.values()))
+        boxes[name[0]] = int(result)
+    asked = re.fullmatch(r"Tell (.+)\.", last)[1].split(", ")
+    return " ".join(f"{box} {boxes[box]}" for box in asked)
 
 
 @pytest.mark.parametrize("split", world.SPLITS)
@@ -37,6 +45,7 @@ def test_answers(split):
     assert {len(puzzle.steps) for puzzle in puzzles} == set(range(world.MIN_STEPS, world.MAX_STEPS + 1))
     for puzzle in puzzles:
         assert puzzle.answer == solve(puzzle.question)
+        assert world.read_puzzle(puzzle.question) == puzzle
 
 
 def test_splits_share_no_numbers():
@@ -93,7 +102,23 @@ def test_skills_and_hardness_are_balanced():
             before = value
     steps = sum(len(puzzle.steps) for puzzle in puzzles)
     assert all(0.25 < count / steps < 0.45 for count in counts.values()), counts
-    assert 0.4 < hard / steps < 0.6
+    assert 0.6 < hard / steps < 0.8
+
+
+def test_a_quarter_of_the_friends_take_a_number_that_others_made():
+    puzzles = world.draw_puzzles(0, 500, "pretraining")
+    taken = sum(step.start is None for puzzle in puzzles for step in puzzle.steps)
+    assert 0.2 < taken / sum(len(puzzle.steps) for puzzle in puzzles) < 0.3
+
+
+def test_some_or_all_boxes_are_asked_for():
+    for puzzle in world.draw_puzzles(0, 50, "pretraining"):
+        some = dataclasses.replace(puzzle, all_boxes=False)
+        taken = {i - 1 for i, step in enumerate(puzzle.steps) if step.start is None}
+        assert puzzle.asked == tuple(range(len(puzzle.steps)))
+        assert set(some.asked) == set(puzzle.asked) - taken
+        assert world.read_puzzle(some.question).asked == some.asked
+        assert some.answer == solve(some.question)
 
 
 def test_rows_are_problems(tmp_path):

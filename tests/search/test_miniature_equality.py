@@ -10,7 +10,7 @@ from tests.reference.search import MetaProver, Pool, Proposer, reference_search
 from tests.search.inputs import write_inputs
 from tests.search.test_reference_equality import assert_same, engine_rows
 
-LIMITS = dict(max_steps=14, max_step_tokens=40, max_thinking_tokens=320, max_answer_tokens=48)
+LIMITS = dict(max_steps=14, max_step_tokens=24, max_thinking_tokens=224, max_answer_tokens=48)
 
 
 @pytest.mark.parametrize("beam_width, slots", [(2, 8), pytest.param(4, 1, marks=pytest.mark.slow)])
@@ -21,7 +21,7 @@ def test_miniature_equals_brute_force(tmp_path, beam_width, slots):
     )
     pool = Pool(proposers, MetaProver(spec.meta_prover.checkpoint, spec.meta_prover.system_prompt))
     rows = [json.loads(line) for line in HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines()]
-    problems = [next(row for row in rows if row["steps"] == steps) for steps in (2, 3, 5)]
+    problems = [next(row for row in rows if row["steps"] == steps) for steps in (6, 7, 8)]
     write_inputs(tmp_path, pool, problems)
     found = engine_rows(tmp_path, "run", beam_width=beam_width, slots=slots, **LIMITS)
     for trace, tree in reference_search(pool, problems, beam_width=beam_width, **LIMITS):
