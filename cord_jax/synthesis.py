@@ -17,7 +17,7 @@ from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.decoys import choose_decoys
 from cord_jax.engine.engine import Engine
-from cord_jax.engine.harvest import read_trace, read_tree
+from cord_jax.engine.harvest import read_response, read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
@@ -79,7 +79,7 @@ def synthesize(
             pending, recorded = _agree(problems, None, None)
             for finished in engine.run(pending, recorded=recorded):
                 if config.judge is not None:  # it lies on the devices of all processes
-                    read_trace(finished, problems[finished.problem], teachers, grader, provenance)
+                    read_response(finished, problems[finished.problem], teachers, grader)
             return {}
         environment = settings_of.free(config) | {"device": device_name(mesh)}
         with open_run(config.output_dir, **run_is, environment=environment) as run:

@@ -18,12 +18,16 @@ common.define_distributed(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
-    """Runs the synthesis and prints its summary."""
+    """Runs the synthesis; prints the answers to questions that nobody has an answer to, and the summary."""
     config = flags_of.config_of(SynthesisConfig, values)
     from cord_jax.synthesis import synthesize
 
+    def say(written: int, problems: int, trace) -> None:
+        if trace.answer is None:
+            print(f"{trace.id}: {trace.predicted_answer or trace.response}", flush=True)
+
     common.start_devices(values)
-    summary = synthesize(config)
+    summary = synthesize(config, say)
     if summary:  # only process 0 has one
         print(json.dumps(summary, indent=2, ensure_ascii=False))
 

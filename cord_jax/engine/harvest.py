@@ -49,6 +49,26 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
     return rows
 
 
+def read_response(
+    finished: Finished, problem: Problem, teachers: Teachers, grader: Grader
+) -> tuple[str | None, str | None, bool | None]:
+    """The response of a finished search, the answer that it states, and whether it is right.
+
+    Without a response it is wrong, and without a gold answer nobody knows.
+    """
+    correct = False if problem.forms else None
+    if finished.stuck:
+        return None, None, correct
+    writer = (finished.winner - 1) % len(teachers.names)
+    vocabulary = next(r.vocabulary for r in teachers.readers if writer in r.proposers)
+    answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
+    response = vocabulary.text(answer)
+    predicted = predicted_answer(response)
+    if problem.forms:
+        (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
+    return response, predicted, correct
+
+
 def read_trace(
     finished: Finished, problem: Problem, teachers: Teachers, grader: Grader, provenance: Provenance
 ) -> Trace:
@@ -76,20 +96,12 @@ def read_trace(
         )
         for k, name in enumerate(names)
     }
-    if finished.stuck:
-        status, response, predicted, correct = "stuck", None, None, False if problem.forms else None
-    else:
+    status = "stuck"
+    if not finished.stuck:
         status = {"think_end": "complete", "eos": "complete", "budget": "budget"}.get(
             steps[-1].ended, "max_steps"
         )
-        writer = (finished.winner - 1) % len(names)
-        vocabulary = next(r.vocabulary for r in teachers.readers if writer in r.proposers)
-        answer = finished.answer[:-1] if finished.answer[-1] in vocabulary.eos_ids else finished.answer
-        response = vocabulary.text(answer)
-        predicted = predicted_answer(response)
-        correct = None
-        if problem.forms:
-            (correct,) = grader.grade_responses([Submission(problem, response, predicted)])
+    response, predicted, correct = read_response(finished, problem, teachers, grader)
     perplexity, decoy_scores = None, None
     if problem.forms and any(step.text for step in steps):
         if finished.review is None:
