@@ -1,17 +1,28 @@
-"""The whole quickstart on a few puzzles: what must hold of any run, and what it leaves."""
+"""The whole quickstart on a few puzzles, by its command: what must hold of any run, and what it leaves."""
 
 import json
+import os
+import subprocess
+import sys
 
-from cord_jax.miniature.config import QuickstartConfig
-from cord_jax.miniature.quickstart import METHODS, quickstart
+from cord_jax.miniature.quickstart import METHODS
 from cord_jax.miniature.report import NAMES
 from cord_jax.miniature.wording import wrong_equations
+from tests.conftest import REPOSITORY
+
+
+def run(directory):
+    """What the command says, and its summary; on as many devices as there are cores, not on the tests' eight."""
+    sizes = ("--train_problems=16", "--held_out_problems=8", "--samples=1")
+    command = [sys.executable, "-m", "launch.quickstart", f"--output_dir={directory}", *sizes]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    said = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    return said.stdout, json.loads((directory / "summary.json").read_text())
 
 
 def test_end_to_end(tmp_path):
-    said = []
-    config = QuickstartConfig(tmp_path, train_problems=16, held_out_problems=8, samples=1)
-    summary = quickstart(config, said.append)
+    said, summary = run(tmp_path)
 
     found = summary["decomposition"]
     for cord in ("cord", "cord_filtered"):
@@ -20,9 +31,8 @@ def test_end_to_end(tmp_path):
         assert found[cord]["wrong_lines"] < 0.05
     check_filter(tmp_path / "seed_0" / "cord_filtered")
 
-    assert summary == json.loads((tmp_path / "summary.json").read_text())
     report = (tmp_path / "report.txt").read_text()
-    assert report.strip() in "\n".join(said)
+    assert report.strip() in said
     assert set(summary["accuracy"]) == set(NAMES)
     for name in NAMES.values():
         assert name in report
@@ -31,7 +41,7 @@ def test_end_to_end(tmp_path):
         assert len((tmp_path / "seed_0" / method / "traces.jsonl").read_text().splitlines()) == 16
         assert (tmp_path / "seed_0" / f"student_after_{method}" / "hf" / "config.json").exists()
 
-    again = quickstart(config, said.append)  # nothing is run again
+    _, again = run(tmp_path)  # nothing is run again
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in summary.items() if k != "seconds"
     }
