@@ -14,6 +14,7 @@ from tests.search.inputs import LIMITS, make_engine, outcomes, write_inputs
 FLAGS = overhead.FLAGS
 
 
+@pytest.mark.slow
 def test_parts_of_rounds_find_what_the_engine_finds(tmp_path):
     write_inputs(tmp_path, write_pool(tmp_path, 1), PROBLEMS)
     mesh = parse_mesh("data:1,model:1")

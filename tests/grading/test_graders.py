@@ -127,7 +127,9 @@ def test_an_interruption_is_quiet(tmp_path):
     """Ctrl-C goes to every process of the terminal's group: the workers say nothing, and none is left."""
     process = run_script(
         tmp_path,
+        "import signal\n"
         "from cord_jax.grading import open_grader\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         "with open_grader('auto', workers=1, deadline_seconds=60) as grader:\n"
         "    grader.grade([('2\\\\sqrt{3}', ('\\\\sqrt{12}',))])\n"
         "    print(next(iter(grader._workers._processes.values())).pid, flush=True)\n"

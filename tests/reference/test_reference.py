@@ -375,7 +375,7 @@ def test_ties_go_to_the_carried_then_to_the_lower_beam_then_to_the_lower_propose
     from .search import ProblemSearch, Settings
 
     settings = Settings("cord", "prompt", 9, 1, 1, 1, 1, "")
-    search = ProblemSearch(Pool((), MetaProver("")), [], _Silent(), tiny.PROBLEMS[0], settings)
+    search = ProblemSearch(Pool((), MetaProver("")), [], _Silent(), tiny.PROBLEMS[0], [], settings)
     entries = [
         (0, 1, 0.5, False),
         (0, 0, 0.5, False),

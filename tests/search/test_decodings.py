@@ -46,6 +46,7 @@ def test_selectors_and_decoys_equal_brute_force(pools, settings):
         assert_same(found[trace["id"]], (trace, tree))
 
 
+@pytest.mark.slow
 def test_random_draws_depend_on_the_problem_alone(pools):
     directory, _ = pools("prompt", 1)
     runs = [
@@ -82,7 +83,7 @@ def test_questions_without_answers(pools, tmp_path):
     "settings",
     [
         dict(reward_of="min", beam_width=2),
-        dict(reward_of="mean", method="curation", beam_width=2),
+        pytest.param(dict(reward_of="mean", method="curation", beam_width=2), marks=pytest.mark.slow),
         pytest.param(dict(reward_of="last", beam_width=2), marks=pytest.mark.slow),
         pytest.param(dict(reward_of="product", beam_width=2), marks=pytest.mark.slow),
         pytest.param(dict(reward_of="last", method="curation", beam_width=2), marks=pytest.mark.slow),

@@ -116,6 +116,7 @@ def test_devices_change_nothing(directory, expected, mesh):
     assert outcomes(engine) == expected
 
 
+@pytest.mark.slow
 def test_long_answers_are_written_in_pieces(directory):
     whole = outcomes(make_engine(directory, slots=3, max_step_tokens=20, max_answer_tokens=20))
     pieces = outcomes(make_engine(directory, slots=3, max_step_tokens=20, max_answer_tokens=50))

@@ -130,7 +130,11 @@ def interrupted_rows(directory, monkeypatch, output, **settings):
 
 @pytest.mark.parametrize(
     "segmentation, method",
-    [("prompt", "cord"), pytest.param("prefix", "cord", marks=pytest.mark.slow), ("prompt", "curation")],
+    [
+        ("prompt", "cord"),
+        pytest.param("prefix", "cord", marks=pytest.mark.slow),
+        pytest.param("prompt", "curation", marks=pytest.mark.slow),
+    ],
 )
 def test_filters_equal_brute_force(pools, monkeypatch, segmentation, method):
     """In a run that was interrupted, too: filters read what steps said before the interruption."""
