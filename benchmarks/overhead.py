@@ -177,7 +177,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
         result[name] = {
             "first_seconds": first,
             "tokens": {kind: count / len(problems) for kind, count in tokens.items()},
-            "steps": float(np.mean([finished.steps for finished in found])),
+            "steps": float(np.mean([len(finished.texts) for finished in found])),
             "proposal_tokens": np.quantile(sampled, (0.05, 0.5, 0.95)).tolist(),
             "seconds": [],
         }
