@@ -5,7 +5,7 @@ A row is a JSON object of one of three kinds:
 - a trace, as `launch.synthesize` writes it: `question`, `reasoning`, `response`, and optionally `context`,
   `id`, `correct`, `score`. The prompt is the student's own template, ending in `<think>` and a newline;
   learnt is reasoning + `</think>` + blank line + response + EOS. Rows without a response (`stuck`) are not
-  used.
+  used. The `messages` of a trace are for other trainers, and not read here.
 - a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt. Its
   reasoning stands in `reasoning_content`, or in the content between `<think>` and `</think>`. The prompt is
   the template over the messages before it. A message without reasoning is learnt as it is, or, where the
@@ -161,7 +161,7 @@ def _prompt_and_target(
     row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings
 ) -> tuple[str, str, bool]:
     """The prompt, the text that is learnt, and whether EOS follows. Raises: ValueError with the reason."""
-    if "messages" in row:
+    if "messages" in row and "reasoning" not in row:  # traces have both
         return _conversation(row["messages"], vocabulary, settings)
     if "completion" in row:
         _need_text(row, "prompt", "completion")

@@ -49,6 +49,17 @@ def test_a_trace(tmp_path, vocabulary):
     assert example.id == "p1"
 
 
+def test_the_messages_of_a_trace_are_not_read(tmp_path, vocabulary):
+    """Rows of `traces.jsonl` have both; what is learnt keeps the blank line between reasoning and `</think>`."""
+    messages = [
+        {"role": "user", "content": "other"},
+        {"role": "assistant", "content": "<think>\no</think>\n\nx"},
+    ]
+    (plain,), _ = read(tmp_path, [TRACE], vocabulary)
+    (both,), _ = read(tmp_path, [TRACE | {"messages": messages}], vocabulary)
+    assert parts(both, vocabulary) == parts(plain, vocabulary)
+
+
 def test_context_and_system_prompt(tmp_path, vocabulary):
     (example,), _ = read(
         tmp_path, [{**TRACE, "context": "A table."}], vocabulary, prompt=PromptSettings("Think.")
