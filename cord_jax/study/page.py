@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def write_page(config):
+    return config.output_dir
