@@ -14,7 +14,7 @@ from cord_jax.miniature.recipe import META_PROVER, TEACHERS
 from cord_jax.miniature.world import MAX_STEPS, MIN_STEPS
 
 # So many times the puzzles, and a rival of CoRD has processed about as many tokens as CoRD (docs/evidence.md).
-EQUAL_COMPUTE = 2.4
+EQUAL_COMPUTE = 2.0
 _CORD = {"method": "cord"}
 _CURATION = {"method": "curation"}
 
