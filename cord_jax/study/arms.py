@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from cord_jax import names
-from cord_jax.errors import UserError
-from cord_jax.miniature.recipe import META_PROVER, TEACHERS
-from cord_jax.miniature.world import MAX_STEPS, MIN_STEPS
+from cord_jax import names, settings
+from cord_jax.miniature.world import MAX_STEPS, MIN_STEPS, SKILLS
 
+TEACHERS, META_PROVER = tuple(SKILLS), "prover"
 # So many times the puzzles, and a rival of CoRD has processed about as many tokens as CoRD (docs/evidence.md).
 EQUAL_COMPUTE = 2.0
 _CORD = {"method": "cord"}
@@ -152,7 +151,7 @@ _OTHERS = (
     *_pair("warm", "temperature 1", "conditions", temperature=1.0),
     *_pair("hot", "temperature 1.5", "conditions", temperature=1.5),
     Writing("curation_filtered", "curation + filter", ("filters",), {**_CURATION, "filters": "arithmetic"}),
-    Writing("integration", "integration", ("integration",), {"method": "integration"}),
+    Writing("integration", "integration", ("methods",), {"method": "integration"}),
 )
 WRITINGS = (*_LEAD, *_OTHERS)
 
@@ -212,9 +211,7 @@ def choose(text: str) -> tuple[Arm, ...]:
     for name in asked:
         found = [arm for arm in IN_ORDER if name == arm.name or name in arm.groups]
         if not found:
-            raise UserError(
-                f"--arms={name}: no such arm; the groups are {', '.join(GROUPS)}, the arms {', '.join(BY_NAME)}"
-            )
+            raise settings.refusal("arms", name, f"names of arms or of groups: {', '.join(GROUPS)}")
         chosen |= {arm.name for arm in found}
         chosen |= {arm.traces for arm in found if isinstance(arm, Learner) and arm.traces is not None}
     return tuple(arm for arm in IN_ORDER if arm.name in chosen)

@@ -5,6 +5,7 @@ from pathlib import Path
 from cord_jax import settings
 from cord_jax.config import OUTPUT_HELP
 from cord_jax.settings import configuration, setting
+from cord_jax.study import arms
 
 
 @configuration
@@ -17,6 +18,7 @@ class StudyConfig:
         help="names of arms or of groups of arms, comma-separated; empty takes all. Students bring the traces they learn "
         "from",
         changes_result=False,
+        check=arms.choose,
     )
     seeds: int = setting(default=5, help="how often everything is repeated", at_least=1, changes_result=False)
     seed: int = setting(default=0, help="the first seed", at_least=0, changes_result=False)

@@ -62,18 +62,18 @@ def _digest(name: str) -> str:
 
 def add_noise(checkpoint: Path, strength: float, directory: Path) -> None:
     """Writes a checkpoint whose matrices are disturbed; the same strength gives the same noise."""
-    import jax
+    import numpy as np
     from flax import nnx
 
     import models
 
     model = models.load(checkpoint)
-    state, key = nnx.state(model, nnx.Param), jax.random.key(0)
-    for number, (_, parameter) in enumerate(nnx.to_flat_state(state)):
+    state, rng = nnx.state(model, nnx.Param), np.random.default_rng(0)
+    for _, parameter in nnx.to_flat_state(state):
         values = parameter[...]
         if values.ndim > 1:
-            noise = jax.random.normal(jax.random.fold_in(key, number), values.shape, values.dtype)
-            parameter[...] = values + strength * values.std() * noise
+            noise = rng.standard_normal(values.shape, np.float32)
+            parameter[...] = values + strength * np.std(np.asarray(values)) * noise
     nnx.update(model, state)
     unfinished = directory.with_name(directory.name + ".unfinished")
     models.save(model, unfinished, source=checkpoint)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cord_jax.miniature.recipe import TEACHERS
+from cord_jax.study.arms import TEACHERS
 
 RIVALS = (*(f"only_{name}" for name in TEACHERS), "random", "curation", "curation_x2")
 

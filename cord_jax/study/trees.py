@@ -192,7 +192,8 @@ def similarity(puzzles: Sequence[tuple[str, Sequence[Row]]]) -> dict[str, dict[s
     for i, one in enumerate(teachers):
         for other in teachers[i + 1 :]:
             shared = [len(a & b) / max(1, len(a | b)) for a, b in zip(words[one], words[other], strict=True)]
-            errors = np.corrcoef(numbers[one] != truth, numbers[other] != truth)[0, 1]
+            with np.errstate(invalid="ignore"):  # a teacher without any error, or with nothing else
+                errors = np.corrcoef(numbers[one] != truth, numbers[other] != truth)[0, 1]
             table[f"{one}, {other}"] = {
                 "numbers": round(float(np.mean(numbers[one] == numbers[other])), 4),
                 "words": round(float(np.mean(shared)), 4),
