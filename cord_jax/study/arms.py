@@ -100,7 +100,7 @@ def _pair(name: str, label: str, group: str, share: float = 0.5, **changes: Any)
     )
 
 
-NOISE = (0.1, 0.2, 0.3, 0.4, 0.6)
+NOISE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 _LEAD = (
     Writing("cord", "CoRD", ("lead",), {**_CORD, "decoys": 3}),
     Writing("cord_filtered", "CoRD + filter", ("lead",), {**_CORD, "filters": "arithmetic", "decoys": 3}),
