@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from cord_jax import files
 from cord_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -64,9 +65,9 @@ class JsonLines:
         if self.path.exists():
             _cut_torn_line(self.path)
 
-    def read(self) -> list[dict[str, Any]]:
-        """All rows, in the order they were written. `UserError` names a line that is not a JSON object."""
-        return list(read_lines(self.path)) if self.path.exists() else []
+    def read(self, needs: Mapping[str, type] = {}) -> list[dict[str, Any]]:
+        """All rows, in the order they were written; arguments and errors as of `read_lines`."""
+        return list(read_lines(self.path, needs)) if self.path.exists() else []
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
@@ -80,22 +81,25 @@ class JsonLines:
         write_atomically(self.path, _encode_lines(rows))
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
     """The rows of a file that a run writes, one after another; a last line without its end is passed over.
 
-    Raises: `UserError` that names a line which is not a JSON object.
+    Args:
+      needs: fields that every row must have, with their types.
+
+    Raises: `UserError` that names a line which is not a JSON object, or lacks a field.
     """
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _damaged(path, number, str(error)) from None
-            if not isinstance(row, dict):
-                raise _damaged(path, number, "not a JSON object")
-            yield row
+    for number, line in files.read_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            row = files.parse_row(line)
+        except ValueError as error:
+            raise _damaged(path, number, str(error)) from None
+        for name, kind in needs.items():
+            if not isinstance(row.get(name), kind):
+                raise _damaged(path, number, f'field "{name}" is missing or of another type')
+        yield row
 
 
 @dataclasses.dataclass(frozen=True)
