@@ -234,19 +234,26 @@ def save(
     hf.pop("torch_dtype", None)
     hf.setdefault("model_type", model.config.family)
     hf["dtype"] = dtype.name
-    (directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
+    _anew(directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
     for file in () if source is None else companions_of(source):
-        shutil.copyfile(file, directory / file.name)
+        shutil.copyfile(file, _anew(directory / file.name))
     for old in ("model.safetensors", "model.safetensors.index.json"):
         (directory / old).unlink(missing_ok=True)  # either would be read instead of the new files
     for file, tensors in files.items():
         entries = [(name, dtype, shape) for name, shape in tensors.items()]
-        safetensors.write_file(directory / file, entries, gather_tensors(tensors, parts, parameters))
+        safetensors.write_file(_anew(directory / file), entries, gather_tensors(tensors, parts, parameters))
     if len(files) > 1:
         places = {name: file for file, tensors in files.items() for name in tensors}
         size = sum(array.nbytes for array in parameters.values())
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _anew(file: Path) -> Path:
+    """The path of a file that is written anew: a link in its place is taken away, and not written through."""
+    if file.is_symlink():
+        file.unlink()
+    return file
 
 
 def companions_of(source: str | Path) -> list[Path]:
