@@ -314,7 +314,7 @@ def _check_heads(path: Path, pool: PoolSpec) -> None:
 def _architecture(checkpoint: Path) -> str:
     """The class that config.json names; empty if it names none that can be read, which loading tells better."""
     try:
-        names = read_object(checkpoint / "config.json").get("architectures")
+        names = read_object(checkpoint / "config.json")["architectures"]
         return str(names[0])
     except (UserError, LookupError, TypeError):
         return ""
