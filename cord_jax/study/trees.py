@@ -24,12 +24,13 @@ Row = Mapping[str, Any]
 def right_nodes(question: str, rows: Iterable[Row]) -> dict[int, bool]:
     """Node -> whether the text that ends with it is right; of one puzzle's rows of `tree.jsonl`, each node a step."""
     puzzle = world.read_puzzle(question)
-    values, steps = puzzle.values, {0: ()}
+    values = puzzle.values
+    steps: dict[int, tuple[Written | None, ...]] = {0: ()}
     right: dict[int, bool] = {0: True}
     for row in rows:
         if row["dropped"] not in (None, _FILTER):
             continue
-        before: tuple[Written | None, ...] = steps[row["parent"]]
+        before = steps[row["parent"]]
         number = len(before)
         step = read_step(row["text"], number + 1)
         steps[row["node"]] = (*before, step)
@@ -187,15 +188,16 @@ def similarity(puzzles: Sequence[tuple[str, Sequence[Row]]]) -> dict[str, dict[s
                 numbers = [boxes.get(world.BOXES[i], -1) for i in range(len(puzzle.steps))]
                 values[row["teacher"]].append(np.array(numbers))
                 words[row["teacher"]].append(frozenset(row["text"].split()))
-    teachers, truth, table = sorted(values), np.concatenate(gold), {}
-    numbers = {teacher: np.concatenate(values[teacher]) for teacher in teachers}
+    teachers, truth = sorted(values), np.concatenate(gold)
+    table: dict[str, dict[str, float]] = {}
+    joined = {teacher: np.concatenate(values[teacher]) for teacher in teachers}
     for i, one in enumerate(teachers):
         for other in teachers[i + 1 :]:
             shared = [len(a & b) / max(1, len(a | b)) for a, b in zip(words[one], words[other], strict=True)]
             with np.errstate(invalid="ignore"):  # a teacher without any error, or with nothing else
-                errors = np.corrcoef(numbers[one] != truth, numbers[other] != truth)[0, 1]
+                errors = np.corrcoef(joined[one] != truth, joined[other] != truth)[0, 1]
             table[f"{one}, {other}"] = {
-                "numbers": round(float(np.mean(numbers[one] == numbers[other])), 4),
+                "numbers": round(float(np.mean(joined[one] == joined[other])), 4),
                 "words": round(float(np.mean(shared)), 4),
                 "errors": round(float(errors), 4) if np.isfinite(errors) else 0.0,
             }

@@ -62,7 +62,9 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
         ]
         problems += [Problem(row["id"], row["question"], row["answer"]) for row in rows]
     run = config.work / "traces" / f"{arm.name}.{seeds[0]}-{seeds[-1]}"
-    steps = {} if arm.settings["method"] != "cord" else {"max_steps": MAX_STEPS, "max_step_tokens": MAX_STEP}
+    steps: dict[str, Any] = (
+        {} if arm.settings["method"] != "cord" else {"max_steps": MAX_STEPS, "max_step_tokens": MAX_STEP}
+    )
     if arm.settings.get("segmentation") == "prefix":
         steps["max_step_tokens"] = MAX_REASONING
     summary = synthesize(
