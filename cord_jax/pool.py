@@ -252,8 +252,7 @@ def _read_meta_prover(
             _choice(path, "meta_prover", value, "dtype", DTYPES),
             _choice(path, "meta_prover", value, "weights", WEIGHTS),
             None,
-            *_read_prompt(path, "meta_prover", value),
-            *_read_sampling(path, "meta_prover", value),
+            *(*_read_prompt(path, "meta_prover", value), *_read_sampling(path, "meta_prover", value)),
         )
     raise UserError(
         f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint"
