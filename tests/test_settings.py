@@ -72,6 +72,8 @@ REFUSED = {
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
         "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
         "reward_of": [("median", "one of last, min, mean, product")],
+        "judgments": [(0, "at least 1"), (1.5, "a whole number")],
+        "max_judgment_tokens": [(0, "at least 1")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [
@@ -219,6 +221,8 @@ CONTRADICTIONS = [
     ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
     ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
     ("synthesize", {"reward_of": "min"}, ["--reward_of", "--selector=process_reward"]),
+    ("synthesize", {"judgments": 3, "selector": "confidence"}, ["--judgments", "--selector=binary_judgment"]),
+    ("synthesize", {"max_judgment_tokens": 8}, ["--max_judgment_tokens", "binary_judgment or confidence"]),
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
