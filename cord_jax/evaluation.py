@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import models
-from cord_jax import settings, statistics
+from cord_jax import interruption, settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
 from cord_jax.files import read_object
@@ -46,6 +46,7 @@ _NEEDS = {"problem": str, "sample": int, "text": str, "correct": bool, "tokens":
 _NEEDS |= {"answer_tokens": int, "thought_closed": bool, "ended": str}
 
 
+@interruption.handled()
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """Writes `samples.jsonl` and `summary.json` into the run directory and returns the summary.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import models
+from cord_jax import interruption
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.decoys import choose_decoys
@@ -34,6 +35,7 @@ from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, s
 _REPORT_SECONDS = 10.0
 
 
+@interruption.handled()
 def synthesize(
     config: SynthesisConfig,
     progress: Callable[[int, int, Trace], None] | None = None,
@@ -45,7 +47,8 @@ def synthesize(
       progress: called with (traces written, problems, newest trace) after each trace.
       execution_of: says how each network runs, as `models.execution_of`.
 
-    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
+    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written;
+      `Interrupted` after a signal, when all that is finished is written.
     """
     config = config.resolved
     search = search_settings(config)
@@ -107,6 +110,8 @@ def _write_traces(
 
     def record(settled):
         journal.write([(problems[i].id, number, candidates) for i, number, candidates in settled])
+        if jax.process_count() == 1:
+            interruption.look()
 
     for finished in engine.run(pending, recorded=recorded, on_settled=record):
         problem = problems[finished.problem]

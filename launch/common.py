@@ -27,6 +27,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from cord_jax import interruption
 from cord_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -49,18 +50,20 @@ def run_with(
     """Parses `argv` (program name first), runs `main` on the flags and returns the exit status.
 
     0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
-    told in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
+    told in one line on stderr. 130, 143: interrupted by SIGINT, SIGTERM (`cord_jax.interruption`). Anything else is a bug
+    and propagates with its traceback.
     """
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(_help(flag_values, description))
         return 0
     try:
-        _parse(flag_values, argv)
-        _prepare_libraries()
-        main(flag_values)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues the run", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        with interruption.handled(owns_process=True):
+            _parse(flag_values, argv)
+            _prepare_libraries()
+            main(flag_values)
+    except KeyboardInterrupt as error:
+        print(interruption.MESSAGE, file=sys.stderr)
+        return error.exit_status if isinstance(error, interruption.Interrupted) else EXIT_INTERRUPTED
     except Exception as error:
         if not _is_user_error(error):
             raise
@@ -88,13 +91,19 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
     )
 
 
-def start_devices(values: flags.FlagValues) -> None:
-    """Does what `--mesh` and `--distributed` ask of this process, before it computes anything."""
+def start_devices(values: flags.FlagValues, heeds_preemption: bool = False) -> None:
+    """Does what `--mesh` and `--distributed` ask of this process, before it computes anything.
+
+    Args:
+      heeds_preemption: in a job of several processes SIGTERM is left to jax, which tells all of them.
+    """
     from cord_jax.mesh import join_processes, split_cpu
 
     if values.distributed == "none":
         split_cpu(values.mesh)
     join_processes(values.distributed)
+    if not heeds_preemption:
+        interruption.take_over()
 
 
 def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ def main(values: flags.FlagValues) -> None:
     config = flags_of.config_of(StudentConfig, values)
     from cord_jax.student.trainer import train
 
-    common.start_devices(values)
+    common.start_devices(values, heeds_preemption=True)
     print(train(config, progress=_print_row))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
@@ -56,15 +57,23 @@ from cord_jax.search.state import (
 from cord_jax.search.texts import SearchTexts
 from cord_jax.search.tree import Frontier, Tree
 
+# Seconds after which the host looks at a search that is under way, about.
+LOOK_SECONDS = 4.0
+
 
 @pytree
 class Peek:
-    """Fields that the host looks at between calls of the search: where slots are, and what must be widened."""
+    """Fields that the host looks at between calls of the search: where slots are, and what must be widened.
+
+    Attributes:
+      rounds: int32, rounds that have run.
+    """
 
     clock: Clock
     progress: Progress
     meters: Meters
     longest: jax.Array = axes()
+    rounds: jax.Array = axes()
 
 
 @pytree
@@ -209,10 +218,12 @@ class Engine:
 
         Args:
           recorded: rounds that an earlier run has settled, by problem; they are only read, and not searched again.
-          on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
-            way: (problem, round from 1, what was settled).
-          max_rounds: rounds after which the host gets a look at the state, finished or not.
+          on_settled: is told, whenever the host has looked at the state, what has been settled in searches that are
+            under way: (problem, round from 1, what was settled).
+          max_rounds: rounds after which the host looks at the state, finished or not; fewer if they take longer than
+            `LOOK_SECONDS`.
         """
+        rounds = Rounds(max_rounds)
         waiting = deque(indices)
         inserted_at: dict[int, float] = {}
         told = {problem: len(rounds) for problem, rounds in recorded.items()}
@@ -222,8 +233,10 @@ class Engine:
                 slot_r, problem_r, free = free_rows(self.plan, free, waiting)
                 self._insert_problems(slot_r, problem_r, recorded)
                 inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
-            self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
+            begun = time.monotonic()
+            self._state, peek = self._advance(self._constants, self._state, rounds.next)
             peek = jax.device_get(peek)
+            rounds.took(int(peek.rounds), time.monotonic() - begun)
             done_n, short_x = peek.clock.phase_n == DONE, peek.meters.short_yx.any(0)
             if short_x.any() or peek.longest > self.plan.step_width:
                 self._widen(peek.longest, short_x)
@@ -333,6 +346,30 @@ class Engine:
         self._make_programs(wider)
 
 
+class Rounds:
+    """How many rounds the search runs before the host looks at it: no more than take `LOOK_SECONDS`.
+
+    So neither the journal nor a signal has to wait long. The processes of a job must run the same rounds: they do what
+    process 0 says.
+    """
+
+    def __init__(self, most: int):
+        self._most, self._next, self._compiles = most, 1, True
+
+    @property
+    def next(self) -> np.int32:
+        """Rounds that are to run now."""
+        if jax.process_count() == 1:
+            return np.int32(self._next)
+        return np.int32(multihost_utils.broadcast_one_to_all(np.int32(self._next)))
+
+    def took(self, rounds: int, seconds: float) -> None:
+        """Learns from a call how long rounds take; the first one compiles."""
+        if not self._compiles:
+            self._next = min(self._most, max(1, int(LOOK_SECONDS * max(1, rounds) / max(seconds, 1e-3))))
+        self._compiles = False
+
+
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
     """Makes the rules by which the proposals of a search become candidates."""
     return ExchangeRules(
@@ -391,8 +428,8 @@ def insert_program(plan: SearchPlan, sharding: SearchState):
 
 
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):
-    state = loop.advance(plan, exchange, constants, state, max_rounds)
-    return state, Peek(state.clock, state.progress, state.meters, state.longest)
+    rounds, state = loop.advance(plan, exchange, constants, state, max_rounds)
+    return state, Peek(state.clock, state.progress, state.meters, state.longest, rounds)
 
 
 def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
+from cord_jax import interruption
 from cord_jax.engine.encoded_problems import EncodedPrompts, problem_digest
 from cord_jax.engine.engine import free_rows
 from cord_jax.engine.plan import ReaderParts, plan_sampling
@@ -151,6 +152,8 @@ def generate(
             slot_r, prompt_r, free = free_rows(plan, free, waiting)
             state = put_in(state, encoded.insertion(slot_r, prompt_r, np.zeros_like(prompt_r)))
         state, finished = write(constants, state)
+        if jax.process_count() == 1:
+            interruption.look()
         if not jax.device_get(finished):
             continue
         state, sampled = take_out(state)
