@@ -166,7 +166,7 @@ class Engine:
             self._texts,
             self._grade,
         )
-        self.idle_row_share = 0.0
+        self.meter = Meter()
         self.lay_out(plan)
 
     def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
@@ -236,10 +236,11 @@ class Engine:
             begun = time.monotonic()
             self._state, peek = self._advance(self._constants, self._state, rounds.next)
             peek = jax.device_get(peek)
-            rounds.took(int(peek.rounds), time.monotonic() - begun)
+            self.meter.looked(peek, rounds.took(int(peek.rounds), time.monotonic() - begun))
             done_n, short_x = peek.clock.phase_n == DONE, peek.meters.short_yx.any(0)
             if short_x.any() or peek.longest > self.plan.step_width:
                 self._widen(peek.longest, short_x)
+                rounds.compiles()
             elif done_n.any():
                 yield from self._collect(inserted_at)
                 free = sorted(free + np.flatnonzero(done_n).tolist())
@@ -247,8 +248,6 @@ class Engine:
                 self._grade_outside()
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
-            ticked = float(peek.meters.ticked_y.sum())
-            self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
 
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
         """Inserts problems; what was settled of them before, the exchange will say again."""
@@ -346,6 +345,30 @@ class Engine:
         self._make_programs(wider)
 
 
+class Meter:
+    """What the host has seen of a search that is under way.
+
+    Attributes:
+      tokens: that proposers, and the meta-prover's judgments, have written; idle_row_share: of the rows that were decoded.
+      in_work: slots with a problem; rounds_n: what is settled of each of them.
+      compile_seconds: that it took to compile.
+    """
+
+    def __init__(self) -> None:
+        self.tokens, self.idle_row_share, self.in_work = 0, 0.0, 0
+        self.rounds_n: list[int] = []
+        self.compile_seconds = 0.0
+
+    def looked(self, peek: Peek, compile_seconds: float) -> None:
+        """Takes down what a look has shown."""
+        written = float(peek.meters.busy_y.sum())
+        self.tokens = int(written)
+        self.idle_row_share = 1 - written / max(1.0, float(peek.meters.ticked_y.sum()))
+        works_n = (peek.clock.phase_n != FREE) & (peek.clock.phase_n != DONE)
+        self.in_work, self.rounds_n = int(works_n.sum()), peek.progress.round_n[works_n].tolist()
+        self.compile_seconds += compile_seconds
+
+
 class Rounds:
     """How many rounds the search runs before the host looks at it: no more than take `LOOK_SECONDS`.
 
@@ -363,11 +386,20 @@ class Rounds:
             return np.int32(self._next)
         return np.int32(multihost_utils.broadcast_one_to_all(np.int32(self._next)))
 
-    def took(self, rounds: int, seconds: float) -> None:
-        """Learns from a call how long rounds take; the first one compiles."""
-        if not self._compiles:
-            self._next = min(self._most, max(1, int(LOOK_SECONDS * max(1, rounds) / max(seconds, 1e-3))))
-        self._compiles = False
+    def took(self, rounds: int, seconds: float) -> float:
+        """Learns from a call how long rounds take; the first one compiles.
+
+        Returns: the seconds of compilation among them.
+        """
+        if self._compiles:
+            self._compiles = False
+            return seconds
+        self._next = min(self._most, max(1, int(LOOK_SECONDS * max(1, rounds) / max(seconds, 1e-3))))
+        return 0.0
+
+    def compiles(self) -> None:
+        """Says that the next call compiles."""
+        self._compiles = True
 
 
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
