@@ -86,6 +86,18 @@ class SynthesisConfig:
         help="with --selector=process_reward, which of its steps' rewards is that of a trace",
         choices=("last", "min", "mean", "product"),
     )
+    judgments: int = setting(
+        default=None,
+        unset=10,
+        help="with --selector=binary_judgment, answers that the meta-prover writes after each candidate",
+        at_least=1,
+    )
+    max_judgment_tokens: int = setting(
+        default=None,
+        unset=32,
+        help="with --selector=binary_judgment or confidence, tokens of such an answer at most",
+        at_least=1,
+    )
     exploration: float = setting(
         default=None,
         unset=0.2,
@@ -150,6 +162,7 @@ class SynthesisConfig:
             _integration_settings,
             _tree_search_settings,
             _reward_settings,
+            _judgment_settings,
         )
 
     @property
@@ -202,6 +215,15 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
 def _reward_settings(config: SynthesisConfig) -> None:
     if config.selector != "process_reward" and config.reward_of is not None:
         raise UserError("--reward_of is of --selector=process_reward; give that, or leave --reward_of out")
+
+
+def _judgment_settings(config: SynthesisConfig) -> None:
+    selectors = {"judgments": ["binary_judgment"], "max_judgment_tokens": ["binary_judgment", "confidence"]}
+    for name, using in selectors.items():
+        if config.selector not in using and getattr(config, name) is not None:
+            raise UserError(
+                f"--{name} is of --selector={' or '.join(using)}; give that, or leave --{name} out"
+            )
 
 
 @configuration
@@ -268,3 +290,40 @@ class EvaluationConfig:
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
         settings.check(self, _a_judge_for_its_grader)
+
+
+@configuration
+class PreferencesConfig:
+    """Settings of making pairs: what `cord_jax.write_preferences` is given and the flags of `launch.preferences`."""
+
+    run: Path | str = setting(
+        help="directory of a run of launch.synthesize, or several joined by commas",
+        changes_result=False,
+    )
+    output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
+    margin: float = setting(
+        default=0.1,
+        help="least difference of the scores of two siblings, in the selector's unit; 0: any difference",
+        at_least=0,
+    )
+    student: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory whose chat template the field `prompt` is written in, for trainers that take it as "
+        "it is; not given: the question, a blank line and <think>",
+        changes_result=False,
+    )
+
+    @property
+    def runs(self) -> list[Path]:
+        """The directories of `run`."""
+        return [Path(part) for part in str(self.run).split(",")]
+
+    def __post_init__(self):
+        """Raises: `UserError` for a value out of range."""
+        settings.check(self, _different_runs)
+
+
+def _different_runs(config: PreferencesConfig) -> None:
+    parts = str(config.run).split(",")
+    if "" in parts or len(set(parts)) < len(parts):
+        raise settings.refusal("run", config.run, "different directories, joined by commas")

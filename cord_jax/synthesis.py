@@ -17,6 +17,7 @@ from cord_jax.decoys import choose_decoys
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
@@ -62,7 +63,7 @@ def synthesize(
         decoys = None
         if config.decoys:
             decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
-        job = Job(teachers, problems, mesh, decoys)
+        job = Job(teachers, problems, mesh, decoys, grader)
         searches = method.prepare(job)
         provenance = Provenance(
             config.method,
@@ -117,7 +118,7 @@ def _write_traces(
             run.log(f"synthesize: {written} of {len(problems)} traces, {idle}")
     journal.clear()
     if not pending and (run.path / SUMMARY).exists():
-        return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
+        return read_object(run.path / SUMMARY)
     summary = summarize(files.read(), names, seconds=time.monotonic() - started, device=device)
     summary["seam_rate"] = seam_rates
     if provenance.decoding == "mcts":

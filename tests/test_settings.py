@@ -15,11 +15,19 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, names, settings
+from cord_jax import (
+    EvaluationConfig,
+    PreferencesConfig,
+    Problem,
+    StudentConfig,
+    SynthesisConfig,
+    names,
+    settings,
+)
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
-from launch import common, evaluate, flags_of, quickstart, synthesize, train_student
+from launch import common, evaluate, flags_of, preferences, quickstart, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -35,6 +43,7 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
@@ -62,6 +71,8 @@ REFUSED = {
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
         "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
         "reward_of": [("median", "one of last, min, mean, product")],
+        "judgments": [(0, "at least 1"), (1.5, "a whole number")],
+        "max_judgment_tokens": [(0, "at least 1")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [
@@ -124,6 +135,12 @@ REFUSED = {
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "seeds": [(0, "at least 1")],
+    },
+    "preferences": {
+        "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
+        "output_dir": [("", "a path")],
+        "margin": [(-0.1, "at least 0"), (math.nan, "a finite number"), ("0.1", "a finite number")],
+        "student": [("", "a path")],
     },
     "train_student": {
         "student": [(1, "a path")],
@@ -203,6 +220,8 @@ CONTRADICTIONS = [
         ["--integration_instruction", "--method=integration"],
     ),
     ("synthesize", {"reward_of": "min"}, ["--reward_of", "--selector=process_reward"]),
+    ("synthesize", {"judgments": 3, "selector": "confidence"}, ["--judgments", "--selector=binary_judgment"]),
+    ("synthesize", {"max_judgment_tokens": 8}, ["--max_judgment_tokens", "binary_judgment or confidence"]),
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
@@ -256,7 +275,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job == "quickstart" else ["distributed"]
+    flags_of_all = [] if job in ("quickstart", "preferences") else ["distributed"]
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())

@@ -17,6 +17,7 @@ from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import Outcome
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import Teachers
+from cord_jax.grading import Grader
 from cord_jax.pool import PoolSpec, ProposerSpec
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import SettledRound
@@ -35,12 +36,14 @@ class Job:
       problems: those of the run.
       mesh: its devices.
       decoys: wrong answers of each problem, which are scored after its winner's reasoning; None for none.
+      grader: of what the selector asks the meta-prover; None for selectors that ask nothing.
     """
 
     teachers: Teachers
     problems: Sequence[Problem]
     mesh: Mesh
     decoys: Sequence[Sequence[str]] | None = None
+    grader: Grader | None = None
 
 
 class Run(Protocol):
@@ -96,7 +99,7 @@ class OneSearch(Method):
 
     def prepare(self, job: Job) -> Run:
         """As `Method.prepare` says."""
-        engine = Engine(job.teachers, job.problems, self.search, job.mesh, job.decoys)
+        engine = Engine(job.teachers, job.problems, self.search, job.mesh, job.decoys, job.grader)
 
         def run(pending, recorded, on_settled=None):
             for finished in engine.run(pending, recorded=recorded, on_settled=on_settled):

@@ -187,15 +187,14 @@ class Integration(Method):
         for answers in job.decoys or ():
             for answer in answers:
                 vocabulary.encode_with_answer(self.second.closing, answer)
-        engines = [Engine(job.teachers, job.problems, self.search, job.mesh)]
+        engine = Engine(job.teachers, job.problems, self.search, job.mesh, grader=job.grader)
 
         def run(
             pending: Sequence[int],
             recorded: Mapping[int, Sequence[SettledRound]],
             on_settled: Callable[[Settled], None] | None = None,
         ) -> Iterator[Outcome]:
-            # Taken out of the list, so that the first search's memory is free when the second begins.
-            whole = _whole_traces(engines.pop(), job, pending, recorded, on_settled)
+            whole = _whole_traces(engine, job, pending, recorded, on_settled)
             yield from self._integrate(job, whole, recorded, on_settled)
 
         return run
@@ -218,7 +217,7 @@ class Integration(Method):
                 yield Integrated(problems[i], _nothing(i), teachers, 0.0, job.teachers, traces)
         if not ready:
             return
-        engine = Engine(teachers, problems, self.second, job.mesh, job.decoys)
+        engine = Engine(teachers, problems, self.second, job.mesh, job.decoys, job.grader)
 
         def tell(settled: Settled) -> None:
             if on_settled is not None:
@@ -237,7 +236,10 @@ def _whole_traces(
     recorded: Mapping[int, Sequence[SettledRound]],
     on_settled: Callable[[Settled], None] | None,
 ) -> dict[int, WholeTraces]:
-    """Runs the first search for the problems that no earlier run has settled; tells at once what it settles."""
+    """Runs the first search for the problems that no earlier run has settled; tells at once what it settles.
+
+    The engine's memory is free then for the second search.
+    """
     written: dict[int, Sequence[SettledRound]] = {i: recorded[i][:1] for i in pending if i in recorded}
     seconds: dict[int, float] = {}
     for finished in engine.run([i for i in pending if i not in written]):
@@ -246,6 +248,7 @@ def _whole_traces(
             written[finished.problem] = finished.rounds
             if on_settled is not None:
                 on_settled([(finished.problem, 1, finished.rounds[0])])
+    engine.close()
     agreed = agree_on(written, [problem.id for problem in job.problems])
     return {i: WholeTraces(settled, seconds.get(i, 0.0)) for i, (settled,) in agreed.items()}
 
@@ -253,7 +256,18 @@ def _whole_traces(
 def _nothing(problem: int) -> Finished:
     """The end of a search of which there is nothing."""
     tree = jax.tree.map(lambda x: np.asarray(x[0]), empty_tree(1, 0, 1))
-    return Finished(problem, tree, [], 0, True, [], None, 0, 0.0)
+    return Finished(
+        problem=problem,
+        tree=tree,
+        texts=[],
+        winner=0,
+        stuck=True,
+        answer=[],
+        review=None,
+        closing_tokens=0,
+        judged_tokens=0,
+        seconds=0.0,
+    )
 
 
 def method(config: SynthesisConfig) -> Integration:

@@ -6,7 +6,7 @@ from pathlib import Path
 from . import text
 from .reader import Reader
 from .reward import RewardReader
-from .search import Hypothesis, Margins, Pool, ProblemSearch, Proposer, Settings, Unwanted
+from .search import Hypothesis, Pool, ProblemSearch, Proposer, Settings
 
 INSTRUCTION = "Combine the solutions above into one coherent and complete solution."
 
@@ -16,36 +16,25 @@ def reference_integration(
     problems: list[dict],
     integrator: Proposer,
     *,
-    max_thinking_tokens: int,
-    max_answer_tokens: int,
     instruction: str = INSTRUCTION,
-    selector: str = "predictive_perplexity",
-    decoys: int = 0,
     reward_model: Path | None = None,
-    reward_of: str = "last",
-    filters: dict[str, Unwanted] = {},
-    margins: Margins | None = None,
+    **settings,
 ) -> list[tuple[dict, list[dict]]]:
     """A trace and its tree rows for every problem, as `search.reference_search` gives them.
 
     Args:
       integrator: at temperature 0, one of the pool's proposers or another.
+      settings: further fields of `search.Settings`, the limits of thinking and answer among them.
     """
     settings = Settings(
         method="curation",
         segmentation="prompt",
         beam_width=1,
         max_steps=1,
-        max_step_tokens=max_thinking_tokens,
-        max_thinking_tokens=max_thinking_tokens,
-        max_answer_tokens=max_answer_tokens,
+        max_step_tokens=settings["max_thinking_tokens"],
         closing=text.DEFAULT_CLOSING,
-        margins=Margins() if margins is None else margins,
-        selector=selector,
-        decoys=decoys,
         reward_model=None if reward_model is None else RewardReader(reward_model),
-        reward_of=reward_of,
-        filters=filters,
+        **settings,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover, integrator)]
     readers = {Path(checkpoint): Reader(checkpoint) for checkpoint in dict.fromkeys(checkpoints)}
@@ -57,10 +46,9 @@ def reference_integration(
         first = ProblemSearch(pool, teachers, judge, problem, problems, settings)
         first.curation()
         solutions = [row["text"] for row in first.rows if row["dropped"] is None]
-        alone = replace(settings, method="integration", filters={})
-        second = ProblemSearch(
-            Pool((integrator,), pool.meta_prover), [writer], judge, problem, problems, alone
-        )
+        alone = Pool((integrator,), pool.meta_prover)
+        of_integrator = replace(settings, method="integration", filters={})
+        second = ProblemSearch(alone, [writer], judge, problem, problems, of_integrator)
         if solutions:
             more = "".join(f"\n\n### Solution {k}\n{solution}" for k, solution in enumerate(solutions, 1))
             more += "\n\n" + instruction
@@ -69,7 +57,7 @@ def reference_integration(
             second.curation = lambda: (Hypothesis(), "stuck")
         trace, _ = second.run()
         usage = first.usage
-        mine = usage.setdefault(integrator.name, dict.fromkeys(second.usage[integrator.name], 0))
+        mine = usage.setdefault(integrator.name, {"proposed": 0, "committed": 0, "scored": 0})
         for kind, tokens in second.usage[integrator.name].items():
             mine[kind] += tokens
         found.append((trace | {"usage": usage}, first.rows))
