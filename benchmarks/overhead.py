@@ -209,7 +209,7 @@ def _measure(values: flags.FlagValues, scratch: Path, grader: Grader) -> dict:
     for _ in range(values.repetitions):
         for name, engine in engines.items():
             result[name]["seconds"].append(search_all(engine)[0] / len(problems))
-            result[name]["idle_row_share"] = engine.idle_row_share
+            result[name]["idle_row_share"] = engine.meter.idle_row_share
     for name in [name for name in SPLIT if name in engines]:
         settings, teachers = methods(values)[name], loaded[False]
         staged = StagedEngine(teachers, problems, settings, mesh)

@@ -24,6 +24,7 @@ TREE = "tree.jsonl"
 SUMMARY = "summary.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
+ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
 
 
@@ -80,6 +81,10 @@ class Usage:
     proposed: int = 0
     committed: int = 0
     scored: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together."""
+        return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,18 +287,20 @@ def summarize(
 
     Args:
       traces: one or more.
-      teachers: the proposers' names, in the pool's order.
+      teachers: the names of those who write, in the pool's order.
       seconds: wall time of the run, continuations added up.
       device: in words, for instance "8 x TPU v5e".
 
     Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without
-    a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
+    a score counts as 0); `status` counts; `unanswered`, responses that state no answer; `ended`, what ended the winners'
+    steps; `mean_steps`; `share` of the winners' steps by teacher, over all
     and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
     accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
-    tokens = {teacher: _add_up(trace.usage[teacher] for trace in traces) for teacher in teachers}
+    ended = Counter(step.ended for trace in traces for step in trace.steps)
+    tokens = {teacher: _add_up(trace.usage.get(teacher, Usage()) for trace in traces) for teacher in teachers}
     return {
         "problems": len(traces),
         "accuracy": _rounded(accuracy.mean),
@@ -301,6 +308,8 @@ def summarize(
         "mean_score": _rounded(score.mean),
         "mean_score_standard_error": _rounded(score.standard_error),
         "status": {status: statuses[status] for status in STATUSES},
+        "unanswered": sum(trace.response is not None and trace.predicted_answer is None for trace in traces),
+        "ended": {name: ended[name] for name in ENDINGS},
         "mean_steps": _rounded(statistics.estimate([len(trace.steps) for trace in traces]).mean),
         "share": {
             part: {teacher: _rounded(share) for teacher, share in by_teacher.items()}
@@ -328,10 +337,7 @@ def _row(record: Any) -> dict[str, Any]:
 
 
 def _add_up(usages: Iterable[Usage]) -> Usage:
-    usages = list(usages)
-    return Usage(
-        *(sum(getattr(usage, field.name) for usage in usages) for field in dataclasses.fields(Usage))
-    )
+    return sum(usages, start=Usage())
 
 
 def _rounded(value: float) -> float | None:

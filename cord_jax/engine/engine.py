@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
+from cord_jax.engine.meter import Meter, Rounds
 from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
@@ -56,9 +56,6 @@ from cord_jax.search.state import (
 )
 from cord_jax.search.texts import SearchTexts
 from cord_jax.search.tree import Frontier, Tree
-
-# Seconds after which the host looks at a search that is under way, about.
-LOOK_SECONDS = 4.0
 
 
 @pytree
@@ -124,6 +121,11 @@ class Finished:
     judged_tokens: int
     seconds: float
 
+    @property
+    def rounds(self) -> list[SettledRound]:
+        """All that was settled, for a journal."""
+        return [settled_round(self.tree, number, texts) for number, texts in enumerate(self.texts)]
+
 
 class Engine:
     """Searches problems with a loaded pool."""
@@ -136,12 +138,14 @@ class Engine:
         mesh: Mesh,
         decoys: Sequence[Sequence[str]] | None = None,
         grader: Grader | None = None,
+        on_look: Callable[[Meter], None] = lambda meter: None,
     ):
         """Encodes the prompts and closings of all problems and lays out the state.
 
         Args:
           decoys: wrong answers of each problem that are scored after its winner's reasoning; None for none.
           grader: of judgments, for a scorer that asks for them.
+          on_look: is told, every few seconds of a search, how it stands.
 
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
@@ -166,16 +170,21 @@ class Engine:
             self._texts,
             self._grade,
         )
-        self.meter = Meter()
+        self.meter, self._on_look = Meter(), on_look
         self.lay_out(plan)
 
     def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
         """The encoded problems; winners are reviewed where their score is not their predictive perplexity already."""
-        perplexity = isinstance(self.settings.scorer, PredictivePerplexity)
+        settings = self.settings
+        perplexity = isinstance(settings.scorer, PredictivePerplexity)
         asked = decoys is not None or (not perplexity and any(problem.forms for problem in self.problems))
-        none = [()] * len(self.problems)
         return EncodedProblems(
-            self.teachers, self.problems, self.settings.closing, asked, none if decoys is None else decoys
+            self.teachers,
+            self.problems,
+            settings.closing,
+            asked and settings.answers,
+            [()] * len(self.problems) if decoys is None else decoys,
+            settings.draws,
         )
 
     def _grade(self, problem: int, answers: list[str]) -> list[bool]:
@@ -195,7 +204,8 @@ class Engine:
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
-        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
+        constants = self._constants
+        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)
         self._advance = advance_program(self.plan, self.exchange, sharding)
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
@@ -220,8 +230,7 @@ class Engine:
           recorded: rounds that an earlier run has settled, by problem; they are only read, and not searched again.
           on_settled: is told, whenever the host has looked at the state, what has been settled in searches that are
             under way: (problem, round from 1, what was settled).
-          max_rounds: rounds after which the host looks at the state, finished or not; fewer if they take longer than
-            `LOOK_SECONDS`.
+          max_rounds: rounds after which the host looks at the state, finished or not; fewer if they take long.
         """
         rounds = Rounds(max_rounds)
         waiting = deque(indices)
@@ -248,6 +257,11 @@ class Engine:
                 self._grade_outside()
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
+            self._on_look(self.meter)
+
+    def close(self) -> None:
+        """Gives the memory of the slots back; the engine cannot be used any more."""
+        del self._state
 
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
         """Inserts problems; what was settled of them before, the exchange will say again."""
@@ -291,15 +305,10 @@ class Engine:
         tree = jax.device_get(self._replicate(self._state.tree))
         rounds = []
         for slot, problem in new:
+            of_slot = jax.tree.map(lambda x: x[slot], tree)
             for number in range(told.get(problem, 0), int(settled_n[slot])):
-                settled = SettledRound(
-                    texts=self._texts.of_round(problem, number),
-                    score_j=tree.score_nmj[slot, number],
-                    ended_j=tree.ended_nmj[slot, number],
-                    dropped_j=tree.dropped_nmj[slot, number],
-                    sampled_j=tree.sampled_nmj[slot, number],
-                )
-                rounds.append((problem, number + 1, settled))
+                texts = self._texts.of_round(problem, number)
+                rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
             told[problem] = int(settled_n[slot])
         return rounds
 
@@ -345,61 +354,15 @@ class Engine:
         self._make_programs(wider)
 
 
-class Meter:
-    """What the host has seen of a search that is under way.
-
-    Attributes:
-      tokens: that proposers, and the meta-prover's judgments, have written; idle_row_share: of the rows that were decoded.
-      in_work: slots with a problem; rounds_n: what is settled of each of them.
-      compile_seconds: that it took to compile.
-    """
-
-    def __init__(self) -> None:
-        self.tokens, self.idle_row_share, self.in_work = 0, 0.0, 0
-        self.rounds_n: list[int] = []
-        self.compile_seconds = 0.0
-
-    def looked(self, peek: Peek, compile_seconds: float) -> None:
-        """Takes down what a look has shown."""
-        written = float(peek.meters.busy_y.sum())
-        self.tokens = int(written)
-        self.idle_row_share = 1 - written / max(1.0, float(peek.meters.ticked_y.sum()))
-        works_n = (peek.clock.phase_n != FREE) & (peek.clock.phase_n != DONE)
-        self.in_work, self.rounds_n = int(works_n.sum()), peek.progress.round_n[works_n].tolist()
-        self.compile_seconds += compile_seconds
-
-
-class Rounds:
-    """How many rounds the search runs before the host looks at it: no more than take `LOOK_SECONDS`.
-
-    So neither the journal nor a signal has to wait long. The processes of a job must run the same rounds: they do what
-    process 0 says.
-    """
-
-    def __init__(self, most: int):
-        self._most, self._next, self._compiles = most, 1, True
-
-    @property
-    def next(self) -> np.int32:
-        """Rounds that are to run now."""
-        if jax.process_count() == 1:
-            return np.int32(self._next)
-        return np.int32(multihost_utils.broadcast_one_to_all(np.int32(self._next)))
-
-    def took(self, rounds: int, seconds: float) -> float:
-        """Learns from a call how long rounds take; the first one compiles.
-
-        Returns: the seconds of compilation among them.
-        """
-        if self._compiles:
-            self._compiles = False
-            return seconds
-        self._next = min(self._most, max(1, int(LOOK_SECONDS * max(1, rounds) / max(seconds, 1e-3))))
-        return 0.0
-
-    def compiles(self) -> None:
-        """Says that the next call compiles."""
-        self._compiles = True
+def settled_round(tree: Tree, number: int, texts: Sequence[CandidateText | None]) -> SettledRound:
+    """A round (from 0) of a tree without the slot axis, with its candidates as text."""
+    return SettledRound(
+        texts=texts,
+        score_j=tree.score_nmj[number],
+        ended_j=tree.ended_nmj[number],
+        dropped_j=tree.dropped_nmj[number],
+        sampled_j=tree.sampled_nmj[number],
+    )
 
 
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
