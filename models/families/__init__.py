@@ -31,7 +31,6 @@ FAMILIES: dict[str, Family] = {
 MODEL_TYPES = {"gemma3_text": "gemma3"}
 # Class named in `architectures` of config.json -> family.
 ARCHITECTURES: dict[str, str] = {
-    "Gemma3ForCausalLM": "gemma3",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Phi3ForCausalLM": "phi3",
@@ -39,6 +38,7 @@ ARCHITECTURES: dict[str, str] = {
     "Qwen2ForProcessRewardModel": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3_moe",
+    "Gemma3ForCausalLM": "gemma3",
 }
 
 
