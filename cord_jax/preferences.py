@@ -7,7 +7,8 @@ scores differ by a margin become a pair: the one with the higher score is `chose
 A row of `pairs.jsonl`, every field of one type in every row:
 
 - `prompt`, `chosen`, `rejected`: texts, as TRL names them. The prompt ends in `<think>`, a newline and the reasoning so
-  far; chosen and rejected continue it. Behind a step whose teacher ended the reasoning stands `</think>`.
+  far; chosen and rejected continue it. Behind a step whose teacher ended the reasoning stands `</think>` and
+  a blank line, as in a whole trace.
 - `margin`: the difference of the scores, in the selector's unit.
 - `problem`, `step`: the problem's id; the depth of both steps in the tree, from 1.
 - `chosen_teacher`, `rejected_teacher`, `chosen_score`, `rejected_score`: of the two candidates.
@@ -33,6 +34,8 @@ from cord_jax.run_directory import open_run, read_lines, write_atomically
 from cord_jax.traces import SUMMARY, TRACES, TREE
 
 PAIRS = "pairs.jsonl"
+# Its line breaks belong to it: many vocabularies have a token of `>` and both.
+THINK_END = "</think>\n\n"
 _CONCLUDES = ("think_end", "eos")  # the teacher's own end of the reasoning
 
 
@@ -179,7 +182,7 @@ def _pairs_of_problem(
 
 def _continuation(row: Mapping[str, Any]) -> str:
     """The text that a candidate continues its parent with."""
-    return row["text"] + ("</think>" if row["ended"] in _CONCLUDES else "")
+    return row["text"] + (THINK_END if row["ended"] in _CONCLUDES else "")
 
 
 def _source(path: Path) -> tuple[Path, dict[str, str]]:

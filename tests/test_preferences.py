@@ -76,7 +76,9 @@ def by_beams(tree, margin):
             same = ("problem", "step") if row["step"] == 1 else ("problem", "step", "beam")
             siblings = all(row[name] == other[name] for name in same)
             if siblings and row["score"] is not None and other["score"] is not None:
-                end = [r["text"] + "</think>" * (r["ended"] in ("think_end", "eos")) for r in (row, other)]
+                end = [
+                    r["text"] + "</think>\n\n" * (r["ended"] in ("think_end", "eos")) for r in (row, other)
+                ]
                 difference = Decimal(str(row["score"])) - Decimal(str(other["score"]))
                 if end[0] != end[1] and difference > 0 and difference >= Decimal(str(margin)):
                     found.add((row["problem"], row["step"], before, *end, float(difference)))
@@ -127,7 +129,7 @@ def test_scores_are_decimals_and_equal_texts_make_no_pair():
         ("t3", "t2", 0.6),
         ("t3", "t5", 0.6),
     ]
-    assert rows[1]["rejected"] == "a\n\n</think>"
+    assert rows[1]["rejected"] == "a\n\n</think>\n\n"
     assert not list(pairs_of(tree, {"q": "?"}, 0.1))
 
 
