@@ -198,8 +198,26 @@ def test_refusals_are_one_line_and_leave_nothing_behind(runs, flags, says, tmp_p
 def test_rows_of_another_version_are_named(runs, tmp_path):
     traces, tree = runs["drawn"]
     run = write_run(tmp_path / "run", traces, [{k: v for k, v in row.items() if k != "node"} for row in tree])
-    with pytest.raises(UserError, match=r"tree.jsonl: a row has no 'node'; give a run of this version"):
-        write_preferences(PreferencesConfig(run=run, output_dir=tmp_path / "out"))
+    config = PreferencesConfig(run=run, output_dir=tmp_path / "out")
+    with pytest.raises(
+        UserError, match='tree.jsonl, line 1: damaged .field "node" is missing or of another type'
+    ):
+        write_preferences(config)
+    (run / "tree.jsonl").write_text(json.dumps(tree[0] | {"score": "high"}) + "\n")
+    with pytest.raises(
+        UserError, match='tree.jsonl, line 1: damaged .field "score" is missing or of another type'
+    ):
+        write_preferences(config)
+    (run / "tree.jsonl").write_text(json.dumps(tree[0] | {"parent": 7}) + "\n")
+    with pytest.raises(
+        UserError, match="tree.jsonl: node 1 of problem .* extends node 7, which is not before it"
+    ):
+        write_preferences(config)
+    (run / "traces.jsonl").write_text(json.dumps({"id": "p", "messages": [{}]}) + "\n")
+    with pytest.raises(
+        UserError, match="traces.jsonl: the messages of a row do not begin with a user's turn"
+    ):
+        write_preferences(config)
 
 
 def test_a_pool_that_agrees_has_nothing_to_prefer(tmp_path):

@@ -15,6 +15,7 @@ from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, read_examples
 from cord_jax.student.objectives import objective_of
 from cord_jax.text.vocabulary import Vocabulary
+from models.checkpoint.load_save import companions_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ def prepare(config: StudentConfig) -> Job:
         raise UserError(
             f"{config.student}: is a reward model and cannot write; give a language model as --student"
         )
+    companions_of(config.student)  # what the export copies is refused now, not after the training
     vocabulary = Vocabulary.load(config.student)
     objective = objective_of(config)
     read = partial(
