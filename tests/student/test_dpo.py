@@ -141,6 +141,14 @@ def test_loss_and_gradient_are_those_of_torch(
         np.testing.assert_allclose(values, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0, err_msg=name)
 
 
+def loss_in_torch(directory, examples, references):
+    """The loss of all pairs of an exported student."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    pairs = zip(examples[::2], examples[1::2], references[::2], references[1::2])
+    with torch.no_grad():
+        return torch_dpo(model, pairs, 0.1)[0].item()
+
+
 def start(student, pairs, output_dir, progress=None, **changes):
     return train(StudentConfig(student, pairs, output_dir, **{**SETTINGS, **changes}), progress)
 
@@ -170,12 +178,7 @@ def test_a_run_learns_what_is_preferred(finished, student, examples):
         wanted = [float(log_probability(model, example)) for example in examples]
     np.testing.assert_allclose(kept["examples"], wanted, rtol=1e-5)
     np.testing.assert_array_equal(kept["held_out"], kept["examples"])
-    # What was exported, in torch, has the held-out loss that the run has told.
-    trained = AutoModelForCausalLM.from_pretrained(finished / "hf", dtype=torch.float32)
-    pairs = zip(examples[::2], examples[1::2], wanted[::2], wanted[1::2])
-    with torch.no_grad():
-        loss, _ = torch_dpo(trained, pairs, 0.1)
-    assert loss.item() == pytest.approx(last["held_out_loss"], rel=1e-4)
+    assert loss_in_torch(finished / "hf", examples, wanted) == pytest.approx(last["held_out_loss"], rel=1e-4)
 
 
 class Killed(BaseException):
@@ -223,14 +226,18 @@ def test_a_continued_run_keeps_its_reference(finished, student, pairs, tmp_path,
     assert steps[0] > 1 and weights_of(tmp_path) == weights_of(finished)
 
 
-def test_adapters_on_four_devices(finished, student, pairs, tmp_path):
+def test_adapters_on_four_devices(finished, student, pairs, examples, tmp_path):
     """The reference is the student without its adapters, on however many devices."""
-    start(student, pairs, tmp_path, lora_rank=4, learning_rate=2e-2, checkpoint_every=0, mesh="fsdp:4")
+    changes = dict(lora_rank=4, learning_rate=2e-2, checkpoint_every=0, mesh="fsdp:4", held_out=pairs)
+    start(student, pairs, tmp_path, **changes)
     metrics = read_metrics(tmp_path)
     assert metrics[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
-    assert metrics[-1]["loss"] < 0.8 * math.log(2)
     references = [load_file(output_dir / FILE)["examples"] for output_dir in (finished, tmp_path)]
     np.testing.assert_allclose(*references, rtol=1e-5)
+    assert loss_in_torch(tmp_path / "hf", examples, references[1]) == pytest.approx(
+        metrics[-1]["held_out_loss"], rel=1e-4
+    )
+    assert metrics[-1]["held_out_loss"] < 0.95 * math.log(2)
 
 
 def test_a_pair_is_the_question_in_the_students_template_and_the_reasoning(student):
@@ -248,15 +255,17 @@ def test_a_pair_is_the_question_in_the_students_template_and_the_reasoning(stude
 
 @pytest.mark.parametrize("name", ["qwq-32b", "deepseek-r1", "phi-4", "llama-3.1"])
 def test_real_vocabularies_read_a_pair_as_the_beginning_of_a_trace(name, shared_dir):
-    directory = shared_dir / "tokenizers" / name
+    vocabulary = Vocabulary.load(shared_dir / "tokenizers" / name)
     trace = {
         "question": "6 * 7?",
         "reasoning": PAIR["reasoning"] + "### Step 2: 42.\n\n",
         "response": "42",
     }
-    (whole,), _ = read_examples([trace], Vocabulary.load(directory), max_length=256)
+    (whole,), _ = read_examples([trace], vocabulary, max_length=256)
     for step in ("### Step 2: 42.\n\n", "### Step 2: 42.\n\n</think>\n\n"):
-        (chosen, _), _ = examples_of([PAIR | {"chosen": step}], directory)
+        (chosen, _), _ = read_examples(
+            [PAIR | {"chosen": step}], vocabulary, Preference(BETA).texts, max_length=256
+        )
         assert chosen.tokens.tolist() == whole.tokens[: len(chosen.tokens)].tolist()
 
 
@@ -299,7 +308,7 @@ def test_pairs_for_another_objective_and_long_ones(student, pairs, tmp_path, mon
     ):
         start(student, pairs, tmp_path / "out", objective="sft")
     with pytest.raises(UserError, match="no row is left to learn from .*24 too long, dropped"):
-        start(student, pairs, tmp_path / "out", max_length=64)
+        start(student, pairs, tmp_path / "out", max_length=40)
     assert not (tmp_path / "out").exists()
 
 
