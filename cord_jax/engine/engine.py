@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
+from cord_jax.engine.kept_programs import compile_or_load
 from cord_jax.engine.meter import Meter, Rounds
 from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
@@ -207,14 +208,20 @@ class Engine:
         constants = self._constants
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)
-        self._advance = advance_program(self.plan, self.exchange, sharding)
+        self._jitted = advance_program(self.plan, self.exchange, sharding)
+        self._advance = self._compile_and_advance
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
         self._mark_graded = jax.jit(_mark_graded, donate_argnums=0, out_shardings=sharding)
 
+    def _compile_and_advance(self, constants, state, rounds):
+        """The first call of the search compiles it, or loads what was compiled before."""
+        self._advance = compile_or_load(self._jitted.lower(constants, state, rounds))
+        return self._advance(constants, state, rounds)
+
     def lower(self):
         """The search program as lowered for this mesh, for inspection (`.as_text()`, `.compile()`)."""
-        return self._advance.lower(self._constants, self._state, np.int32(1))
+        return self._jitted.lower(self._constants, self._state, np.int32(1))
 
     def run(
         self,
