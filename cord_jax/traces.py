@@ -21,6 +21,7 @@ from cord_jax.run_directory import RunDirectory
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
 SUMMARY = "summary.json"
+PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
