@@ -26,7 +26,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -66,19 +66,7 @@ class JsonLines:
 
     def read(self) -> list[dict[str, Any]]:
         """All rows, in the order they were written. `UserError` names a line that is not a JSON object."""
-        if not self.path.exists():
-            return []
-        rows = []
-        with open(self.path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise _damaged(self.path, number, str(error)) from None
-                if not isinstance(row, dict):
-                    raise _damaged(self.path, number, "not a JSON object")
-                rows.append(row)
-        return rows
+        return list(read_lines(self.path)) if self.path.exists() else []
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
@@ -90,6 +78,24 @@ class JsonLines:
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the whole file atomically, to drop rows of something that never finished."""
         write_atomically(self.path, _encode_lines(rows))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a run writes, one after another; a last line without its end is passed over.
+
+    Raises: `UserError` that names a line which is not a JSON object.
+    """
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _damaged(path, number, str(error)) from None
+            if not isinstance(row, dict):
+                raise _damaged(path, number, "not a JSON object")
+            yield row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,12 +224,16 @@ def check_run(
             )
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Writes a file so that a crash at any moment leaves the old content or the new one (text as UTF-8)."""
+def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes]) -> None:
+    """Writes a file so that a crash at any moment leaves the old content or the new one (text as UTF-8).
+
+    Content that is made piece by piece is written as it comes, and need not fit into memory.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        content = content.encode() if isinstance(content, str) else content
+        file.writelines([content] if isinstance(content, bytes) else content)
         _flush(file)
     os.replace(temporary, path)
     directory = os.open(path.parent, os.O_RDONLY)

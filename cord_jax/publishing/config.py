@@ -1,11 +1,10 @@
 """Settings of publishing; what a field means and what it may be stands in its `setting`."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from cord_jax import settings
-from cord_jax.config import COLUMNS_HELP, OUTPUT_HELP, SPLIT_HELP
+from cord_jax.config import COLUMNS_HELP, SPLIT_HELP
 from cord_jax.errors import UserError
 from cord_jax.problem_files import parse_columns
 from cord_jax.settings import configuration, setting
@@ -30,23 +29,16 @@ def parse_licences(text: str) -> dict[str, str]:
     return licences
 
 
-def paths_of(value: Path | str | Sequence[Path]) -> list[Path]:
-    """The paths of a comma-separated text, or of a list; none of an empty text."""
-    if isinstance(value, (Path, str)):
-        return [Path(part.strip()) for part in str(value).split(",") if part.strip()]
-    return [Path(part) for part in value]
-
-
 @configuration
 class PublishConfig:
     """Settings of publishing traces: what `cord_jax.publish` is given and the flags of `launch.publish`."""
 
-    run: Path | str | Sequence[Path] = setting(
-        help="output directory of a finished run of launch.synthesize, or several, comma-separated (shards of a problem file, "
-        "say), which were made with the same settings",
+    run: Path | str = setting(
+        help="directory of a finished run of launch.synthesize, or several joined by commas that were made with the same "
+        "settings (shards of a problem file, say)",
         changes_result=False,
     )
-    output_dir: Path | str = setting(help="directory of the dataset; " + OUTPUT_HELP, changes_result=False)
+    output_dir: Path | str = setting(help="directory of the data set, which is made", changes_result=False)
     decontaminate: str = setting(
         default="",
         help="problem files, comma-separated: problems whose question is one of theirs, or shares 13 words in a row with one, "
@@ -72,9 +64,19 @@ class PublishConfig:
         check=parse_licences,
     )
 
+    @property
+    def runs(self) -> list[Path]:
+        """The directories of `run`."""
+        return _paths(self.run)
+
+    @property
+    def test_files(self) -> list[Path]:
+        """The problem files of `decontaminate`."""
+        return _paths(self.decontaminate)
+
     def __post_init__(self):
         """Raises: `UserError` for a value that is not what it must be."""
-        settings.check(self, _columns_of_something)
+        settings.check(self, _columns_of_something, _different_paths)
 
 
 def _check(name: str, value: str) -> None:
@@ -86,5 +88,14 @@ def _columns_of_something(config: PublishConfig) -> None:
     for name in ("columns", "split"):
         if getattr(config, name) and not config.decontaminate:
             raise UserError(f"--{name} is of the files of --decontaminate; give that, or leave --{name} out")
-    if not paths_of(config.run):
-        raise settings.refusal("run", config.run, "a directory, or several joined by commas")
+
+
+def _different_paths(config: PublishConfig) -> None:
+    for name, wanted in (("run", "directories"), ("decontaminate", "files")):
+        parts = str(getattr(config, name)).split(",")
+        if parts != [""] and ("" in parts or len(set(parts)) < len(parts)):
+            raise settings.refusal(name, getattr(config, name), f"different {wanted}, joined by commas")
+
+
+def _paths(text: Path | str) -> list[Path]:
+    return [Path(part) for part in str(text).split(",") if part]

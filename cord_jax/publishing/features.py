@@ -61,6 +61,22 @@ TREE = Features(
         "ended": _TEXT,
     }
 )
+PAIRS = Features(
+    {
+        "prompt": _TEXT,
+        "chosen": _TEXT,
+        "rejected": _TEXT,
+        "margin": _REAL,
+        "problem": _TEXT,
+        "step": _WHOLE,
+        "chosen_teacher": _TEXT,
+        "rejected_teacher": _TEXT,
+        "chosen_score": _REAL,
+        "rejected_score": _REAL,
+        "question": _TEXT,
+        "reasoning": _TEXT,
+    }
+)
 
 
 def trace_row(trace: Trace) -> dict[str, Any]:
@@ -75,5 +91,10 @@ def trace_row(trace: Trace) -> dict[str, Any]:
 
 def tree_row(candidate: Candidate) -> dict[str, Any]:
     """A candidate as a row of `TREE`."""
-    row: Mapping[str, Any] = candidate.to_row()
+    row = candidate.to_row()
     return {name: row[name] for name in TREE}
+
+
+def pair_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair of `preferences.pairs_of` as a row of `PAIRS`."""
+    return {name: row[name] for name in PAIRS}
