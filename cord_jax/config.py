@@ -25,9 +25,7 @@ MESH_HELP = (
     "busy"
 )
 OUTPUT_HELP = "directory of the run; created, or continued if it holds this very run"
-PROBLEMS_HELP = (
-    "problems: JSON lines (.jsonl, .jsonl.gz), a Parquet file, or a directory of such files or saved by datasets"
-)
+PROBLEMS_HELP = "problems: JSON lines (.jsonl, .jsonl.gz), a Parquet file, or a directory of such files or saved by datasets"
 COLUMNS_HELP = (
     "names of the columns in the problem file where they are others, as in question:problem,answer:solution; id:# takes "
     "the number of the row for its id"

@@ -72,7 +72,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     run_is: dict[str, Any] = {
         "job": "evaluate",
         "settings": settings.deciding(config) | prompt.to_row(),
-        "inputs": {"model": fingerprint(config.model), "problems": fingerprint_of(config.problems, config.split)}
+        "inputs": {
+            "model": fingerprint(config.model),
+            "problems": fingerprint_of(config.problems, config.split),
+        }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     writes = jax.process_index() == 0

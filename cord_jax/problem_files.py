@@ -34,7 +34,9 @@ def parse_columns(text: str) -> dict[str, str]:
                 f"--columns={show(text)}: {show(part)!r} is not field:column; the fields are {', '.join(FIELDS)}"
             )
         if theirs == ROW_NUMBER and ours != "id":
-            raise UserError(f"--columns={show(text)}: only an id can be the number of its row; write id:{ROW_NUMBER}")
+            raise UserError(
+                f"--columns={show(text)}: only an id can be the number of its row; write id:{ROW_NUMBER}"
+            )
         if ours in columns:
             raise UserError(f"--columns={show(text)}: gives {ours} twice")
         columns[ours] = theirs
@@ -51,14 +53,18 @@ def files_of(path: Path, split: str = "") -> list[Path]:
     """
     if not path.is_dir():
         if split:
-            raise UserError(f"--split={show(split)}: {path} is no directory, and has no splits; leave --split out")
+            raise UserError(
+                f"--split={show(split)}: {path} is no directory, and has no splits; leave --split out"
+            )
         return [path]
     if (path / _SAVED_SPLITS).is_file():
         splits = _json(path / _SAVED_SPLITS)["splits"]
         return _saved_files(path / _chosen(path, splits, split))
     if (path / _SAVED).is_file():
         if split:
-            raise UserError(f"--split={show(split)}: {path} holds one data set without splits; leave --split out")
+            raise UserError(
+                f"--split={show(split)}: {path} holds one data set without splits; leave --split out"
+            )
         return _saved_files(path)
     names = {
         file: file.relative_to(path).as_posix()
@@ -67,7 +73,9 @@ def files_of(path: Path, split: str = "") -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     }
     if not names:
-        raise UserError(f"{path}: holds no problems; give a file, or a directory with Parquet files or JSON lines")
+        raise UserError(
+            f"{path}: holds no problems; give a file, or a directory with Parquet files or JSON lines"
+        )
     if split:
         files = [file for file, name in names.items() if _is_of(split, name)]
         if not files:
@@ -93,7 +101,9 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path}: needs the package pyarrow; install it: python -m pip install pyarrow") from None
+        raise UserError(
+            f"{path}: needs the package pyarrow; install it: python -m pip install pyarrow"
+        ) from None
     number = 0
     try:
         if path.suffix == ".arrow":

@@ -58,7 +58,7 @@ def synthesize(
         split=config.split,
     )
     whole = everything[: config.limit or None]
-    problems = _share(whole, config.shard)
+    problems = share_of(whole, config.shard)
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
     rewards = search.scorer.needs_reward_model
     if rewards and spec.reward_model is None:
@@ -139,18 +139,22 @@ def _write_traces(
     return summary
 
 
-def _share(problems: list[Problem], shard: str) -> list[Problem]:
-    """The problems of a part of a file: every so many of them."""
+def share_of(problems: list[Problem], shard: str) -> list[Problem]:
+    """The problems of a part of a file: every so many of them. `shard` is as in `parse_shard`."""
     index, count = parse_shard(shard)
     if index > len(problems):
-        raise UserError(f"--shard={shard}: there are {len(problems)} problems only, none for this part; take fewer parts")
+        raise UserError(
+            f"--shard={shard}: there are {len(problems)} problems only, none for this part; take fewer parts"
+        )
     return problems[index - 1 :: count]
 
 
 def _first_prompts(teachers: Teachers, problem: Problem) -> dict[str, Any]:
     """A problem's id and, by their names, the texts that the proposers are prompted with for it."""
     texts = {
-        teachers.names[index]: render_prompt(reader.vocabulary, reader.prompt, problem.question, problem.context)
+        teachers.names[index]: render_prompt(
+            reader.vocabulary, reader.prompt, problem.question, problem.context
+        )
         for reader in teachers.readers
         for index in reader.proposers
     }

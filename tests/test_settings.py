@@ -83,6 +83,19 @@ REFUSED = {
         "closing": [(None, "a text"), ("\ud800", "a text")],
         "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
         "judge": [(1, "a path"), ("x", "give --grader=judge too")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
+        "shard": [
+            ("0/4", "from 1/16 to 16/16"),
+            ("5/4", "from 1/16"),
+            ("1", "from 1/16"),
+            ("²/4", "from 1/16"),
+        ],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -120,6 +133,13 @@ REFUSED = {
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
         "judge": [("", "a path")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],

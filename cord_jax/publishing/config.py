@@ -51,7 +51,9 @@ class PublishConfig:
     split: str = setting(default="", help=f"with --decontaminate: {SPLIT_HELP}", changes_result=False)
     title: str = setting(default="Reasoning traces by CoRD", help="title of the card")
     license: str | None = setting(
-        default=None, help=f"licence of the dataset, {_LICENCE_HELP}", check=lambda value: _check("license", value)
+        default=None,
+        help=f"licence of the dataset, {_LICENCE_HELP}",
+        check=lambda value: _check("license", value),
     )
     problems_license: str | None = setting(
         default=None,
@@ -63,6 +65,11 @@ class PublishConfig:
         help="licences of the teachers by their names in the pool: teacher=apache-2.0,other_teacher=mit",
         check=parse_licences,
     )
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """The licences of the teachers by their names."""
+        return parse_licences(self.teacher_licenses)
 
     @property
     def runs(self) -> list[Path]:

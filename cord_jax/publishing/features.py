@@ -30,7 +30,12 @@ TRACES = Features(
         "correct": _FLAG,
         "steps": [{"text": _TEXT, "teacher": _TEXT, "score": _REAL, "tokens": _WHOLE, "ended": _TEXT}],
         "usage": [
-            {"teacher": _TEXT, "proposed": Value("int64"), "committed": Value("int64"), "scored": Value("int64")}
+            {
+                "teacher": _TEXT,
+                "proposed": Value("int64"),
+                "committed": Value("int64"),
+                "scored": Value("int64"),
+            }
         ],
         "seconds": _REAL,
         "predictive_perplexity": _REAL,

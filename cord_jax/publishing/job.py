@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cord_jax import settings
+from cord_jax import settings, statistics
 from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
 from cord_jax.preferences import pairs_of
@@ -23,12 +24,8 @@ from cord_jax.traces import SUMMARY, TRACES, TREE, Trace, summarize
 
 CARD = "README.md"
 REMOVED = "removed.jsonl"
-# Data set -> split -> its file. `datasets` keeps the word `all` for the splits together.
-FILES = {
-    "default": {"train": "default/train.parquet", "other": "default/other.parquet"},
-    "tree": {"train": "tree/train.parquet"},
-    "pairs": {"train": "pairs/train.parquet"},
-}
+# Least difference of the scores of a pair, as launch.preferences has it.
+MARGIN = 0.1
 _ROWS_OF_A_GROUP = 1000
 
 
@@ -46,14 +43,16 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     runs = read_runs(config.runs)
     _check_teachers(config, runs)
     published_is = _describe(config, runs)
-    output_dir = Path(config.output_dir)
-    check_run(output_dir, **published_is)
+    output_dir = Path(config.output_dir).resolve()
+    check_run(config.output_dir, **published_is)
     if (output_dir / CARD).exists():
         return json.loads((output_dir / SUMMARY).read_text(encoding="utf-8"))
     removed = _overlaps(config, runs)
     kept = [problem for problem in runs.traces if problem not in removed]
     if not kept:
-        raise UserError("--decontaminate: every problem is one of the files given; nothing is left to publish")
+        raise UserError(
+            "--decontaminate: every problem is one of the files given; nothing is left to publish"
+        )
     from cord_jax.publishing.card import write_card
 
     making = output_dir.with_name(f".{output_dir.name}.tmp")
@@ -62,14 +61,17 @@ def publish(config: PublishConfig) -> dict[str, Any]:
         making.mkdir(parents=True)
         rows = _write_data(making, runs, kept)
         summary = _summary(config, runs, kept, list(removed.values()), rows)
-        lines = (dataclasses.asdict(overlap) for overlap in removed.values())
-        (making / REMOVED).write_bytes(b"".join(_encoded(line) + b"\n" for line in lines))
+        if config.test_files:
+            lines = (dataclasses.asdict(overlap) for overlap in removed.values())
+            (making / REMOVED).write_bytes(b"".join(_encoded(line) + b"\n" for line in lines))
         for name, value in ((SUMMARY, summary), (CONFIG, published_is | {"environment": {}, "packages": {}})):
             (making / name).write_bytes(_encoded(value, indent=2) + b"\n")
         write_card(making / CARD, config, runs, summary, runs.trace(kept[0]))
         _move(making, output_dir)
     except OSError as error:
-        raise UserError(f"{output_dir}: cannot be written ({error.strerror}); choose another directory") from None
+        raise UserError(
+            f"{output_dir}: cannot be written ({error.strerror}); choose another directory"
+        ) from None
     return summary
 
 
@@ -120,6 +122,7 @@ def _overlaps(config: PublishConfig, runs: Runs) -> dict[str, Overlap]:
 def _write_data(directory: Path, runs: Runs, kept: list[str]) -> dict[str, dict[str, int]]:
     """Writes all Parquet files and returns the rows of each split by data set; no file is made without rows."""
     from cord_jax.publishing import features
+    from cord_jax.publishing.card import FILES
 
     def traces(right: bool) -> Iterator[dict[str, Any]]:
         for trace in map(runs.trace, kept):
@@ -130,12 +133,15 @@ def _write_data(directory: Path, runs: Runs, kept: list[str]) -> dict[str, dict[
         for problem in kept:
             question = runs.trace(problem).messages[0]["content"]
             rows = (candidate.to_row() for candidate in runs.tree(problem))
-            yield from map(features.pair_row, pairs_of(rows, {problem: question}))
+            yield from map(features.pair_row, pairs_of(rows, {problem: question}, MARGIN))
 
     sources = {
         ("default", "train"): (features.TRACES, traces(True)),
         ("default", "other"): (features.TRACES, traces(False)),
-        ("tree", "train"): (features.TREE, (features.tree_row(c) for problem in kept for c in runs.tree(problem))),
+        ("tree", "train"): (
+            features.TREE,
+            (features.tree_row(c) for problem in kept for c in runs.tree(problem)),
+        ),
         ("pairs", "train"): (features.PAIRS, pairs()),
     }
     counts: dict[str, dict[str, int]] = {}
@@ -166,9 +172,20 @@ def _write_parquet(path: Path, columns: Any, rows: Iterable[dict[str, Any]]) -> 
 
 
 def _summary(
-    config: PublishConfig, runs: Runs, kept: list[str], removed: list[Overlap], rows: dict[str, dict[str, int]]
+    config: PublishConfig,
+    runs: Runs,
+    kept: list[str],
+    removed: list[Overlap],
+    rows: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
     traces = [_without_texts(runs.trace(problem)) for problem in kept]
+    figures = summarize(traces, runs.teachers, seconds=runs.seconds, device=", ".join(runs.devices))
+    decoys = [trace.decoy_scores for trace in traces if trace.decoy_scores]
+    figures |= {"decoys": max(map(len, decoys), default=0)}
+    figures |= _estimated(
+        "predictive_perplexity", [t.predictive_perplexity or 0.0 for t in traces if t.answer is not None]
+    )
+    figures |= _estimated("decoy_scores", [sum(scores) / len(scores) for scores in decoys])
     return {
         "rows": rows,
         "removed": {
@@ -179,8 +196,16 @@ def _summary(
         "runs": len(runs.directories),
         "shards": list(runs.shards),
         "without_gold_answer": sum(trace.answer is None for trace in traces),
-        "figures": summarize(traces, runs.teachers, seconds=runs.seconds, device=", ".join(runs.devices)),
+        "margin": MARGIN,
+        "figures": figures,
     }
+
+
+def _estimated(name: str, values: list[float]) -> dict[str, float | None]:
+    """A mean over problems and its standard error, under the names of a summary."""
+    found = statistics.estimate(values)
+    pairs = ((name, found.mean), (f"{name}_standard_error", found.standard_error))
+    return {name: None if math.isnan(value) else round(value, 6) for name, value in pairs}
 
 
 def _without_texts(trace: Trace) -> Trace:

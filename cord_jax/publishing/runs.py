@@ -66,7 +66,9 @@ class Runs:
 
     def tree(self, problem: str) -> list[Candidate]:
         """A problem's candidates, in the order of their numbers."""
-        return [Candidate.from_row(row) for row in self.trees[problem].rows()] if problem in self.trees else []
+        return (
+            [Candidate.from_row(row) for row in self.trees[problem].rows()] if problem in self.trees else []
+        )
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:
@@ -112,7 +114,9 @@ def _read_json(directory: Path, name: str) -> Any:
         return None
 
 
-def _refuse_other_settings(first: Path, held: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
+def _refuse_other_settings(
+    first: Path, held: Mapping[str, Any], path: Path, config: Mapping[str, Any]
+) -> None:
     def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: value for name, value in config["inputs"].items() if name != "problems"}
         return {n: value for n, value in config["settings"].items() if n not in OF_PROBLEMS} | inputs
