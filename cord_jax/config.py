@@ -188,8 +188,11 @@ def _a_judge_for_its_grader(config: Any) -> None:
 
 def _columns_of_a_file(config: Any) -> None:
     for name in ("columns", "split"):
-        if getattr(config, name) and not isinstance(config.problems, (str, Path)):
-            raise UserError(f"--{name} is of a problem file; leave it out with problems held in memory")
+        value = getattr(config, name)
+        if value and not isinstance(config.problems, (str, Path)):
+            raise UserError(
+                f"--{name}={settings.show(value)}: is of a problem file; leave it out with problems held in memory"
+            )
 
 
 def _one_trace_with_greedy(config: SynthesisConfig) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from cord_jax import settings
 from cord_jax.config import PreferencesConfig
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.run_directory import open_run, read_lines, write_atomically
 from cord_jax.traces import SUMMARY, TRACES, TREE
@@ -100,7 +101,7 @@ def write_preferences(config: PreferencesConfig) -> dict[str, Any]:
         raise UserError(_why_none(pairs(0), config))
     with open_run(config.output_dir, **run_is, environment=settings.free(config)) as run:
         if (run.path / SUMMARY).exists():
-            return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
+            return read_object(run.path / SUMMARY)
         for path, questions in sources:
             if not (path / SUMMARY).exists():
                 run.log(f"{path}: the run is not finished; its {len(questions)} traces so far are used")

@@ -104,6 +104,8 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(
             f"{path}: needs the package pyarrow; install it: python -m pip install pyarrow"
         ) from None
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be read; there is no such file")
     number = 0
     try:
         if path.suffix == ".arrow":

@@ -1,7 +1,6 @@
 """Problems: a file of JSON lines, plain or gzipped, a table, a directory, or a list (docs/method.md, section 5.1)."""
 
 import dataclasses
-import gzip
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from cord_jax import problem_files
 from cord_jax.errors import UserError
+from cord_jax.files import read_rows
 from cord_jax.problem_files import FIELDS as _FIELDS
 
 
@@ -59,10 +59,9 @@ def read_problems(
         and line or row (or the place in the list, from 1) and the reason.
     """
     if isinstance(source, (str, Path)):
-        name, placed = f"{source}, ", _read_source(Path(source), problem_files.parse_columns(columns), split)
+        placed = _read_source(Path(source), problem_files.parse_columns(columns), split)
     else:
-        rows = enumerate(map(to_row, source), start=1)
-        name, placed = "", (("", f"problem {number}", row) for number, row in rows)
+        placed = (("", f"problem {n}", to_row(problem)) for n, problem in enumerate(source, start=1))
     problems: list[Problem] = []
     place_of_id: dict[str, tuple[str, str]] = {}
     for file, place, row in placed:
@@ -79,7 +78,12 @@ def read_problems(
         place_of_id[problem.id] = file, place
         problems.append(problem)
     if not problems:
-        raise UserError(f"{name}there is no problem; give one or more")
+        name = (
+            f"{source}: the problem file is empty"
+            if isinstance(source, (str, Path))
+            else "there is no problem"
+        )
+        raise UserError(f"{name}; give one problem or more")
     return problems
 
 
@@ -95,45 +99,14 @@ def _read_source(path: Path, columns: Mapping[str, str], split: str) -> Iterator
     number = 0
     for file in problem_files.files_of(path, split):
         typed = problem_files.is_table(file)
-        for place, row in problem_files.read_table(file) if typed else _read_file(file):
+        for place, row in problem_files.read_table(file) if typed else read_rows(file):
             where, number = f"{'row' if typed else 'line'} {place}", number + 1
-            if isinstance(row, dict) and (columns or typed):
+            if columns or typed:
                 try:
                     row = problem_files.renamed(row, number, columns, typed)
                 except ValueError as error:
                     raise UserError(f"{file}, {where}: {error}") from None
             yield f"{file}, ", where, row
-
-
-def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, JSON value) of each line that is not blank."""
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: the problem file cannot be read: {error}") from None
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            try:
-                value = _parse_line(line, first=number == 1)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
-            yield number, value
-    if not data.strip():
-        raise UserError(f"{path}: the problem file is empty; write one JSON object a line")
-
-
-def _parse_line(line: bytes, *, first: bool) -> Any:
-    """The JSON value of one line; raises ValueError with the reason why there is none."""
-    try:
-        return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}; write one object a line") from None
-    except RecursionError:
-        raise ValueError("not JSON that can be read: nested too deeply") from None
 
 
 def _read_row(row: Any, answers_needed: bool) -> Problem:

@@ -27,7 +27,8 @@ from cord_jax import (
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
-from launch import common, evaluate, flags_of, preferences, quickstart, synthesize, train_student
+from cord_jax.publishing.config import PublishConfig
+from launch import common, evaluate, flags_of, preferences, publish, quickstart, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -43,6 +44,7 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "publish": (PublishConfig, publish, {"run": "r", "output_dir": "out"}),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
@@ -152,6 +154,21 @@ REFUSED = {
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "seeds": [(0, "at least 1")],
+    },
+    "publish": {
+        "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
+        "output_dir": [("", "a path")],
+        "decontaminate": [("a,a", "different files"), (None, "a text")],
+        "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
+        "split": [("train", "is of the files of --decontaminate")],
+        "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
+        "license": [("do it", "a Hub identifier"), (1, "a text")],
+        "problems_license": [("", "a Hub identifier")],
+        "teacher_licenses": [
+            ("left", "is not teacher=licence"),
+            ("left=", "is not teacher=licence"),
+            ("a=mit,a=mit", "twice"),
+        ],
     },
     "preferences": {
         "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
@@ -277,7 +294,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job in ("quickstart", "preferences") else ["distributed"]
+    flags_of_all = [] if job in ("quickstart", "preferences", "publish") else ["distributed"]
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())

@@ -29,6 +29,11 @@ def parse_licences(text: str) -> dict[str, str]:
     return licences
 
 
+def _check_title(title: str) -> None:
+    if not title.strip() or not title.isprintable():
+        raise settings.refusal("title", title, "a line of text")
+
+
 @configuration
 class PublishConfig:
     """Settings of publishing traces: what `cord_jax.publish` is given and the flags of `launch.publish`."""
@@ -49,7 +54,7 @@ class PublishConfig:
         default="", help=f"with --decontaminate: {COLUMNS_HELP}", check=parse_columns, changes_result=False
     )
     split: str = setting(default="", help=f"with --decontaminate: {SPLIT_HELP}", changes_result=False)
-    title: str = setting(default="Reasoning traces by CoRD", help="title of the card")
+    title: str = setting(default="Reasoning traces by CoRD", help="title of the card", check=_check_title)
     license: str | None = setting(
         default=None,
         help=f"licence of the dataset, {_LICENCE_HELP}",
@@ -93,8 +98,11 @@ def _check(name: str, value: str) -> None:
 
 def _columns_of_something(config: PublishConfig) -> None:
     for name in ("columns", "split"):
-        if getattr(config, name) and not config.decontaminate:
-            raise UserError(f"--{name} is of the files of --decontaminate; give that, or leave --{name} out")
+        value = getattr(config, name)
+        if value and not config.decontaminate:
+            raise UserError(
+                f"--{name}={settings.show(value)}: is of the files of --decontaminate; give that, or leave --{name} out"
+            )
 
 
 def _different_paths(config: PublishConfig) -> None:

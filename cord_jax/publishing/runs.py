@@ -78,7 +78,9 @@ def read_runs(directories: Sequence[Path]) -> Runs:
       settings than the first, or with a problem that another holds.
     """
     configs = [_read_json(directory, CONFIG) for directory in directories]
-    summaries, traces, trees = [], {}, {}
+    summaries = []
+    traces: dict[str, Place] = {}
+    trees: dict[str, Place] = {}
     for directory, config in zip(directories, configs):
         if not isinstance(config, dict) or config.get("job") != "synthesize":
             raise UserError(f"{directory}: holds no run of launch.synthesize; give its output directory")

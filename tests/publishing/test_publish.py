@@ -136,7 +136,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "C", "1", "é", "二"]), max_size=18
 
 
 @st.composite
-def tests_and_words(draw):
+def questions_and_words(draw):
     """Questions of tests, and words some of which may be a piece of one."""
     tests = draw(st.lists(WORDS.filter(bool), min_size=1, max_size=3))
     start = draw(st.integers(0, 3))
@@ -145,7 +145,7 @@ def tests_and_words(draw):
     return tests, [*draw(ends), *piece, *draw(ends)] or ["a"]
 
 
-@given(tests_and_words(), st.sampled_from([" ", "-", ", "]))
+@given(questions_and_words(), st.sampled_from([" ", "-", ", "]))
 def test_overlaps_are_those_of_a_search_for_substrings(given_words, separator):
     tests, words = given_words
 
@@ -224,7 +224,7 @@ REFUSED = {
     "no licence": (None, {"teacher_licenses": "left"}, ["'left' is not teacher=licence"]),
     "a licence of two words": (None, {"license": "do it"}, ["--license=do it: must be"]),
     "no such test": (None, {"decontaminate": "nothing.jsonl"}, ["nothing.jsonl", "cannot be read"]),
-    "columns of nothing": (None, {"columns": "id:#"}, ["--columns is of the files of --decontaminate"]),
+    "columns of nothing": (None, {"columns": "id:#"}, ["--columns=id:#: is of the files of --decontaminate"]),
     "the run itself": (None, {"output_dir": "{run}"}, ["holds a run of synthesize, not of publish"]),
 }
 
