@@ -96,6 +96,18 @@ class SynthesisConfig:
         help="with --selector=process_reward, which of its steps' rewards is that of a trace",
         choices=("last", "min", "mean", "product"),
     )
+    judgments: int = setting(
+        default=None,
+        unset=10,
+        help="with --selector=binary_judgment, answers that the meta-prover writes after each candidate",
+        at_least=1,
+    )
+    max_judgment_tokens: int = setting(
+        default=None,
+        unset=32,
+        help="with --selector=binary_judgment or confidence, tokens of such an answer at most",
+        at_least=1,
+    )
     exploration: float = setting(
         default=None,
         unset=0.2,
@@ -168,6 +180,7 @@ class SynthesisConfig:
             _no_steps_with_curation,
             _tree_search_settings,
             _reward_settings,
+            _judgment_settings,
         )
 
     @property
@@ -220,6 +233,15 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
 def _reward_settings(config: SynthesisConfig) -> None:
     if config.selector != "process_reward" and config.reward_of is not None:
         raise UserError("--reward_of is of --selector=process_reward; give that, or leave --reward_of out")
+
+
+def _judgment_settings(config: SynthesisConfig) -> None:
+    selectors = {"judgments": ["binary_judgment"], "max_judgment_tokens": ["binary_judgment", "confidence"]}
+    for name, using in selectors.items():
+        if config.selector not in using and getattr(config, name) is not None:
+            raise UserError(
+                f"--{name} is of --selector={' or '.join(using)}; give that, or leave --{name} out"
+            )
 
 
 @configuration

@@ -16,6 +16,8 @@ DECODINGS = {
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",
     "process_reward": "what the pool's [reward_model] gives for its steps",
+    "binary_judgment": "how often the meta-prover, cut short there, states the right answer",
+    "confidence": "how sure the meta-prover, cut short there, is of the answer that it states",
     "random": "a draw",
     "max_length": "the meta-prover's tokens of the reasoning",
 }

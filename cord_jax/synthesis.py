@@ -77,7 +77,7 @@ def synthesize(
         decoys = None
         if config.decoys:
             decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
-        engine = Engine(teachers, problems, search, mesh, decoys)
+        engine = Engine(teachers, problems, search, mesh, decoys, grader)
         provenance = Provenance(
             config.method,
             config.selector,

@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax.engine.tables import Tables
+from cord_jax.pool import MetaProverSpec
 from cord_jax.search import packing
 from cord_jax.search.decodings import Decoding
+from cord_jax.search.judgments import Judging
 from cord_jax.search.readers import ReaderPlan
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.search.scorers import Scorer
@@ -107,6 +109,7 @@ def plan_search(
     sizes: ProblemSizes,
     mesh: Mesh,
     reward: tuple[int, int] | None = None,
+    judging: Judging | None = None,
 ) -> SearchPlan:
     """Plans a search.
 
@@ -115,6 +118,7 @@ def plan_search(
     Args:
       meta: index of the meta-prover's reader.
       reward: index of the reward model's reader, and the id of its separator; None without one.
+      judging: the judgments that the scorer asks for, None for none.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
     decoding, data = settings.decoding, mesh.shape["data"]
@@ -131,6 +135,8 @@ def plan_search(
     )
     slots = packing.round_up(settings.slots, data)
     candidates = decoding.places * num_proposers
+    if judging is not None:  # all candidates of a round, each with a closing
+        columns += candidates * (step_width + sizes.closing_width)
     group = settings.scored_together or candidates
     rows = PASS_TOKENS // (group * (step_width + sizes.closing_width))
     return SearchPlan(
@@ -146,6 +152,7 @@ def plan_search(
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         decoding=decoding,
         scorer=settings.scorer,
+        judging=judging,
         max_steps=settings.max_steps,
         max_step_tokens=step_tokens,
         max_thinking_tokens=settings.max_thinking_tokens,
@@ -159,6 +166,22 @@ def plan_search(
         review_forms=sizes.review_forms,
         seed=settings.seed,
     )
+
+
+def plan_judging(scorer: Scorer, meta_prover: MetaProverSpec, graded_outside: bool = False) -> Judging | None:
+    """Plans the judgments that a scorer asks for; None if it asks for none.
+
+    Those that are not graded are written greedily.
+
+    Args:
+      graded_outside: as in `Judging`.
+    """
+    if scorer.judgments is None:
+        return None
+    texts, max_tokens, graded = scorer.judgments
+    of_one = (meta_prover.temperature, meta_prover.top_k, meta_prover.top_p) if graded else (0.0, 0, 1.0)
+    sampling = SamplingSettings(*((value,) * texts for value in of_one))
+    return Judging(texts, max_tokens, sampling, graded and graded_outside)
 
 
 def plan_sampling(

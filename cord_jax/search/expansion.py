@@ -159,6 +159,7 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     opens_rb = frontier.open_nb & next_.goes_on_r[:, None]
     depth_rb = of_node(tree.depth_nmj, frontier.node_nb)
     cue_rb = jnp.where(opens_rb, depth_rb + 1, -1)
+    none_rb = jnp.zeros_like(opens_rb)
     chosen = tuple(
         _chosen(
             plan,
@@ -169,6 +170,7 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
                 over_r[:, None], jnp.where(reader.writes(writer_r) & answers_r, 0, -1)[:, None], cue_rb
             ),
             ends_r & (reader.writes(writer_r) | (plan.review_forms > 0 and index == plan.meta)),
+            _held(state, batch, index, frontier) if plan.judging and index == plan.meta else none_rb,
         )
         for index, reader in enumerate(plan.readers)
     )
@@ -200,15 +202,25 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     return Task(chosen, Branches(frontier.node_nb, frontier.lineage_nbi, keeps_ri), start, updates)
 
 
-def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r) -> Chosen:
+def _held(state: SearchState, batch: SubBatch, reader: int, frontier: Frontier):
+    """The places whose step stands in a reader's KV cache already, bool [r, b]: it was read to be judged."""
+    node_r1s = batch.take(state.readers[reader].node_ns)[:, None]
+    return (node_r1s == frontier.node_nb[..., None]).any(-1)
+
+
+def _chosen(
+    plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r, held_rb
+) -> Chosen:
     """Says what a reader commits: chosen steps and the cues of what comes next.
 
     Args:
       winner_r: bool, of searches that are over the reader takes the winner's step.
+      held_rb: bool, steps that it holds already.
     """
     first_b = jnp.arange(plan.places) == 0
     over_r = next_.progress.over_n
     needed_rb = (next_.source_rb >= 0) & jnp.where(over_r[:, None], first_b & winner_r[:, None], True)
+    needed_rb &= ~held_rb
     source_rb = jnp.maximum(next_.source_rb, 0)
     length_rb = pick(candidates.length_urj[reader.vocabulary], source_rb)
     token_rbt = jnp.take_along_axis(candidates.token_urjt[reader.vocabulary], source_rb[..., None], axis=1)
