@@ -35,6 +35,7 @@ class Reader:
       vocabulary: its tokenizer.
       vocabulary_index: index among the distinct vocabularies of the pool.
       proposers: indices of the proposers that write through it.
+      more: what follows the question in its prompts, by problem id.
     """
 
     checkpoint: Path
@@ -44,6 +45,7 @@ class Reader:
     vocabulary: Vocabulary
     vocabulary_index: int
     proposers: tuple[int, ...]
+    more: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,13 +30,17 @@ FILES = {
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 _SIZE_NAMES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
 _TAGS = ("reasoning", "chain-of-thought", "distillation", "synthetic", "preference", "cord")
-# Settings that are of one selector or decoding alone.
+# Settings that are of some selectors, decodings or methods alone.
 _ONLY_WITH = {
-    "reward_of": ("selector", "process_reward"),
-    "exploration": ("decoding", "mcts"),
-    "max_expansions": ("decoding", "mcts"),
+    "reward_of": ("selector", ("process_reward",)),
+    "judgments": ("selector", ("binary_judgment",)),
+    "max_judgment_tokens": ("selector", ("binary_judgment", "confidence")),
+    "exploration": ("decoding", ("mcts",)),
+    "max_expansions": ("decoding", ("mcts",)),
+    "instruction": ("method", ("integration",)),
 }
-_ELSEWHERE = ("proposers", "meta_prover", "reward_model", "columns", "split", "shard", "limit")
+_MEMBERS = ("meta_prover", "integrator", "reward_model")
+_ELSEWHERE = ("proposers", *_MEMBERS, "columns", "split", "shard", "limit")
 _SAMPLING = ("temperature", "top_k", "top_p", "dtype", "weights")
 
 
@@ -69,7 +73,7 @@ def write_card(
         prompt=_prompt(runs.prompts, example),
         figures=figures,
         table=_figures(figures, settings["selector"]),
-        teachers=_teachers(settings["proposers"], figures, config.licences),
+        teachers=_teachers(settings, figures, config.licences),
         licences={"dataset": config.license or NOT_STATED, "problems": config.problems_license or NOT_STATED},
         against=[f"`{name}`" for name in summary["removed"]["against"]],
         removed=summary["removed"],
@@ -104,19 +108,14 @@ def _settings(settings: Mapping[str, Any], devices: tuple[str, ...]) -> list[tup
     """What a run was asked for, a line each."""
     lines = []
     for name, value in settings.items():
-        of, wanted = _ONLY_WITH.get(name, ("", None))
-        if name not in _ELSEWHERE and value is not None and (not of or settings.get(of) == wanted):
+        of, wanted = _ONLY_WITH.get(name, ("", ()))
+        if name not in _ELSEWHERE and value is not None and (not of or settings.get(of) in wanted):
             lines.append((name, _code(value)))
-    for kind, members in (
-        ("proposer", settings["proposers"]),
-        ("meta_prover", [settings["meta_prover"]]),
-        ("reward_model", [settings["reward_model"]] if "reward_model" in settings else []),
-    ):
-        for member in members:
-            given = {
-                n: v for n, v in member.items() if n in ("name", "checkpoint", *_SAMPLING) and v is not None
-            }
-            lines.append((kind, _code(given)))
+    members = [("proposer", proposer) for proposer in settings["proposers"]]
+    members += [(role, settings[role]) for role in _MEMBERS if role in settings]
+    for role, member in members:
+        given = {n: v for n, v in member.items() if n in ("name", "checkpoint", *_SAMPLING) and v is not None}
+        lines.append((role, _code(given)))
     return [*lines, ("devices", ", ".join(devices))]
 
 
@@ -158,18 +157,17 @@ def _with_error(figures: Mapping[str, Any], name: str) -> str:
 
 
 def _teachers(
-    proposers: list[Mapping[str, Any]], figures: Mapping[str, Any], licences: Mapping[str, str]
+    settings: Mapping[str, Any], figures: Mapping[str, Any], licences: Mapping[str, str]
 ) -> list[list[str]]:
-    return [
-        [
-            proposer["name"],
-            _code(proposer["checkpoint"]),
-            licences.get(proposer["name"], NOT_STATED),
-            *(f"{by_teacher[proposer['name']]:.3f}" for by_teacher in figures["share"].values()),
-            f"{figures['tokens'][proposer['name']]['proposed']:,}",
-        ]
-        for proposer in proposers
-    ]
+    """Rows of the table of writers; one that is no proposer is the meta-prover, which may put traces together."""
+    checkpoints = {proposer["name"]: proposer["checkpoint"] for proposer in settings["proposers"]}
+    rows = []
+    for name in figures["share"]["all"]:
+        shares = (f"{by_teacher[name]:.3f}" for by_teacher in figures["share"].values())
+        checkpoint = checkpoints.get(name, settings["meta_prover"]["checkpoint"])
+        sampled = f"{figures['tokens'][name]['proposed']:,}"
+        rows.append([name, _code(checkpoint), licences.get(name, NOT_STATED), *shares, sampled])
+    return rows
 
 
 def _code(value: Any) -> str:

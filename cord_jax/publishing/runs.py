@@ -41,6 +41,7 @@ class Runs:
       shards: the part of the problem file that each took, as `3/16`.
       seconds: of all together.
       devices: in words, none twice.
+      teachers: the writers' names, in the pool's order.
       prompts: what `launch.synthesize` keeps of the first problem's prompts, or nothing.
       traces, trees: problem id -> where its rows are, in the order of the ids.
     """
@@ -50,14 +51,10 @@ class Runs:
     shards: tuple[str, ...]
     seconds: float
     devices: tuple[str, ...]
+    teachers: tuple[str, ...]
     prompts: Mapping[str, Any]
     traces: Mapping[str, Place]
     trees: Mapping[str, Place]
-
-    @property
-    def teachers(self) -> list[str]:
-        """The proposers' names, in the pool's order."""
-        return [proposer["name"] for proposer in self.config["settings"]["proposers"]]
 
     def trace(self, problem: str) -> Trace:
         """A problem's trace."""
@@ -102,6 +99,7 @@ def read_runs(directories: Sequence[Path]) -> Runs:
         shards=tuple(config["settings"].get("shard", "1/1") for config in configs),
         seconds=sum(summary["seconds"] for summary in summaries),
         devices=tuple(dict.fromkeys(summary["device"] for summary in summaries)),
+        teachers=tuple(name for name in summaries[0]["tokens"] if name != "total"),
         prompts=prompts if isinstance(prompts, dict) else {},
         traces={problem: traces[problem] for problem in sorted(traces)},
         trees=trees,

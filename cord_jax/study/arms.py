@@ -110,13 +110,6 @@ _LEAD = (
     Writing("curation_x2", "curation x 2", ("lead",), {**_CURATION, "beam_width": 8}),
 )
 _OTHERS = (
-    *(
-        arm
-        for noise in NOISE
-        for arm in _pair(
-            f"noise_{noise}", f"meta-prover with noise {noise}", "noise", meta_prover=f"{META_PROVER}~{noise}"
-        )
-    ),
     Writing("greedy", "greedy", ("decodings", "beams"), {**_CORD, "decoding": "greedy"}),
     Writing("beam_2", "beam of 2", ("beams",), {**_CORD, "beam_width": 2}),
     Writing("beam_8", "beam of 8", ("beams",), {**_CORD, "beam_width": 8}),
@@ -124,8 +117,12 @@ _OTHERS = (
     Writing("max_length", "longest trace", ("selectors",), {**_CURATION, "selector": "max_length"}),
     Writing("random_steps", "random steps", ("selectors",), {**_CORD, "selector": "random"}),
     Writing("longest_steps", "longest steps", ("selectors",), {**_CORD, "selector": "max_length"}),
-    Writing("binary_judgment", "binary judgement", ("selectors",), {**_CORD, "selector": "binary_judgment"}),
-    Writing("confidence", "confidence", ("selectors",), {**_CORD, "selector": "confidence"}),
+    *(
+        Writing(
+            name, label, ("selectors",), {**_CORD, "selector": name, "max_judgment_tokens": 48}, share=0.5
+        )
+        for name, label in (("binary_judgment", "binary judgement"), ("confidence", "confidence"))
+    ),
     Writing(
         "line_break", "steps at blank lines", ("segmentations",), {**_CORD, "segmentation": "line_break"}
     ),
@@ -135,6 +132,13 @@ _OTHERS = (
         for name in (*TEACHERS, "student")
     ),
     *_pair("homogeneous", "sums three times", "pools", share=1.0, pool=("sums@0.5", "sums@0.6", "sums@0.7")),
+    *(
+        arm
+        for noise in NOISE
+        for arm in _pair(
+            f"noise_{noise}", f"meta-prover with noise {noise}", "noise", meta_prover=f"{META_PROVER}~{noise}"
+        )
+    ),
     *_pair("no_shares", "without shares", "pools", pool=("sums", "products")),
     *_pair("no_products", "without products", "pools", pool=("sums", "shares")),
     *_pair("no_sums", "without sums", "pools", pool=("products", "shares")),

@@ -2,15 +2,17 @@
 
 Several processes may work on one output directory. Each takes the first task, in the order of the arms, that is not done,
 that nobody has and whose traces are there. Killed at any moment, a study loses what was under way, of which searches
-continue where they were.
+continue where they were. A task that fails is told, noted in `failed/` and left out until the note is removed.
 """
 
 import dataclasses
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cord_jax.run_directory import write_atomically
 from cord_jax.study import arms, cells, members
 from cord_jax.study.arms import Arm, Learner, Writing
 from cord_jax.study.config import StudyConfig
@@ -84,7 +86,7 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:
 
 
 def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
-    """What is left to do, in order."""
+    """What is left to do, has not failed, and does not wait for something that has, in order."""
     from cord_jax.study.writing import rows_path
 
     directory, seeds = Path(config.output_dir), tuple(config.all_seeds)
@@ -98,19 +100,29 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
     }
     needed = {(arm.traces, seed) for arm in chosen if isinstance(arm, Learner) for seed in missing[arm.name]}
     found: list[Task] = []
-    for arm in chosen:
+    to_come: set[tuple[str, int]] = set()  # rows that will be there
+    for arm in sorted(chosen, key=lambda arm: isinstance(arm, Learner)):
         if isinstance(arm, Learner):
-            found += [Task(arm, (seed,)) for seed in missing[arm.name]]
-            continue
-        to_write = tuple(
-            seed
-            for seed in seeds
-            if seed in missing[arm.name]
-            or ((arm.name, seed) in needed and not rows_path(arm.name, directory, seed).exists())
-        )
-        if to_write:
-            found.append(Task(arm, to_write))
-    return found
+            possible = [
+                Task(arm, (seed,))
+                for seed in missing[arm.name]
+                if arm.traces is None
+                or (arm.traces, seed) in to_come
+                or rows_path(arm.traces, directory, seed).exists()
+            ]
+        else:
+            to_write = tuple(
+                seed
+                for seed in seeds
+                if seed in missing[arm.name]
+                or ((arm.name, seed) in needed and not rows_path(arm.name, directory, seed).exists())
+            )
+            possible = [Task(arm, to_write)] if to_write else []
+        possible = [task for task in possible if not _note(directory, task).exists()]
+        if isinstance(arm, Writing):
+            to_come |= {(arm.name, seed) for task in possible for seed in task.seeds}
+        found += possible
+    return sorted(found, key=lambda task: chosen.index(task.arm))
 
 
 def _can_run(arm: Arm) -> bool:
@@ -134,14 +146,27 @@ def _do_one(chosen: tuple[Arm, ...], config: StudyConfig, say: Callable[[str], N
             # Somebody may have done it, or a part, since it was listed.
             left = [task for task in tasks(chosen, config) if task.name == listed.name] if mine else []
             for task in left:
-                definition, start = definition_of(arm, config), time.monotonic()
-                if isinstance(arm, Writing):
-                    results = write_traces(arm, config, task.seeds)
-                else:
-                    results = {seed: learn(arm, config, seed) for seed in task.seeds}
+                start = time.monotonic()
+                try:
+                    if isinstance(arm, Writing):
+                        results = write_traces(arm, config, task.seeds)
+                    else:
+                        results = {seed: learn(arm, config, seed) for seed in task.seeds}
+                except Exception as error:  # of many arms one may ask for what it cannot get
+                    note = _note(directory, task)
+                    note.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(note, traceback.format_exc())
+                    say(f"{task.name} failed: {type(error).__name__}; {note} tells how")
+                    return True
+                definition = definition_of(arm, config)
                 for seed, of_seed in results.items():
                     if cells.read_cell(directory, arm.name, seed, definition) is None:
                         cells.write_cell(directory, arm.name, seed, definition, of_seed)
                 say(f"{task.name}: {time.monotonic() - start:.0f} s")
                 return True
     return False
+
+
+def _note(directory: Path, task: Task) -> Path:
+    """The file that says how a task failed."""
+    return directory / "failed" / f"{task.name}.txt"

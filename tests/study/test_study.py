@@ -82,6 +82,21 @@ def test_what_is_done_is_not_done_again_and_rows_that_are_gone_are_written_again
     assert left() == [("base", (1,)), ("after_cord", (0,))]
 
 
+def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkeypatch):
+    chosen, said = arms.choose("cord,after_cord"), []
+
+    def fail(*arguments):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(writing, "write_traces", fail)
+    assert job._do_one(chosen, config, said.append)
+    note = config.output_dir / "failed" / "cord.txt"
+    assert "no such thing" in note.read_text() and said == [f"cord failed: ValueError; {note} tells how"]
+    assert job.tasks(chosen, config) == []
+    note.unlink()
+    assert [task.name for task in job.tasks(chosen, config)][:2] == ["cord", "after_cord.seed_0"]
+
+
 def test_a_task_is_one_process_s_until_it_lets_go(tmp_path):
     hold = (
         "import sys, time\nfrom pathlib import Path\nfrom cord_jax.study.cells import claimed\n"
@@ -129,7 +144,7 @@ def test_students_are_paired_by_puzzle_and_traces_by_seed_and_puzzle():
 def test_a_decision_needs_both_tests():
     rng = np.random.default_rng(1)
     results = {
-        name: {seed: answers((rng.random(300) < chance).astype(int).tolist()) for seed in range(5)}
+        name: {seed: answers((rng.random(80) < chance).astype(int).tolist()) for seed in range(5)}
         for name, chance in (("after_cord", 0.7), ("base", 0.2), ("after_curation", 0.7))
     }
     wanted = list(itertools.permutations(results, 2))
