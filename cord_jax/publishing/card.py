@@ -37,7 +37,7 @@ _ONLY_WITH = {
     "max_judgment_tokens": ("selector", ("binary_judgment", "confidence")),
     "exploration": ("decoding", ("mcts",)),
     "max_expansions": ("decoding", ("mcts",)),
-    "instruction": ("method", ("integration",)),
+    "integration_instruction": ("method", ("integration",)),
 }
 _MEMBERS = ("meta_prover", "integrator", "reward_model")
 _ELSEWHERE = ("proposers", *_MEMBERS, "columns", "split", "shard", "limit")
