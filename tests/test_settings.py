@@ -25,10 +25,21 @@ from cord_jax import (
     settings,
 )
 from cord_jax.config import CLOSING
+from cord_jax.distillation import DistillationConfig
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.study.config import StudyConfig
-from launch import common, evaluate, flags_of, preferences, quickstart, study, synthesize, train_student
+from launch import (
+    common,
+    distill,
+    evaluate,
+    flags_of,
+    preferences,
+    quickstart,
+    study,
+    synthesize,
+    train_student,
+)
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -45,6 +56,11 @@ JOBS = {
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
     "study": (StudyConfig, study, {"output_dir": "out"}),
+    "distill": (
+        DistillationConfig,
+        distill,
+        {"pool": "p.toml", "problems": "q.jsonl", "held_out": "h.jsonl", "student": "s", "output_dir": "out"},
+    ),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
@@ -136,6 +152,16 @@ REFUSED = {
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "seeds": [(0, "at least 1")],
+    },
+    "distill": {
+        "pool": [("", "a path")],
+        "problems": [(1, "a path")],
+        "held_out": [(None, "a path")],
+        "student": [("", "a path")],
+        "output_dir": [("", "a path")],
+        "rounds": [(0, "at least 1")],
+        "job_settings": [(1, "a path")],
+        "limit": [(-1, "at least 0")],
     },
     "study": {
         "output_dir": [("", "a path")],
@@ -249,7 +275,7 @@ def parse(job: str, *arguments: str):
 @pytest.mark.parametrize("job, field, value, says", CASES)
 def test_a_bad_value_is_one_line_that_names_the_flag(job, field, value, says):
     message = refusal(job, {field: value})
-    flag = "filter" if field == "row_filter" else field
+    flag = {"row_filter": "filter", "job_settings": "settings"}.get(field, field)
     assert message.startswith(f"--{flag}=") and says in message and message.isprintable()
     assert len(message) < 220
 
@@ -276,7 +302,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job in ("quickstart", "preferences", "study") else ["distributed"]
+    flags_of_all = [] if job in ("quickstart", "preferences", "study", "distill") else ["distributed"]
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
@@ -393,7 +419,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, quickstart, study, synthesize, train_student\n"
+        "from launch import common, distill, evaluate, quickstart, study, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"
