@@ -7,6 +7,7 @@ that a misspelt name is told at once.
 METHODS = {
     "cord": "the teachers write one trace together, step by step",
     "curation": "each writes beam_width whole traces and the best is taken",
+    "integration": "each writes a whole trace and one of them, the integrator, makes one of all",
 }
 DECODINGS = {
     "beam": "keep the best beam_width traces at every step",

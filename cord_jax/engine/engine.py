@@ -115,6 +115,11 @@ class Finished:
     judged_tokens: int
     seconds: float
 
+    @property
+    def rounds(self) -> list[SettledRound]:
+        """All that was settled, for a journal."""
+        return [settled_round(self.tree, number, texts) for number, texts in enumerate(self.texts)]
+
 
 class Engine:
     """Searches problems with a loaded pool."""
@@ -162,11 +167,16 @@ class Engine:
 
     def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
         """The encoded problems; winners are reviewed where their score is not their predictive perplexity already."""
-        perplexity = isinstance(self.settings.scorer, PredictivePerplexity)
+        settings = self.settings
+        perplexity = isinstance(settings.scorer, PredictivePerplexity)
         asked = decoys is not None or (not perplexity and any(problem.forms for problem in self.problems))
-        none = [()] * len(self.problems)
         return EncodedProblems(
-            self.teachers, self.problems, self.settings.closing, asked, none if decoys is None else decoys
+            self.teachers,
+            self.problems,
+            settings.closing,
+            asked and settings.answers,
+            [()] * len(self.problems) if decoys is None else decoys,
+            settings.draws,
         )
 
     def _grade(self, problem: int, answers: list[str]) -> list[bool]:
@@ -186,7 +196,8 @@ class Engine:
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
-        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
+        constants = self._constants
+        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)
         self._advance = advance_program(self.plan, self.exchange, sharding)
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
@@ -237,6 +248,10 @@ class Engine:
             ticked = float(peek.meters.ticked_y.sum())
             self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
 
+    def close(self) -> None:
+        """Gives the memory of the slots back; the engine cannot be used any more."""
+        del self._state
+
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
         """Inserts problems; what was settled of them before, the exchange will say again."""
         replayed_r = np.zeros_like(problem_r)
@@ -279,15 +294,10 @@ class Engine:
         tree = jax.device_get(self._replicate(self._state.tree))
         rounds = []
         for slot, problem in new:
+            of_slot = jax.tree.map(lambda x: x[slot], tree)
             for number in range(told.get(problem, 0), int(settled_n[slot])):
-                settled = SettledRound(
-                    texts=self._texts.of_round(problem, number),
-                    score_j=tree.score_nmj[slot, number],
-                    ended_j=tree.ended_nmj[slot, number],
-                    dropped_j=tree.dropped_nmj[slot, number],
-                    sampled_j=tree.sampled_nmj[slot, number],
-                )
-                rounds.append((problem, number + 1, settled))
+                texts = self._texts.of_round(problem, number)
+                rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
             told[problem] = int(settled_n[slot])
         return rounds
 
@@ -331,6 +341,17 @@ class Engine:
         shapes = jax.eval_shape(widen, self._state)
         self._state = jax.jit(widen, out_shardings=state_shardings(shapes, self.mesh))(self._state)
         self._make_programs(wider)
+
+
+def settled_round(tree: Tree, number: int, texts: Sequence[CandidateText | None]) -> SettledRound:
+    """A round (from 0) of a tree without the slot axis, with its candidates as text."""
+    return SettledRound(
+        texts=texts,
+        score_j=tree.score_nmj[number],
+        ended_j=tree.ended_nmj[number],
+        dropped_j=tree.dropped_nmj[number],
+        sampled_j=tree.sampled_nmj[number],
+    )
 
 
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:

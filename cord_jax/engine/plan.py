@@ -40,6 +40,8 @@ class SearchSettings:
       filters: what drops candidates, as `filters.parse_filters` reads it; whole_traces: candidates
         are whole traces (method, sections 3.12 and 3.16).
       scored_together: candidates of a problem that are scored in one pass, 0 for all; fewer take less memory.
+      answers: winners are reviewed and their writers write the responses; else a search is over when it has chosen.
+      draws: is added to the problems' ids where draws depend on them, so that a method's second search draws anew.
       seed: of all draws.
       slots: problems searched at a time.
       quantum: tokens that proposers write in a round, None for a fitting number.
@@ -58,6 +60,8 @@ class SearchSettings:
     scored_together: int
     seed: int
     slots: int
+    answers: bool = True
+    draws: str = ""
     quantum: int | None = None
 
 
@@ -66,7 +70,7 @@ class ProblemSizes:
     """Sizes that a run's problems need room for, in tokens.
 
     Attributes:
-      prompt_width: capacity for a prompt, of any reader.
+      prompt_width: capacity for a prompt, of any reader; prompt_widths: of each reader, where it is known.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
       num_forms: most accepted forms of an answer.
       review_width, review_scored_width, review_forms: the same of what is scored after the winners' reasoning; no forms
@@ -80,6 +84,7 @@ class ProblemSizes:
     review_width: int = 1
     review_scored_width: int = 1
     review_forms: int = 0
+    prompt_widths: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +132,9 @@ def plan_search(
     step_tokens = min(settings.max_step_tokens, settings.max_thinking_tokens)
     # Another vocabulary may split the text of a step finer.
     step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
-    columns = (
-        packing.round_up(sizes.prompt_width, chunk)
-        + settings.max_thinking_tokens
-        + decoding.kept * step_width
-        + settings.max_answer_tokens
-    )
+    written = settings.max_thinking_tokens + decoding.kept * step_width + settings.max_answer_tokens
+    widths = sizes.prompt_widths or (sizes.prompt_width,) * len(parts)
+    columns = [packing.round_up(width, chunk) + written for width in widths]
     slots = packing.round_up(settings.slots, data)
     candidates = decoding.places * num_proposers
     if judging is not None:  # all candidates of a round, each with a closing
@@ -157,6 +159,7 @@ def plan_search(
         max_step_tokens=step_tokens,
         max_thinking_tokens=settings.max_thinking_tokens,
         max_answer_tokens=settings.max_answer_tokens,
+        answers=settings.answers,
         first_limit=step_tokens,
         step_width=step_width,
         read_width=max(step_width, min(step_tokens, settings.max_answer_tokens), 2 * chunk),
@@ -195,7 +198,7 @@ def plan_sampling(
     """
     data = mesh.shape["data"]
     slots = packing.round_up(slots, data)
-    (reader,) = _plan_readers([part], prompt_width + 1)
+    (reader,) = _plan_readers([part], [prompt_width + 1])
     return SlotPlan(
         readers=(dataclasses.replace(reader, start=reader.free),),  # only EOS and the cap end a text
         places=samples,
@@ -211,17 +214,17 @@ def plan_sampling(
     )
 
 
-def _plan_readers(parts: Sequence[ReaderParts], columns: int) -> tuple[ReaderPlan, ...]:
-    """Plans readers whose KV caches have `columns` columns at least."""
+def _plan_readers(parts: Sequence[ReaderParts], columns: Sequence[int]) -> tuple[ReaderPlan, ...]:
+    """Plans readers whose KV caches have so many columns each, at least."""
     plans = []
-    for part in parts:
+    for part, least in zip(parts, columns, strict=True):
         graphdef, _ = nnx.split(part.model)
         plan = ReaderPlan(
             graphdef=graphdef,
             execution=dataclasses.replace(part.execution, stacked=part.model.is_stacked),
             vocabulary=part.vocabulary,
             proposers=part.proposers,
-            blocks=part.execution.pool.blocks(columns),
+            blocks=part.execution.pool.blocks(least),
             start=part.tables.start,
             free=part.tables.free,
             sampling=part.sampling,

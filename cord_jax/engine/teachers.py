@@ -35,6 +35,7 @@ class Reader:
       vocabulary: its tokenizer.
       vocabulary_index: index among the distinct vocabularies of the pool.
       proposers: indices of the proposers that write through it.
+      more: what follows the question in its prompts, by problem id.
     """
 
     checkpoint: Path
@@ -44,6 +45,7 @@ class Reader:
     vocabulary: Vocabulary
     vocabulary_index: int
     proposers: tuple[int, ...]
+    more: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def load_teachers(
         if path in model_of:
             continue
         length, config = None, models.read_config(path)
-        if new_tokens and config.rope.depends_on_length:
+        if new_tokens and config.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
         execution = execution_of(config, mesh, key.dtype, decodes=True)

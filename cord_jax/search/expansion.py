@@ -63,7 +63,7 @@ def expansion_task(
         over_n=decision.over_r,
         stuck_n=jnp.where(decision.stuck_r, decision.stuck_node_r, NONE),
     )
-    phase_r = jnp.where(decision.over_r, REVIEWING if plan.review_forms else ANSWERING, SEARCHING)
+    phase_r = jnp.where(decision.over_r, _after_search(plan), SEARCHING)
     if not plan.review_forms:
         phase_r = jnp.where(decision.stuck_r, DONE, phase_r)
     phase_r = jnp.where(recalls_r, RECALLING, phase_r)
@@ -87,8 +87,15 @@ def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidate
         jnp.where(missing_rb, place_b, NONE),
         jnp.ones_like(progress.over_n),
     )
-    over = REVIEWING if plan.review_forms else ANSWERING
-    return _task(plan, state, batch, candidates, next_, jnp.where(progress.over_n, over, SEARCHING))
+    phase_r = jnp.where(progress.over_n, _after_search(plan), SEARCHING)
+    return _task(plan, state, batch, candidates, next_, phase_r)
+
+
+def _after_search(plan: SearchPlan) -> int:
+    """The phase that follows the search."""
+    if not plan.answers:
+        return DONE
+    return REVIEWING if plan.review_forms else ANSWERING
 
 
 @pytree
@@ -154,7 +161,7 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     tree, frontier, over_r = next_.tree, next_.frontier, next_.progress.over_n
     winner_r = frontier.node_nb[:, 0]
     writer_r = jnp.maximum(winner_r - 1, 0) % plan.num_proposers
-    ends_r = next_.goes_on_r & over_r & (winner_r > ROOT) & (next_.progress.stuck_n < ROOT)
+    ends_r = next_.goes_on_r & over_r & (winner_r > ROOT) & (next_.progress.stuck_n < ROOT) & plan.answers
     answers_r = ends_r & (plan.review_forms == 0)
     opens_rb = frontier.open_nb & next_.goes_on_r[:, None]
     depth_rb = of_node(tree.depth_nmj, frontier.node_nb)

@@ -68,6 +68,7 @@ class SearchPlan(SlotPlan):
       max_steps: steps of a trace, at most.
       max_thinking_tokens: budget in the meta-prover's tokens.
       max_answer_tokens: cap of the answer after `</think>`.
+      answers: winners are reviewed and answered; else a search is over when it has chosen.
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
@@ -85,6 +86,7 @@ class SearchPlan(SlotPlan):
     max_steps: int
     max_thinking_tokens: int
     max_answer_tokens: int
+    answers: bool
     step_width: int
     num_forms: int
     score_group: int

@@ -17,6 +17,8 @@ from .hypotheses import Candidate, Draft, Hypothesis, Node, Step
 from .reader import Reader
 from .reward import RewardReader
 
+# Methods of whole texts, with what stands for their segmentation. "integration" is its second part alone.
+WHOLE = {"curation": "whole", "integration": "free"}
 # (a step without its heading, the steps before it likewise) -> whether it is dropped
 Unwanted = Callable[[str, list[str]], bool]
 # (a stated answer, its problem) -> whether it is right
@@ -217,8 +219,8 @@ class ProblemSearch:
         drafts: list[Draft] = []
         for proposer in range(len(self.pool.proposers)):
             left = settings.max_thinking_tokens - self.meta_tokens(beam)
-            if settings.method == "curation":
-                segmentation, limit, stopped = "whole", left, "budget"
+            if settings.method in WHOLE:
+                segmentation, limit, stopped = WHOLE[settings.method], left, "budget"
             else:
                 segmentation = settings.segmentation
                 limit = min(settings.max_step_tokens, left)
@@ -233,7 +235,7 @@ class ProblemSearch:
             ):
                 ended = "budget"
             draft = Draft(beam_number, beam, proposer, step, proposal.text, tokens, ended, dropped)
-            if dropped is None and settings.method != "curation":
+            if dropped is None and settings.method not in WHOLE:
                 for earlier in drafts:
                     if (
                         earlier.dropped is None
@@ -246,7 +248,7 @@ class ProblemSearch:
 
     def filter(self, drafts: list[Draft]) -> None:
         """Marks what the filters drop; none of them may leave nothing."""
-        segmentation = "whole" if self.settings.method == "curation" else self.settings.segmentation
+        segmentation = WHOLE.get(self.settings.method, self.settings.segmentation)
 
         def without_heading(step: int, written: str) -> str:
             forced = text.heading(segmentation, step)
@@ -397,7 +399,7 @@ class ProblemSearch:
         search = self.beam_search
         if self.settings.decoding == "mcts":
             search = self.mcts
-        if self.settings.method == "curation":
+        if self.settings.method in WHOLE:
             search = self.curation
         winner, status = search()
         response = None if status == "stuck" else self.answer(winner)
