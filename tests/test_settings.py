@@ -25,12 +25,14 @@ from cord_jax import (
     settings,
 )
 from cord_jax.config import CLOSING
+from cord_jax.distillation import DistillationConfig
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.publishing.config import PublishConfig
 from cord_jax.study.config import StudyConfig
 from launch import (
     common,
+    distill,
     evaluate,
     flags_of,
     preferences,
@@ -57,6 +59,11 @@ JOBS = {
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
     "publish": (PublishConfig, publish, {"run": "r", "output_dir": "out"}),
     "study": (StudyConfig, study, {"output_dir": "out"}),
+    "distill": (
+        DistillationConfig,
+        distill,
+        {"pool": "p.toml", "problems": "q.jsonl", "held_out": "h.jsonl", "student": "s", "output_dir": "out"},
+    ),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
@@ -184,6 +191,16 @@ REFUSED = {
             ("left=", "is not teacher=licence"),
             ("a=mit,a=mit", "twice"),
         ],
+    },
+    "distill": {
+        "pool": [("", "a path")],
+        "problems": [(1, "a path")],
+        "held_out": [(None, "a path")],
+        "student": [("", "a path")],
+        "output_dir": [("", "a path")],
+        "rounds": [(0, "at least 1")],
+        "job_settings": [(1, "a path")],
+        "limit": [(-1, "at least 0")],
     },
     "study": {
         "output_dir": [("", "a path")],
@@ -314,7 +331,7 @@ def parse(job: str, *arguments: str):
 @pytest.mark.parametrize("job, field, value, says", CASES)
 def test_a_bad_value_is_one_line_that_names_the_flag(job, field, value, says):
     message = refusal(job, {field: value})
-    flag = "filter" if field == "row_filter" else field
+    flag = {"row_filter": "filter", "job_settings": "settings"}.get(field, field)
     assert message.startswith(f"--{flag}=") and says in message and message.isprintable()
     assert len(message) < 220
 
@@ -459,7 +476,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, quickstart, study, synthesize, train_student\n"
+        "from launch import common, distill, evaluate, quickstart, study, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"
