@@ -131,7 +131,6 @@ HUNGRY = {
     "digits": "{{ 10**(10**8) }}",
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
     "output": "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
-    "growth": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "nested": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
 }
 
