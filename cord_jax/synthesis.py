@@ -14,7 +14,7 @@ import models
 from cord_jax import interruption
 from cord_jax import settings as settings_of
 from cord_jax.advice import advice_on_traces
-from cord_jax.config import SynthesisConfig
+from cord_jax.config import SynthesisConfig, parse_shard
 from cord_jax.decoys import choose_decoys
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.meter import Meter
@@ -26,10 +26,14 @@ from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
 from cord_jax.methods import Job, Method, Run, make_method
 from cord_jax.pool import PoolSpec, read_pool
+from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import Problem, read_problems
 from cord_jax.progress import TraceProgress
 from cord_jax.run_directory import CONFIG, RunDirectory, check_run, open_run
-from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
+from cord_jax.text.prompts import render_prompt
+from cord_jax.traces import PROMPTS, SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
+
+_OF_PROBLEMS = ("columns", "shard", "split")
 
 
 @interruption.handled()
@@ -49,8 +53,14 @@ def synthesize(
     """
     config = config.resolved
     method = make_method(config)
-    everything = read_problems(config.problems, answers_needed=method.search.scorer.needs_answer)
-    problems = everything[: config.limit or None]
+    everything = read_problems(
+        config.problems,
+        answers_needed=method.search.scorer.needs_answer,
+        columns=config.columns,
+        split=config.split,
+    )
+    whole = everything[: config.limit or None]
+    problems = share_of(whole, config.shard)
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
     rewards = method.search.scorer.needs_reward_model
     if rewards and spec.reward_model is None:
@@ -62,7 +72,7 @@ def synthesize(
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    environment = settings_of.free(config) | {"device": device_name(mesh)}
+    environment = settings_of.free(config) | {"device": device_name(mesh), "problem_count": len(problems)}
     if jax.process_count() == 1 and (Path(config.output_dir) / CONFIG).exists():
         with open_run(config.output_dir, **run_is, environment=environment) as run:
             if (summary := _finished(run, problems)) is not None:
@@ -71,7 +81,7 @@ def synthesize(
     if leads:
         count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
         report.log(f"synthesize: loading {count} {'checkpoint' if count == 1 else 'checkpoints'}")
-    teachers = load_teachers(spec, mesh, problems, method.new_tokens(spec), execution_of, rewards)
+    teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
@@ -130,6 +140,7 @@ def _write_traces(
     started = time.monotonic()
     report.begin(run.log, len(problems) - len(pending), len(problems))
     run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device}")
+    run.write_json(PROMPTS, _first_prompts(job.teachers, problems[0]))
     seam_rates = _seam_rates(run, job.teachers, method.search.segmentation)
 
     def record(settled):
@@ -158,6 +169,28 @@ def _write_traces(
     return summary
 
 
+def share_of(problems: list[Problem], shard: str) -> list[Problem]:
+    """The problems of a part of a file: every so many of them. `shard` is as in `parse_shard`."""
+    index, count = parse_shard(shard)
+    if index > len(problems):
+        raise UserError(
+            f"--shard={shard}: there are {len(problems)} problems only, none for this part; take fewer parts"
+        )
+    return problems[index - 1 :: count]
+
+
+def _first_prompts(teachers: Teachers, problem: Problem) -> dict[str, Any]:
+    """A problem's id and, by their names, the texts that the proposers are prompted with for it."""
+    texts = {
+        teachers.names[index]: render_prompt(
+            reader.vocabulary, reader.prompt, problem.question, problem.context
+        )
+        for reader in teachers.readers
+        for index in reader.proposers
+    }
+    return {"problem": problem.id, "prompts": {name: texts[name] for name in teachers.names}}
+
+
 def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dict[str, float]:
     """The share of step seams that each vocabulary encodes in another way than whole texts, told where it is not 0."""
     rates = {reader.checkpoint.name: reader.vocabulary.seam_rate(segmentation) for reader in teachers.readers}
@@ -183,16 +216,17 @@ def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[s
     return {
         "job": "synthesize",
         "settings": settings,
-        "inputs": {"problems": fingerprint(config.problems)}
+        "inputs": {"problems": fingerprint_of(config.problems, config.split)}
         | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
 
 
 def _digest(run_is: Mapping[str, Any]) -> str:
-    """A hash of a run's settings and checkpoints."""
+    """A hash of a run's settings and checkpoints; which problems it takes, and from where, is no part of it."""
     inputs = {name: value for name, value in run_is["inputs"].items() if name != "problems"}
-    text = json.dumps([run_is["settings"], inputs], sort_keys=True, default=str)
+    settings = {name: value for name, value in run_is["settings"].items() if name not in _OF_PROBLEMS}
+    text = json.dumps([settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

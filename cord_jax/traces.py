@@ -22,6 +22,7 @@ from cord_jax.run_directory import JsonLines, RunDirectory
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
 SUMMARY = "summary.json"
+PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
 ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
