@@ -7,7 +7,6 @@ samples come from the decoder of the search engine, and depend on seed, problem 
 
 import itertools
 import math
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +32,10 @@ from cord_jax.grading import (
     predicted_answer,
 )
 from cord_jax.grading.agreement import same
+from cord_jax.growth import identity_in, note_growth
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
-from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import Problem, read_problems
-from cord_jax.progress import Progress
+from cord_jax.progress import Progress, announced
 from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
@@ -80,25 +79,29 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         "settings": settings.deciding(config) | prompt.to_row(),
         "inputs": {
             "model": fingerprint(config.model),
-            "problems": fingerprint_of(config.problems, config.split),
+            "problems": identity_in(
+                config.output_dir,
+                problems,
+                may_grow=not models.read_config(config.model).rope.depends_on_length,
+            ),
         }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     writes = jax.process_index() == 0
     if writes:
         check_run(config.output_dir, **run_is)
-        print(f"evaluate: loading {config.model}", file=sys.stderr, flush=True)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, prompt, problems)
     execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
-    model = models.load(
-        config.model,
-        mesh,
-        stacked=execution.stacked,
-        max_length=length,
-        outputs_first=execution.outputs_first,
-    )
+    with announced(f"evaluate: loading {config.model}"):
+        model = models.load(
+            config.model,
+            mesh,
+            stacked=execution.stacked,
+            max_length=length,
+            outputs_first=execution.outputs_first,
+        )
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))
@@ -114,6 +117,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
         open_grader(config.grader, **options) as grader,
     ):
+        note_growth(run, problems)
         file = run.json_lines(SAMPLES)
         rows = file.read(_NEEDS)
         done = {(row["problem"], row["sample"]) for row in rows}

@@ -1,15 +1,30 @@
 """Telling how a job goes on: a live line on a terminal, and a line of the log every half minute."""
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from cord_jax.engine.meter import Meter
 
 LOG_SECONDS = 30.0
 _LIVE_SECONDS = 0.25
+_SILENT_SECONDS = 1.0
 _CLEAR = "\r\x1b[K"
+
+
+@contextlib.contextmanager
+def announced(line: str) -> Iterator[None]:
+    """Prints a line to stderr if what is inside takes more than a second: input that cannot be used is told before that."""
+    timer = threading.Timer(_SILENT_SECONDS, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Progress:

@@ -23,12 +23,12 @@ from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, check_judge, grader_options, open_grader
+from cord_jax.growth import identity_in, identity_of, note_growth
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
 from cord_jax.methods import Job, Method, Run, make_method
 from cord_jax.pool import PoolSpec, read_pool
-from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import Problem, read_problems
-from cord_jax.progress import TraceProgress
+from cord_jax.progress import TraceProgress, announced
 from cord_jax.run_directory import CONFIG, RunDirectory, check_run, open_run
 from cord_jax.text.prompts import render_prompt
 from cord_jax.traces import PROMPTS, SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
@@ -69,6 +69,16 @@ def synthesize(
         )
     check_judge(config.judge)
     run_is = _describe(config, method, spec)
+    # Decoys are answers of all problems, and some rotations follow the longest prompt.
+    lengths_matter = any(
+        models.read_config(path).rope.depends_on_length
+        for path in {*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}
+    )
+    run_is["inputs"]["problems"] = identity_in(
+        config.output_dir, whole, may_grow=not config.decoys and not lengths_matter
+    )
+    if config.decoys:
+        run_is["inputs"]["decoys from"] = identity_of(everything)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
@@ -78,10 +88,9 @@ def synthesize(
             if (summary := _finished(run, problems)) is not None:
                 return summary
     report = TraceProgress()
-    if leads:
-        count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
-        report.log(f"synthesize: loading {count} {'checkpoint' if count == 1 else 'checkpoints'}")
-    teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
+    count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
+    with announced(f"synthesize: loading {count} {'checkpoint' if count == 1 else 'checkpoints'}"):
+        teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
@@ -109,6 +118,7 @@ def synthesize(
                     outcome.grade(grader)
             return {}
         with open_run(config.output_dir, **run_is, environment=environment) as run:
+            note_growth(run, whole)
             return _write_traces(run, method, job, searches, grader, provenance, report, progress)
 
 
@@ -216,15 +226,18 @@ def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[s
     return {
         "job": "synthesize",
         "settings": settings,
-        "inputs": {"problems": fingerprint_of(config.problems, config.split)}
-        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
+        "inputs": {
+            f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)
+        }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
 
 
 def _digest(run_is: Mapping[str, Any]) -> str:
     """A hash of a run's settings and checkpoints; which problems it takes, and from where, is no part of it."""
-    inputs = {name: value for name, value in run_is["inputs"].items() if name != "problems"}
+    inputs = {
+        name: value for name, value in run_is["inputs"].items() if "checkpoint" in name or name == "judge"
+    }
     settings = {name: value for name, value in run_is["settings"].items() if name not in _OF_PROBLEMS}
     text = json.dumps([settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
