@@ -183,6 +183,7 @@ REFUSED = {
         "decontaminate": [("a,a", "different files"), (None, "a text")],
         "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
         "split": [("train", "is of the files of --decontaminate")],
+        "common_words": [(-1, "at least 0")],
         "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
         "license": [("do it", "a Hub identifier"), (1, "a text")],
         "problems_license": [("", "a Hub identifier")],
