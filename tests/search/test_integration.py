@@ -1,6 +1,7 @@
 """Integration: the engine's traces equal those of a brute-force twin, whatever the slots, devices and interruptions."""
 
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cord_jax import miniature
 from cord_jax.engine.engine import Engine
 from cord_jax.methods.integration import WholeTraces, integrator_of
-from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
+from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
 from cord_jax.search.round_record import SettledRound
 from tests.conftest import REPOSITORY
 from tests.reference.integration import reference_integration
@@ -28,10 +30,10 @@ SETTINGS = dict(method="integration", grader="exact", **LIMITS)
 OWN_FILTER = "tests.search.own_filters:has_odd_length"
 
 
-def write_run(directory: Path, pool: Pool, integrator: str | None, tables: str = "") -> Path:
-    """The inputs of a run whose pool names an integrator."""
+def write_run(directory: Path, pool: Pool, integrator: str | None, tables: str = "", problems=PROBLEMS):
+    """The inputs of a run whose pool names an integrator; returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_inputs(directory, pool, PROBLEMS)
+    write_inputs(directory, pool, problems)
     file = directory / "pool.toml"
     named = "" if integrator is None else f'integrator = "{integrator}"\n'
     file.write_text(named + file.read_text() + "\n" + tables)
@@ -132,6 +134,21 @@ def test_interrupted_in_either_search(pools, tmp_path, monkeypatch):
     found = engine_rows(directory, "run", slots=2, **SETTINGS)
     assert journal() == []
     assert_equal(found, reference_integration(pool, PROBLEMS, named(pool, "llama-1"), **LIMITS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 8])
+def test_the_miniature(tmp_path, slots):
+    spec = read_pool(miniature.POOL)
+    proposers = tuple(Proposer(p.name, p.checkpoint, system_prompt=p.system_prompt) for p in spec.proposers)
+    pool = Pool(proposers, MetaProver(spec.meta_prover.checkpoint, spec.meta_prover.system_prompt))
+    rows = map(json.loads, miniature.HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines())
+    problems = list(itertools.islice(rows, 3))
+    directory = write_run(tmp_path, pool, "sums", problems=problems)
+    settings = SETTINGS | {"max_thinking_tokens": 224, "max_answer_tokens": 48}
+    found = engine_rows(directory, "run", slots=slots, **settings)
+    limits = {name: settings[name] for name in LIMITS}
+    assert_equal(found, reference_integration(pool, problems, proposers[0], **limits))
 
 
 @pytest.mark.slow
