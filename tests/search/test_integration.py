@@ -127,8 +127,8 @@ def test_interrupted_in_either_search(pools, tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 engine_rows(directory, "run", slots=3, **SETTINGS)
         if search == 0:
-            assert len(journal()) == 2 - after
-            assert (directory / "run" / "traces.jsonl").read_text() == ""
+            assert [number for _, number in journal()] == [1]
+            assert not (directory / "run" / "traces.jsonl").exists()
     assert [number for _, number in journal()].count(1) == len(PROBLEMS)
     assert 2 in [number for _, number in journal()]
     found = engine_rows(directory, "run", slots=2, **SETTINGS)
