@@ -23,7 +23,7 @@ from cord_jax.student import StudentConfig, train
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
-EXAMPLES = {"of_sums": 4000, "alone": 2000}
+EXAMPLES = {"of_sums": 9000, "alone": 2000}
 BELIEVED = "sums"
 
 
@@ -47,7 +47,7 @@ def make(member: str, recipe: str, directory: Path, examples: int = 0) -> None:
             max_length=384,
             epochs=1,
             batch_size=6,
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
             mesh="data:1",
             checkpoint_every=0,
             log_every=1000,
