@@ -28,6 +28,7 @@ from cord_jax.config import CLOSING
 from cord_jax.distillation import DistillationConfig
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
+from cord_jax.publishing.config import PublishConfig
 from cord_jax.study.config import StudyConfig
 from launch import (
     common,
@@ -35,6 +36,7 @@ from launch import (
     evaluate,
     flags_of,
     preferences,
+    publish,
     quickstart,
     study,
     synthesize,
@@ -55,6 +57,7 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "publish": (PublishConfig, publish, {"run": "r", "output_dir": "out"}),
     "study": (StudyConfig, study, {"output_dir": "out"}),
     "distill": (
         DistillationConfig,
@@ -104,6 +107,19 @@ REFUSED = {
         "closing": [(None, "a text"), ("\ud800", "a text")],
         "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
         "judge": [(1, "a path"), ("x", "give --grader=judge too")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
+        "shard": [
+            ("0/4", "from 1/16 to 16/16"),
+            ("5/4", "from 1/16"),
+            ("1", "from 1/16"),
+            ("²/4", "from 1/16"),
+        ],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -141,6 +157,13 @@ REFUSED = {
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
         "judge": [("", "a path")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
@@ -153,6 +176,21 @@ REFUSED = {
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "seeds": [(0, "at least 1")],
+    },
+    "publish": {
+        "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
+        "output_dir": [("", "a path")],
+        "decontaminate": [("a,a", "different files"), (None, "a text")],
+        "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
+        "split": [("train", "is of the files of --decontaminate")],
+        "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
+        "license": [("do it", "a Hub identifier"), (1, "a text")],
+        "problems_license": [("", "a Hub identifier")],
+        "teacher_licenses": [
+            ("left", "is not teacher=licence"),
+            ("left=", "is not teacher=licence"),
+            ("a=mit,a=mit", "twice"),
+        ],
     },
     "distill": {
         "pool": [("", "a path")],
@@ -321,7 +359,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job in ("quickstart", "preferences", "study", "distill") else ["distributed"]
+    flags_of_all = ["distributed"] if job in ("synthesize", "evaluate", "train_student") else []
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
