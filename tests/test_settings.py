@@ -212,6 +212,7 @@ REFUSED = {
         "held_out_problems": [(301, "at least 2 and at most 300")],
         "samples": [(0, "at least 1")],
         "work_dir": [(1, "a path")],
+        "together": [(0, "at least 1")],
         "time_limit": [(-1, "at least 0")],
         "devices": [(0, "at least 1")],
         "only_page": [("yes", "true or false")],
