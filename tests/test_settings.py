@@ -397,6 +397,7 @@ def test_values_are_put_into_their_normal_form():
         "model": "m",
         "problems": "1 in memory",
         "judge": None,
+        "limit": 0,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }
