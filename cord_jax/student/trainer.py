@@ -36,7 +36,7 @@ from cord_jax.student.reference import Reference
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
-from models.checkpoint.adapters import save_adapters
+from models.checkpoint.adapters import fits_peft, save_adapters
 
 HF = "hf"
 ADAPTER = "adapter"
@@ -162,7 +162,10 @@ def _run(
             draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
         if config.lora_rank:
-            _export_adapters(config, model)
+            if fits_peft(model):
+                _export_adapters(config, model)
+            else:
+                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
             model = lora.merge(model)
         _export(config, job, model)
 

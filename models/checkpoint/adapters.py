@@ -17,10 +17,16 @@ from models.checkpoint import safetensors
 from models.checkpoint.load_save import to_host
 from models.checkpoint.tensor_map import Part, dotted, parts_of_parameters
 from models.decoder import Decoder
-from models.layers import Linear
+from models.layers import MLP, Linear
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+
+
+def fits_peft(model: Decoder) -> bool:
+    """Whether PEFT can hold the adapters: it takes those of a mixture's dense feed-forwards for adapters of experts."""
+    dense = any(isinstance(module, MLP) for _, module in nnx.iter_modules(model))
+    return model.config.experts is None or not dense
 
 
 def save_adapters(model: Decoder, path: str | Path, base: str, rank: int, alpha: float) -> None:
@@ -29,7 +35,7 @@ def save_adapters(model: Decoder, path: str | Path, base: str, rank: int, alpha:
     In a cluster every process calls this, and the first one writes.
 
     Args:
-      model: a decoder with adapters.
+      model: a decoder with adapters that `fits_peft`.
       path: directory; made if absent.
       base: the checkpoint that they are added to, as the configuration names it.
       rank, alpha: as they were attached with.
@@ -45,9 +51,8 @@ def save_adapters(model: Decoder, path: str | Path, base: str, rank: int, alpha:
         ranks[module] = len(pairs) * rank
     if jax.process_index() > 0:
         return
-    # Experts have projections of the same names, which are not adapted.
-    short = {module: module if model.config.experts else module.rpartition(".")[2] for module in ranks}
-    fused = {short[module]: of_all for module, of_all in ranks.items() if of_all != rank}
+    short = {module.rpartition(".")[2]: of_all for module, of_all in ranks.items()}
+    fused = {name: of_all for name, of_all in short.items() if of_all != rank}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -58,9 +63,9 @@ def save_adapters(model: Decoder, path: str | Path, base: str, rank: int, alpha:
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": sorted(set(short.values())),
+        "target_modules": sorted(short),
         "rank_pattern": fused,
-        "alpha_pattern": {module: of_all // rank * alpha for module, of_all in fused.items()},
+        "alpha_pattern": {name: of_all // rank * alpha for name, of_all in fused.items()},
     }
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)

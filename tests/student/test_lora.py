@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import models
 from cord_jax.student import StudentConfig, train
 from models import lora
-from models.checkpoint.adapters import save_adapters
+from models.checkpoint.adapters import fits_peft, save_adapters
 from tests.student.students import read_metrics, write_student
 from tests.student.test_step import make_batch, make_step
 
@@ -139,6 +139,16 @@ def test_peft_loads_the_adapters(family, layout, tmp_path):
     assert np.abs(without - found).max() > 0.1
     state = peft.get_peft_model_state_dict(theirs)
     assert state.keys() == load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
+
+
+def test_adapters_that_peft_would_take_for_others():
+    config = models.config_from_hf(
+        dict(model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"], num_hidden_layers=2)
+    )
+    for layers, fits in (((True, True), True), ((True, False), False)):
+        experts = dataclasses.replace(config.experts, layers=layers)
+        model = models.abstract(dataclasses.replace(config, experts=experts))
+        assert fits_peft(lora.attach(model, RANK, ALPHA)) == fits
 
 
 def test_int8_weights_are_refused(student):
