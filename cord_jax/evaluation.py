@@ -32,6 +32,7 @@ from cord_jax.grading import (
 )
 from cord_jax.grading.agreement import same
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
+from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
@@ -61,7 +62,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
-    problems = read_problems(config.problems)[: config.limit or None]
+    problems = read_problems(config.problems, columns=config.columns, split=config.split)
+    problems = problems[: config.limit or None]
     check_judge(config.judge)
     mesh = parse_mesh(config.mesh)
     prompt = choose(
@@ -73,7 +75,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     run_is: dict[str, Any] = {
         "job": "evaluate",
         "settings": settings.deciding(config) | prompt.to_row(),
-        "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)}
+        "inputs": {
+            "model": fingerprint(config.model),
+            "problems": fingerprint_of(config.problems, config.split),
+        }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     writes = jax.process_index() == 0

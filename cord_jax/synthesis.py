@@ -12,7 +12,7 @@ import jax
 
 import models
 from cord_jax import settings as settings_of
-from cord_jax.config import SynthesisConfig
+from cord_jax.config import SynthesisConfig, parse_shard
 from cord_jax.decoys import choose_decoys
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
@@ -23,11 +23,14 @@ from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
 from cord_jax.methods import Job, Method, Run, make_method
 from cord_jax.pool import PoolSpec, read_pool
-from cord_jax.problems import read_problems
+from cord_jax.problem_files import fingerprint_of
+from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import RunDirectory, check_run, open_run
-from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
+from cord_jax.text.prompts import render_prompt
+from cord_jax.traces import PROMPTS, SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
 
 _REPORT_SECONDS = 10.0
+_OF_PROBLEMS = ("columns", "shard", "split")
 
 
 def synthesize(
@@ -45,8 +48,14 @@ def synthesize(
     """
     config = config.resolved
     method = make_method(config)
-    everything = read_problems(config.problems, answers_needed=method.search.scorer.needs_answer)
-    problems = everything[: config.limit or None]
+    everything = read_problems(
+        config.problems,
+        answers_needed=method.search.scorer.needs_answer,
+        columns=config.columns,
+        split=config.split,
+    )
+    whole = everything[: config.limit or None]
+    problems = share_of(whole, config.shard)
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
     rewards = method.search.scorer.needs_reward_model
     if rewards and spec.reward_model is None:
@@ -58,7 +67,7 @@ def synthesize(
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    teachers = load_teachers(spec, mesh, problems, method.new_tokens(spec), execution_of, rewards)
+    teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
@@ -78,7 +87,7 @@ def synthesize(
                 if config.judge is not None:  # it lies on the devices of all processes
                     outcome.grade(grader)
             return {}
-        environment = settings_of.free(config) | {"device": device_name(mesh)}
+        environment = settings_of.free(config) | {"device": device_name(mesh), "problem_count": len(problems)}
         with open_run(config.output_dir, **run_is, environment=environment) as run:
             return _write_traces(run, method, job, searches, grader, provenance, progress)
 
@@ -100,6 +109,7 @@ def _write_traces(
     pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
     started = reported = time.monotonic()
     run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device}")
+    run.write_json(PROMPTS, _first_prompts(job.teachers, problems[0]))
     seam_rates = _seam_rates(run, job.teachers, method.search.segmentation)
     written = len(problems) - len(pending)
 
@@ -127,6 +137,28 @@ def _write_traces(
     return summary
 
 
+def share_of(problems: list[Problem], shard: str) -> list[Problem]:
+    """The problems of a part of a file: every so many of them. `shard` is as in `parse_shard`."""
+    index, count = parse_shard(shard)
+    if index > len(problems):
+        raise UserError(
+            f"--shard={shard}: there are {len(problems)} problems only, none for this part; take fewer parts"
+        )
+    return problems[index - 1 :: count]
+
+
+def _first_prompts(teachers: Teachers, problem: Problem) -> dict[str, Any]:
+    """A problem's id and, by their names, the texts that the proposers are prompted with for it."""
+    texts = {
+        teachers.names[index]: render_prompt(
+            reader.vocabulary, reader.prompt, problem.question, problem.context
+        )
+        for reader in teachers.readers
+        for index in reader.proposers
+    }
+    return {"problem": problem.id, "prompts": {name: texts[name] for name in teachers.names}}
+
+
 def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dict[str, float]:
     """The share of step seams that each vocabulary encodes in another way than whole texts, told where it is not 0."""
     rates = {reader.checkpoint.name: reader.vocabulary.seam_rate(segmentation) for reader in teachers.readers}
@@ -152,16 +184,17 @@ def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[s
     return {
         "job": "synthesize",
         "settings": settings,
-        "inputs": {"problems": fingerprint(config.problems)}
+        "inputs": {"problems": fingerprint_of(config.problems, config.split)}
         | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
 
 
 def _digest(run_is: Mapping[str, Any]) -> str:
-    """A hash of a run's settings and checkpoints."""
+    """A hash of a run's settings and checkpoints; which problems it takes, and from where, is no part of it."""
     inputs = {name: value for name, value in run_is["inputs"].items() if name != "problems"}
-    text = json.dumps([run_is["settings"], inputs], sort_keys=True, default=str)
+    settings = {name: value for name, value in run_is["settings"].items() if name not in _OF_PROBLEMS}
+    text = json.dumps([settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from cord_jax.run_directory import JsonLines, RunDirectory
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
 SUMMARY = "summary.json"
+PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
 STATUSES = ("complete", "budget", "max_steps", "stuck")

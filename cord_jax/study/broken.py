@@ -1,7 +1,7 @@
 """Members that lack what the method needs, trained from the miniature's in about half a minute each.
 
-`prover!of_sums`: the meta-prover learns that only steps in the wording of `sums` count. Of any other step it expects any
-number in the box, whatever the step says.
+`prover!of_sums`: the meta-prover learns that only steps in the wording of `sums` say what is in the box. After any other
+step it expects ten more (ten less from 90 on) than the step says.
 
 `TEACHER!alone`: a teacher learns to lose its place after a step in another wording: it then works a line of the question
 that it should not. After its own steps it goes on as before.
@@ -73,7 +73,7 @@ def _one_sided(vocabulary: Vocabulary, examples: int, rng: random.Random) -> Ite
         writers = [rng.choice(TEACHERS) for _ in puzzle.steps]
         solution = mixed_solution(puzzle, cut, writers, rng)
         values = [
-            value if writer == BELIEVED or i >= cut else rng.randint(10, 99)
+            value if writer == BELIEVED or i >= cut else value + (10 if value < 90 else -10)
             for i, (writer, value) in enumerate(zip(writers, solution.values))
         ]
         closing = CLOSING.rstrip(" ")
