@@ -183,6 +183,7 @@ REFUSED = {
         "decontaminate": [("a,a", "different files"), (None, "a text")],
         "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
         "split": [("train", "is of the files of --decontaminate")],
+        "common_words": [(-1, "at least 0")],
         "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
         "license": [("do it", "a Hub identifier"), (1, "a text")],
         "problems_license": [("", "a Hub identifier")],
@@ -211,6 +212,7 @@ REFUSED = {
         "held_out_problems": [(301, "at least 2 and at most 300")],
         "samples": [(0, "at least 1")],
         "work_dir": [(1, "a path")],
+        "together": [(0, "at least 1")],
         "time_limit": [(-1, "at least 0")],
         "devices": [(0, "at least 1")],
         "only_page": [("yes", "true or false")],
@@ -395,6 +397,7 @@ def test_values_are_put_into_their_normal_form():
         "model": "m",
         "problems": "1 in memory",
         "judge": None,
+        "limit": 0,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }

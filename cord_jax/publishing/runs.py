@@ -57,15 +57,21 @@ class Runs:
     trees: Mapping[str, Place]
 
     def trace(self, problem: str) -> Trace:
-        """A problem's trace."""
-        (row,) = self.traces[problem].rows()
-        return Trace.from_row(row)
+        """A problem's trace. Raises: `UserError` for one of another version of the program."""
+        place = self.traces[problem]
+        try:
+            (row,) = place.rows()
+            return Trace.from_row(row)
+        except (KeyError, TypeError) as error:
+            raise _another_version(place.path, problem, error) from None
 
     def tree(self, problem: str) -> list[Candidate]:
-        """A problem's candidates, in the order of their numbers."""
-        return (
-            [Candidate.from_row(row) for row in self.trees[problem].rows()] if problem in self.trees else []
-        )
+        """A problem's candidates, in the order of their numbers. Raises: `UserError` as `trace` does."""
+        place = self.trees.get(problem)
+        try:
+            return [] if place is None else [Candidate.from_row(row) for row in place.rows()]
+        except TypeError as error:
+            raise _another_version(self.trees[problem].path, problem, error) from None
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:
@@ -103,6 +109,12 @@ def read_runs(directories: Sequence[Path]) -> Runs:
         prompts=prompts if isinstance(prompts, dict) else {},
         traces={problem: traces[problem] for problem in sorted(traces)},
         trees=trees,
+    )
+
+
+def _another_version(path: Path, problem: str, error: Exception) -> UserError:
+    return UserError(
+        f'{path}, problem "{problem}": a row has other fields ({error}); give a run of this version of launch.synthesize'
     )
 
 
