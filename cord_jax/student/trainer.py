@@ -35,8 +35,10 @@ from cord_jax.student.reference import Reference
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
+from models.checkpoint.adapters import fits_peft, save_adapters
 
 HF = "hf"
+ADAPTER = "adapter"
 METRICS = "metrics.jsonl"
 NON_FINITE = "non_finite.jsonl"
 
@@ -163,7 +165,13 @@ def _run(
             unit = step_program.objective.unit
             draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
-        _export(config, job, lora.merge(model) if config.lora_rank else model)
+        if config.lora_rank:
+            if fits_peft(model):
+                _export_adapters(config, model)
+            else:
+                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
+            model = lora.merge(model)
+        _export(config, job, model)
 
 
 class _Batches:
@@ -285,6 +293,15 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _export_adapters(config: StudentConfig, model: models.Decoder) -> None:
+    """Writes `adapter/`, complete or not at all."""
+    adapter, unfinished = config.output_dir / ADAPTER, config.output_dir / f"{ADAPTER}.unfinished"
+    save_adapters(model, unfinished, str(config.student), config.lora_rank, config.lora_alpha)
+    if jax.process_index() == 0:
+        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier end of this run, which wrote no hf/
+        unfinished.rename(adapter)
 
 
 def _stop_at(eos_id: int, directory: Path) -> None:
