@@ -185,7 +185,7 @@ def open_run(
             f"output directory {path}: cannot be written ({error.strerror}); choose another"
         ) from None
     try:
-        held = _read_config(path)
+        held = read_run_config(path)
         if held is None:
             write_atomically(path / CONFIG, _encode_pretty(wanted))
             return RunDirectory(path, wanted, False, lock)
@@ -213,7 +213,7 @@ def check_run(
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UserError(f"output directory {path}: is a file; choose a directory")
-    held = _read_config(path)
+    held = read_run_config(path)
     if path.is_dir():
         for file in path.iterdir():  # below the first level only what this program has made anew is written
             if file.is_symlink() or not (file.is_file() or file.is_dir()):
@@ -271,10 +271,10 @@ def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, 
         )
 
 
-def _read_config(path: Path) -> dict[str, Any] | None:
-    """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
+def read_run_config(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The config.json of a run's directory; None if there is none, or one of another kind (a checkpoint's, say)."""
     try:
-        config = files.read_object(path / CONFIG)
+        config = files.read_object(Path(path) / CONFIG)
     except UserError:
         return None
     parts = ("job", "settings", "inputs", "environment", "packages")
