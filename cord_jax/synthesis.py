@@ -82,7 +82,7 @@ def synthesize(
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    environment = settings_of.free(config) | {"device": device_name(mesh), "problem_count": len(problems)}
+    environment = settings_of.free(config) | {"device": device_name(mesh)}
     if jax.process_count() == 1 and (Path(config.output_dir) / CONFIG).exists():
         with open_run(config.output_dir, **run_is, environment=environment) as run:
             if (summary := _finished(run, problems)) is not None:
