@@ -338,7 +338,12 @@ def gather_tensors(
         rows = []
         for path, part in sorted(places[name], key=lambda place: place[1].row):
             block = parameters[path][part.index] if part.index else parameters[path]
-            whole = block.is_fully_addressable
-            host = np.asarray(block) if whole else multihost_utils.process_allgather(block, tiled=True)
-            rows.append(as_tensor(host, part.entry))
+            rows.append(as_tensor(to_host(block), part.entry))
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """The whole of an array, in every process; all of them ask for it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
