@@ -21,6 +21,7 @@ from cord_jax import interruption, settings, statistics
 from cord_jax.advice import advice_on_samples
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import (
@@ -104,6 +105,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
             max_length=length,
             outputs_first=execution.outputs_first,
         )
+    refuse_overflow(model, mesh, prompts[0], config.model)
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))
