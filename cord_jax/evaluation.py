@@ -92,7 +92,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, prompt, problems)
-    execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
+    model_config = models.read_config(config.model)
+    vocabulary.defined(model_config.vocab_size)  # told before the weights are read
+    execution = models.execution_of(model_config, mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
     with announced(f"evaluate: loading {config.model}"):
         model = models.load(
