@@ -111,7 +111,10 @@ def _run(
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(
-                config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+                config.output_dir / "checkpoints",
+                every=config.checkpoint_every,
+                keep=config.keep_checkpoints,
+                log=log,
             )
         )
         state = checkpoints.restore(shapes)
@@ -150,7 +153,8 @@ def _run(
             ):
                 figures = held_out.figures(state)
             reports.add(done, jax.device_get(report), figures)
-            checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
+            last = done == job.plan.steps
+            checkpoints.save(done, state, force=bool(config.checkpoint_every) and last, needed=not last)
             if _stops(done) and done < job.plan.steps:
                 checkpoints.save(done, state, force=True)
                 log(f"stopped by a signal after step {done} of {job.plan.steps}; the same command continues")
@@ -280,12 +284,16 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     hf, unfinished = config.output_dir / HF, config.output_dir / f"{HF}.unfinished"
     if jax.process_index() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-    models.save(model, unfinished, source=config.student)
-    if jax.process_index() == 0:
-        _stop_at(end_of_turn(job.vocabulary), unfinished)
-        row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
-        (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
-        unfinished.rename(hf)
+    try:
+        models.save(model, unfinished, source=config.student)
+        if jax.process_index() == 0:
+            _stop_at(end_of_turn(job.vocabulary), unfinished)
+            row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
+            (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
+            unfinished.rename(hf)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def _export_adapters(config: StudentConfig, model: models.Decoder) -> None:

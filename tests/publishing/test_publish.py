@@ -87,7 +87,9 @@ def test_columns_are_declared(published):
 
 
 def test_shards_together_are_the_whole(run, published, tmp_path):
-    parts = [write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), shard=f"{i}/3") for i in (1, 2, 3)]
+    parts = [
+        write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), count=12, shard=f"{i}/3") for i in (1, 2, 3)
+    ]
     summary = publish(
         PublishConfig(run=",".join(map(str, parts[::-1])), output_dir=tmp_path / "set", **NAMES)
     )
@@ -208,6 +210,13 @@ def unfinished(run):
     (run / "traces.jsonl").write_bytes(b"".join((run / "traces.jsonl").read_bytes().splitlines(True)[:5]))
 
 
+def problems_of(run, **said):
+    """Changes what a run says of its problems."""
+    config = json.loads((run / "config.json").read_text())
+    config["inputs"]["problems"] = said
+    (run / "config.json").write_text(json.dumps(config))
+
+
 def damaged(run):
     with open(run / "tree.jsonl", "a") as file:
         file.write('{"problem"')
@@ -225,6 +234,12 @@ def twice(run):
 REFUSED = {
     "no run": (lambda run: (run / "config.json").unlink(), {}, ["run: holds no run of launch.synthesize"]),
     "not finished": (unfinished, {}, ["is not finished (5 of 12 problems have a trace)"]),
+    "not finished growing": (
+        lambda run: problems_of(run, count=14),
+        {},
+        ["is not finished (12 of 14 problems have a trace)"],
+    ),
+    "another version": (problems_of, {}, ["holds a run of another version of launch.synthesize"]),
     "a damaged line": (damaged, {}, ["tree.jsonl, line 109: damaged"]),
     "no tree": (lambda run: (run / "tree.jsonl").unlink(), {}, ["tree.jsonl: cannot be read"]),
     "other files": (own_files, {}, ["holds files that belong to no run (thesis.tex)"]),
