@@ -153,7 +153,6 @@ _OTHERS = (
     *_pair("no_sums", "without sums", "pools", pool=("products", "shares")),
     *_pair("identical", "two identical teachers", "conditions", pool=("sums", "sums@0.6", "products")),
     *_pair("useless", "useless third teacher", "conditions", pool=("sums", "products", "shares~0.6")),
-    *_pair("one_sided", "meta-prover that only sums can satisfy", "conditions", meta_prover="prover!of_sums"),
     *_pair(
         "unable",
         "teachers that cannot go on from others' text",
@@ -164,6 +163,9 @@ _OTHERS = (
     *_pair("warm", "temperature 1", "conditions", temperature=1.0),
     *_pair("hot", "temperature 1.5", "conditions", temperature=1.5),
     Writing("curation_filtered", "curation + filter", ("filters",), {**_CURATION, "filters": "arithmetic"}),
+    *_pair(
+        "one_sided", "meta-prover trained to trust sums alone", "conditions", meta_prover="prover!of_sums"
+    ),
 )
 WRITINGS = (*_LEAD, *_OTHERS)
 
