@@ -117,13 +117,6 @@ _OTHERS = (
     Writing("random_steps", "random steps", ("selectors",), {**_CORD, "selector": "random"}),
     Writing("longest_steps", "longest steps", ("selectors",), {**_CORD, "selector": "max_length"}),
     Writing(
-        "binary_judgment",
-        "binary judgement",
-        ("selectors",),
-        {**_CORD, "selector": "binary_judgment", "max_judgment_tokens": 48},
-        share=0.25,
-    ),
-    Writing(
         "confidence",
         "confidence",
         ("selectors",),
@@ -140,7 +133,6 @@ _OTHERS = (
     ),
     *_pair("homogeneous", "sums three times", "pools", share=1.0, pool=("sums@0.5", "sums@0.6", "sums@0.7")),
     Writing("integration", "integration", ("methods",), {"method": "integration"}),
-    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
     *(
         arm
         for noise in NOISE
@@ -165,6 +157,15 @@ _OTHERS = (
     Writing("curation_filtered", "curation + filter", ("filters",), {**_CURATION, "filters": "arithmetic"}),
     *_pair(
         "one_sided", "meta-prover trained to trust sums alone", "conditions", meta_prover="prover!of_sums"
+    ),
+    # These take the longest.
+    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
+    Writing(
+        "binary_judgment",
+        "binary judgement",
+        ("selectors",),
+        {**_CORD, "selector": "binary_judgment", "max_judgment_tokens": 48},
+        share=0.25,
     ),
 )
 WRITINGS = (*_LEAD, *_OTHERS)
