@@ -31,9 +31,8 @@ class DrawnScores:
 
     def __call__(self, tree: RecordedTree, child: Child) -> float:
         """As `Scores` says."""
-        return self.draw_sbk[
-            child.candidate.step - 1, child.beam, self.teachers.index(child.candidate.teacher)
-        ]
+        proposer = self.teachers.index(child.candidate.teacher)
+        return float(self.draw_sbk[child.candidate.step - 1, child.beam, proposer])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +110,8 @@ class Question:
     def winner(self, problem: str, rows: Sequence[Row]) -> dict[str, Any]:
         """The row of `winners.jsonl`."""
         found, recorded = self.find(problem, rows, self.teachers), self.run.winner(problem)
-        same = found.covered and found.winner == recorded
-        tree, trace = self.run.tree(problem), self.run.traces[problem]
+        trace = self.run.traces[problem]
+        same = found.covered and (found.winner, found.status) == (recorded, trace.status)
         of_node = {row["node"]: row for row in rows}
 
         def score(node: int | None, name: str) -> float | None:
@@ -124,8 +123,10 @@ class Question:
         row |= {"old_node_new_score": score(recorded, "new_score")}
         row |= {"new_node": found.winner, "new_status": found.status, "new_score": decimal(found.score)}
         row |= {"new_node_old_score": score(found.winner, "old_score")}
-        path = tree.path(found.winner) if found.winner else []
-        return row | {"steps": [{"text": c.text, "teacher": c.teacher, "ended": c.ended} for c in path]}
+        row["steps"] = [
+            {"text": c.candidate.text, "teacher": c.candidate.teacher, "ended": c.ended} for c in found.steps
+        ]
+        return row
 
 
 def ask(config: RescoringConfig, run: RecordedRun) -> Question:

@@ -127,9 +127,7 @@ class RecordedTree:
 
         Raises: `NotRecorded` if the node was not extended, or would have been under another budget.
         """
-        recorded = self.children.get(node)
-        if recorded is None:
-            raise NotRecorded(f"{_name(self.by_node[node])} was not extended")
+        recorded = self._extensions(node)
         mine = [c for c in recorded if teachers is None or c.teacher in teachers]
         if budget is not None:
             self._check_budget(node, mine, budget)
@@ -156,6 +154,16 @@ class RecordedTree:
             return [Child(c, c.beam, c.dropped, c.ended) for c in mine]
         children = [Child(c, c.beam, c.dropped if c.dropped in _UNREADABLE else None, c.ended) for c in mine]
         return filtered(children, filters, "whole", lambda child: [])
+
+    def _extensions(self, node: int) -> list[Candidate]:
+        """The candidates that extend a node, or else one with the same text: what follows depends on the text alone."""
+        if node == 0:
+            return self.children[0]
+        mine = self.by_node[node]
+        for other in (mine, *self.children[mine.parent]):
+            if other.text == mine.text and other.node in self.children:
+                return self.children[other.node]
+        raise NotRecorded(f"{_name(mine)} was not extended")
 
     def _check_budget(self, node: int, candidates: Sequence[Candidate], budget: Budget) -> None:
         left = budget.max_thinking_tokens - (budget.thinking[node] if node else 0)

@@ -65,6 +65,8 @@ class Found:
       status: as in `traces.jsonl`; None where the winner is not known.
       why: what the tree does not hold; None if it holds all.
       same_places: whether every node that was extended stood at the beam at which it was extended in the run.
+      steps: the candidates that the winner's trace is made of. One of them may extend a node of the same text as the step
+        before it, if that was a duplicate in the run.
     """
 
     winner: int | None
@@ -72,6 +74,7 @@ class Found:
     status: str | None
     why: str | None
     same_places: bool
+    steps: tuple[Child, ...] = ()
 
     @property
     def covered(self) -> bool:
@@ -93,18 +96,23 @@ def search(tree: RecordedTree, rules: Rules, scores: Scores, budget: Budget | No
 
 def _whole(tree: RecordedTree, rules: Rules, scores: Scores) -> Found:
     children = tree.samples(rules.teachers, rules.beam_width, rules.filters)
-    best = _best([_Place(child, scores(tree, child)) for child in children if child.dropped is None], 1)
+    best = _best([_Place((child,), scores(tree, child)) for child in children if child.dropped is None], 1)
     if not best:
-        return Found(0, None, "stuck", None, True)
+        return _stuck(None, True)
     return _won(best[0], True)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """A trace that is kept, and its score."""
+    """A trace that is kept, step by step, and its score."""
 
-    child: Child
+    steps: tuple[Child, ...]
     score: float
+
+    @property
+    def last(self) -> Child:
+        """Its last step."""
+        return self.steps[-1]
 
 
 def _best(pool: Sequence[_Place], width: int) -> list[_Place]:
@@ -115,28 +123,36 @@ def _best(pool: Sequence[_Place], width: int) -> list[_Place]:
 
 def _steps(tree: RecordedTree, rules: Rules, scores: Scores, budget: Budget | None) -> Found:
     kept: list[_Place] = []
-    extended: list[tuple[int, int]] = [(0, 0)]  # beam and node
+    extended: list[tuple[int, _Place | None]] = [
+        (0, None)
+    ]  # beams, and what they hold: at first the empty trace
     same_places = True
     for _ in range(rules.max_steps):
-        pool = [place for place in kept if place.child.complete]
+        pool = [place for place in kept if place.last.complete]
         lost = []
-        for beam, node in extended:
+        for beam, place in extended:
+            node, before = (place.last.node, place.steps) if place is not None else (0, ())
             children = tree.expand(node, beam, rules.teachers, rules.filters, rules.segmentation, budget)
             same_places &= all(child.candidate.beam == beam for child in children)
-            valid = [_Place(child, scores(tree, child)) for child in children if child.dropped is None]
-            pool += valid
-            lost += [] if valid else [node]
+            valid = [child for child in children if child.dropped is None]
+            pool += [_Place((*before, child), scores(tree, child)) for child in valid]
+            lost += [] if valid else [place]
         if not pool:
-            score = None if lost[0] == 0 else next(p.score for p in kept if p.child.node == lost[0])
-            return Found(lost[0], score, "stuck", None, same_places)
+            return _stuck(lost[0], same_places)
         kept = _best(pool, rules.beam_width)
-        extended = [(beam, p.child.node) for beam, p in enumerate(kept) if not p.child.complete]
+        extended = [(beam, place) for beam, place in enumerate(kept) if not place.last.complete]
         if not extended:
             break
     return _won(kept[0], same_places)
 
 
 def _won(place: _Place, same_places: bool) -> Found:
-    ended = place.child.ended
+    ended = place.last.ended
     status = "complete" if ended in CONCLUDED else "budget" if ended == "budget" else "max_steps"
-    return Found(place.child.node, place.score, status, None, same_places)
+    return Found(place.last.node, place.score, status, None, same_places, place.steps)
+
+
+def _stuck(place: _Place | None, same_places: bool) -> Found:
+    if place is None:
+        return Found(0, None, "stuck", None, same_places)
+    return Found(place.last.node, place.score, "stuck", None, same_places, place.steps)
