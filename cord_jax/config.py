@@ -32,7 +32,7 @@ COLUMNS_HELP = (
     "the number of the row for its id"
 )
 SPLIT_HELP = "split to take of a directory that has several"
-LIMIT_HELP = "take the first so many problems of the file; 0 takes all"
+LIMIT_HELP = "take the first so many problems of the file; 0 takes all; a run may be continued with more"
 USER_PROMPT_HELP = (
     "user turn of a problem: a text with {question} where the question goes, after its context if it has one; "
     r"\n stands for a new line"
@@ -165,7 +165,7 @@ class SynthesisConfig:
         "apart; launch.publish puts them together",
         check=parse_shard,
     )
-    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0, changes_result=False)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same traces", at_least=0
     )
@@ -312,7 +312,7 @@ class EvaluationConfig:
     )
     columns: str = setting(default="", help=COLUMNS_HELP, check=parse_columns)
     split: str = setting(default="", help=SPLIT_HELP)
-    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0, changes_result=False)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same samples", at_least=0
     )

@@ -279,7 +279,7 @@ def _read_sampling(path: Path, where: str, table: dict[str, Any]) -> tuple[float
     if not 0 < top_p <= 1:
         raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
     top_k = table.get("top_k", 0)
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 0 <= top_k < 2**31:
         raise UserError(
             f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
         )
@@ -373,10 +373,14 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
 
 
 def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
-    checkpoint = (directory / Path(_required_text(path, where, table, "checkpoint")).expanduser()).resolve()
+    given = _required_text(path, where, table, "checkpoint")
+    checkpoint = (directory / Path(given).expanduser()).resolve()
     if not checkpoint.is_dir():
+        from models.errors import hub_hint  # only now: it brings jax
+
         raise UserError(
             f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to {directory}"
+            f"{hub_hint(given)}"
         )
     return checkpoint
 

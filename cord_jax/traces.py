@@ -18,6 +18,7 @@ import numpy as np
 from cord_jax import statistics
 from cord_jax.errors import UserError
 from cord_jax.run_directory import JsonLines, RunDirectory
+from cord_jax.tree_shape import TreeShape
 
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
@@ -25,6 +26,7 @@ SUMMARY = "summary.json"
 PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
+ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
 
 
@@ -213,16 +215,37 @@ class Candidate:
         return cls(**row)
 
 
+_OF_TREE = {"problem": str, "node": int, "step": int, "beam": int, "ended": str, "kept": bool}
+
+
 class TraceFiles:
     """`traces.jsonl` and `tree.jsonl` of an open run directory."""
 
-    def __init__(self, run: RunDirectory):
-        """Opens both; drops from the tree what an interrupted run left of problems that have no trace."""
-        self._traces = run.json_lines(TRACES)
-        self._tree = run.json_lines(TREE)
-        finished = self.finished()
-        rows = self._tree.read({"problem": str})
-        whole = [row for row in rows if row["problem"] in finished]
+    def __init__(self, run: RunDirectory, shape: TreeShape | None = None):
+        """Opens both, and mends what an interruption or a disk has left: rows of the tree without a trace, a trace whose
+        tree is not whole, rows that stand there twice.
+
+        Args:
+          shape: of the run's trees; None to take them as they are.
+        """
+        self._traces, self._tree = run.json_lines(TRACES), run.json_lines(TREE)
+        read = self._traces.read({"id": str})
+        traces = {row["id"]: row for row in read}
+        trees: dict[str, dict[int, dict[str, Any]]] = {}
+        rows = self._tree.read(_OF_TREE)
+        for row in rows:
+            trees.setdefault(row["problem"], {}).setdefault(row["node"], row)
+        torn = [name for name in traces if shape and not shape.is_whole([*trees.get(name, {}).values()])]
+        if doubled := len(read) - len(traces):
+            run.log(f"{TRACES}: {doubled} rows stand there twice; one of each is kept")
+        if torn:
+            shown = ", ".join(torn[:3]) + (", ..." if len(torn) > 3 else "")
+            run.log(f"{TREE}: lacks rows of {len(torn)} problems, which are searched again: {shown}")
+        kept = {name: row for name, row in traces.items() if name not in set(torn)}
+        whole = [row for name, tree in trees.items() if name in kept for row in tree.values()]
+        # Traces go first: rows of the tree without a trace are taken away, and a trace without its tree is searched again.
+        if len(kept) < len(read):
+            self._traces.rewrite(kept.values())
         if len(whole) < len(rows):
             self._tree.rewrite(whole)
 
@@ -292,12 +315,14 @@ def summarize(
       device: in words, for instance "8 x TPU v5e".
 
     Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without
-    a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
+    a score counts as 0); `status` counts; `unanswered`, responses that state no answer; `ended`, what ended the winners'
+    steps; `mean_steps`; `share` of the winners' steps by teacher, over all
     and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
     accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
+    ended = Counter(step.ended for trace in traces for step in trace.steps)
     tokens = {teacher: _add_up(trace.usage.get(teacher, Usage()) for trace in traces) for teacher in teachers}
     return {
         "problems": len(traces),
@@ -306,6 +331,8 @@ def summarize(
         "mean_score": _rounded(score.mean),
         "mean_score_standard_error": _rounded(score.standard_error),
         "status": {status: statuses[status] for status in STATUSES},
+        "unanswered": sum(trace.response is not None and trace.predicted_answer is None for trace in traces),
+        "ended": {name: ended[name] for name in ENDINGS},
         "mean_steps": _rounded(statistics.estimate([len(trace.steps) for trace in traces]).mean),
         "share": {
             part: {teacher: _rounded(share) for teacher, share in by_teacher.items()}

@@ -183,6 +183,7 @@ REFUSED = {
         "decontaminate": [("a,a", "different files"), (None, "a text")],
         "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
         "split": [("train", "is of the files of --decontaminate")],
+        "common_words": [(-1, "at least 0")],
         "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
         "license": [("do it", "a Hub identifier"), (1, "a text")],
         "problems_license": [("", "a Hub identifier")],
@@ -211,6 +212,7 @@ REFUSED = {
         "held_out_problems": [(301, "at least 2 and at most 300")],
         "samples": [(0, "at least 1")],
         "work_dir": [(1, "a path")],
+        "together": [(0, "at least 1")],
         "time_limit": [(-1, "at least 0")],
         "devices": [(0, "at least 1")],
         "only_page": [("yes", "true or false")],
@@ -235,6 +237,7 @@ REFUSED = {
         "beta": [(0, "above 0"), (-1, "above 0"), (math.nan, "a finite number"), (0.2, "give that")],
         "max_length": [(0, "at least 1")],
         "overlong": [("keep", "one of drop, cut")],
+        "turns": [("first", "one of last, all")],
         "pack": [(1, "true or false"), (None, "true or false"), ("no", "true or false")],
         "system_prompt": [(1, "a text")],
         "user_prompt": [("Solve it.", "a text with {question}")],
@@ -307,6 +310,7 @@ CONTRADICTIONS = [
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
     ("train_student", {"beta": 0.2}, ["--beta=0.2", "--objective=dpo"]),
+    ("train_student", {"objective": "dpo", "turns": "all"}, ["--turns=all", "--objective=dpo"]),
     ("train_student", {"objective": "dpo", "overlong": "cut"}, ["--overlong=cut", "--objective=dpo"]),
 ]
 
@@ -395,6 +399,7 @@ def test_values_are_put_into_their_normal_form():
         "model": "m",
         "problems": "1 in memory",
         "judge": None,
+        "limit": 0,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }

@@ -120,6 +120,7 @@ def load_teachers(
         if path in model_of:
             continue
         length, config = None, models.read_config(path)
+        vocabulary_of[path].defined(config.vocab_size)  # told before the weights are read
         if new_tokens and config.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)

@@ -50,6 +50,12 @@ class PublishConfig:
         "are left out and listed",
         changes_result=False,
     )
+    common_words: int = setting(
+        default=0,
+        help="with --decontaminate: 13 words in a row that stand in more problems of the run than this are a turn of phrase "
+        "('where m and n are relatively prime positive integers') and no overlap; 0: all are one",
+        at_least=0,
+    )
     columns: str = setting(
         default="", help=f"with --decontaminate: {COLUMNS_HELP}", check=parse_columns, changes_result=False
     )

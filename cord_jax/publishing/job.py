@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cord_jax.preferences import pairs_of
 from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import read_problems
 from cord_jax.publishing.config import PublishConfig
-from cord_jax.publishing.decontamination import Overlap, Questions
+from cord_jax.publishing.decontamination import Overlap, Questions, words_of
 from cord_jax.publishing.runs import Runs, read_runs
 from cord_jax.run_directory import CONFIG, check_run
 from cord_jax.traces import SUMMARY, TRACES, TREE, Trace, summarize
@@ -27,6 +28,7 @@ REMOVED = "removed.jsonl"
 # Least difference of the scores of a pair, as launch.preferences has it.
 MARGIN = 0.1
 _ROWS_OF_A_GROUP = 1000
+_MANY = 10
 
 
 def publish(config: PublishConfig) -> dict[str, Any]:
@@ -110,13 +112,16 @@ def _overlaps(config: PublishConfig, runs: Runs) -> dict[str, Overlap]:
         (path.name, read_problems(path, answers_needed=False, columns=config.columns, split=config.split))
         for path in config.test_files
     )
-    found = {}
-    for problem in runs.traces:
-        trace = runs.trace(problem)
-        overlap = questions.overlap(problem, trace.question, trace.extra.get("context"))
-        if overlap is not None:
-            found[problem] = overlap
-    return found
+    traces = map(runs.trace, runs.traces)
+    words = ((trace.id, words_of(trace.question, trace.extra.get("context"))) for trace in traces)
+    found, most = questions.overlaps(words, config.common_words)
+    if most > _MANY and not config.common_words:
+        print(
+            f"publish: 13 words of {config.decontaminate} stand in {most} problems, which are left out; if they are a turn of "
+            f"phrase, --common_words={_MANY} lets them pass",
+            file=sys.stderr,
+        )
+    return {problem: found[problem] for problem in runs.traces if problem in found}
 
 
 def _write_data(directory: Path, runs: Runs, kept: list[str]) -> dict[str, dict[str, int]]:
@@ -165,7 +170,13 @@ def _write_parquet(path: Path, columns: Any, rows: Iterable[dict[str, Any]]) -> 
     schema = columns.arrow_schema
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while first:
-            writer.write_table(pyarrow.Table.from_pylist(first, schema=schema))
+            try:
+                table = pyarrow.Table.from_pylist(first, schema=schema)
+            except pyarrow.ArrowException as error:
+                raise UserError(
+                    f"a row does not fit the columns of {path.parent.name}: {error}; make the run again"
+                ) from None
+            writer.write_table(table)
             count += len(first)
             first = list(itertools.islice(rows, _ROWS_OF_A_GROUP))
     return count
@@ -192,6 +203,7 @@ def _summary(
             "question": sum(overlap.reason == "question" for overlap in removed),
             "13-gram": sum(overlap.reason != "question" for overlap in removed),
             "against": [path.name for path in config.test_files],
+            "common_words": config.common_words,
         },
         "runs": len(runs.directories),
         "shards": list(runs.shards),

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cord_jax.config import parse_shard
 from cord_jax.errors import UserError
 from cord_jax.run_directory import CONFIG
 from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
 
-# Settings that say which problems a run took, not how it wrote their traces.
-OF_PROBLEMS = ("limit", "shard", "columns", "split")
+# Settings and inputs that say which problems a run took, not how it wrote their traces.
+OF_PROBLEMS = ("limit", "shard", "columns", "split", "problems", "decoys from")
+WHOLE = "1/1"
 _SHOWN = 40
 
 
@@ -57,15 +59,21 @@ class Runs:
     trees: Mapping[str, Place]
 
     def trace(self, problem: str) -> Trace:
-        """A problem's trace."""
-        (row,) = self.traces[problem].rows()
-        return Trace.from_row(row)
+        """A problem's trace. Raises: `UserError` for one of another version of the program."""
+        place = self.traces[problem]
+        try:
+            (row,) = place.rows()
+            return Trace.from_row(row)
+        except (KeyError, TypeError) as error:
+            raise _another_version(place.path, problem, error) from None
 
     def tree(self, problem: str) -> list[Candidate]:
-        """A problem's candidates, in the order of their numbers."""
-        return (
-            [Candidate.from_row(row) for row in self.trees[problem].rows()] if problem in self.trees else []
-        )
+        """A problem's candidates, in the order of their numbers. Raises: `UserError` as `trace` does."""
+        place = self.trees.get(problem)
+        try:
+            return [] if place is None else [Candidate.from_row(row) for row in place.rows()]
+        except TypeError as error:
+            raise _another_version(self.trees[problem].path, problem, error) from None
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:
@@ -96,13 +104,19 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     return Runs(
         directories=tuple(directories),
         config=configs[0],
-        shards=tuple(config["settings"].get("shard", "1/1") for config in configs),
+        shards=tuple(config["settings"].get("shard", WHOLE) for config in configs),
         seconds=sum(summary["seconds"] for summary in summaries),
         devices=tuple(dict.fromkeys(summary["device"] for summary in summaries)),
         teachers=tuple(name for name in summaries[0]["tokens"] if name != "total"),
         prompts=prompts if isinstance(prompts, dict) else {},
         traces={problem: traces[problem] for problem in sorted(traces)},
         trees=trees,
+    )
+
+
+def _another_version(path: Path, problem: str, error: Exception) -> UserError:
+    return UserError(
+        f'{path}, problem "{problem}": a row has other fields ({error}); give a run of this version of launch.synthesize'
     )
 
 
@@ -118,8 +132,8 @@ def _refuse_other_settings(
     first: Path, held: Mapping[str, Any], path: Path, config: Mapping[str, Any]
 ) -> None:
     def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {name: value for name, value in config["inputs"].items() if name != "problems"}
-        return {n: value for n, value in config["settings"].items() if n not in OF_PROBLEMS} | inputs
+        everything = config["settings"] | config["inputs"]
+        return {name: value for name, value in everything.items() if name not in OF_PROBLEMS}
 
     ours, theirs = deciding(held), deciding(config)
     for name in {**ours, **theirs}:
@@ -133,12 +147,15 @@ def _refuse_other_settings(
 
 def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mapping[str, Any]:
     """The summary of a run that has a trace of every problem. Raises: `UserError` if it is not finished."""
+    part, parts = parse_shard(config["settings"].get("shard", WHOLE))
+    count = config["inputs"].get("problems", {}).get("count")
+    if count is None:
+        raise UserError(f"{directory}: holds a run of another version of launch.synthesize; make it again")
+    wanted = len(range(part - 1, count, parts))
     summary = _read_json(directory, SUMMARY)
-    wanted = summary["problems"] if summary else config["environment"].get("problem_count")
     if summary is None or wanted != traces:
-        total = "" if wanted is None else f" of {wanted}"
         raise UserError(
-            f"{directory}: is not finished ({traces}{total} problems have a trace); run its command again, then publish it"
+            f"{directory}: is not finished ({traces} of {wanted} problems have a trace); run its command again, then publish it"
         )
     return summary
 

@@ -4,10 +4,9 @@ import dataclasses
 import json
 import math
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import models
-from cord_jax import settings
+from cord_jax import interruption, settings
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
@@ -36,8 +35,10 @@ from cord_jax.student.reference import Reference
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
+from models.checkpoint.adapters import fits_peft, save_adapters
 
 HF = "hf"
+ADAPTER = "adapter"
 METRICS = "metrics.jsonl"
 NON_FINITE = "non_finite.jsonl"
 
@@ -110,7 +111,10 @@ def _run(
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(
-                config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+                config.output_dir / "checkpoints",
+                every=config.checkpoint_every,
+                keep=config.keep_checkpoints,
+                log=log,
             )
         )
         state = checkpoints.restore(shapes)
@@ -130,7 +134,7 @@ def _run(
             log(f"continuing after step {first} of {job.plan.steps}")
 
         reports = _Reports(config, job, mesh, run, first, progress, stack)
-        stop = stack.enter_context(_stop_signals())
+        stack.enter_context(interruption.handled())
         programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
         held_out = HeldOut(step_program, job.held_out, reference.held_out)
         batches = _Batches(config, job, mesh, reference.examples)
@@ -149,17 +153,25 @@ def _run(
             ):
                 figures = held_out.figures(state)
             reports.add(done, jax.device_get(report), figures)
-            checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
-            if stop(done) and done < job.plan.steps:
+            last = done == job.plan.steps
+            checkpoints.save(done, state, force=bool(config.checkpoint_every) and last, needed=not last)
+            if _stops(done) and done < job.plan.steps:
                 checkpoints.save(done, state, force=True)
                 log(f"stopped by a signal after step {done} of {job.plan.steps}; the same command continues")
+                interruption.look()
                 raise KeyboardInterrupt
 
         if config.plot and run:
             unit = step_program.objective.unit
             draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
-        _export(config, job, lora.merge(model) if config.lora_rank else model)
+        if config.lora_rank:
+            if fits_peft(model):
+                _export_adapters(config, model)
+            else:
+                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
+            model = lora.merge(model)
+        _export(config, job, model)
 
 
 class _Batches:
@@ -271,12 +283,25 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     hf, unfinished = config.output_dir / HF, config.output_dir / f"{HF}.unfinished"
     if jax.process_index() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-    models.save(model, unfinished, source=config.student)
+    try:
+        models.save(model, unfinished, source=config.student)
+        if jax.process_index() == 0:
+            _stop_at(end_of_turn(job.vocabulary), unfinished)
+            row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
+            (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
+            unfinished.rename(hf)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _export_adapters(config: StudentConfig, model: models.Decoder) -> None:
+    """Writes `adapter/`, complete or not at all."""
+    adapter, unfinished = config.output_dir / ADAPTER, config.output_dir / f"{ADAPTER}.unfinished"
+    save_adapters(model, unfinished, str(config.student), config.lora_rank, config.lora_alpha)
     if jax.process_index() == 0:
-        _stop_at(end_of_turn(job.vocabulary), unfinished)
-        row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
-        (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
-        unfinished.rename(hf)
+        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier end of this run, which wrote no hf/
+        unfinished.rename(adapter)
 
 
 def _stop_at(eos_id: int, directory: Path) -> None:
@@ -293,36 +318,14 @@ def _stop_at(eos_id: int, directory: Path) -> None:
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that says after each step whether the run should be saved and ended.
+def _stops(step: int) -> bool:
+    """Whether the run should be saved and ended after a step: SIGTERM or SIGINT has asked for it.
 
-    SIGTERM and SIGINT ask for it; a second one ends the process at once. In a job of several processes the
-    preemption notice that jax passes on decides, so that all of them stop after the same step.
+    In a job of several processes the preemption notice that jax passes on decides, so that all stop after the same step.
     """
-    asked = False
-
-    def ask(number, frame):
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
-
-    previous = {}
-    if jax.process_count() == 1:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                previous[number] = signal.signal(number, ask)
-        except ValueError:
-            pass  # not in the main thread: whoever called us handles signals
-    try:
-        yield (
-            lambda step: (
-                multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else asked
-            )
-        )
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(step)
+    return interruption.asked()
 
 
 def _finite(value: Any) -> float | None:

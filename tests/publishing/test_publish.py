@@ -19,7 +19,7 @@ from cord_jax.preferences import pairs_of, questions_of  # noqa: E402
 from cord_jax.problems import Problem  # noqa: E402
 from cord_jax.publishing import card, features  # noqa: E402
 from cord_jax.publishing.config import PublishConfig  # noqa: E402
-from cord_jax.publishing.decontamination import Questions  # noqa: E402
+from cord_jax.publishing.decontamination import Questions, words_of  # noqa: E402
 from cord_jax.publishing.job import publish  # noqa: E402
 from launch import common  # noqa: E402
 from launch import publish as entry_point  # noqa: E402
@@ -87,7 +87,9 @@ def test_columns_are_declared(published):
 
 
 def test_shards_together_are_the_whole(run, published, tmp_path):
-    parts = [write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), shard=f"{i}/3") for i in (1, 2, 3)]
+    parts = [
+        write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), count=12, shard=f"{i}/3") for i in (1, 2, 3)
+    ]
     summary = publish(
         PublishConfig(run=",".join(map(str, parts[::-1])), output_dir=tmp_path / "set", **NAMES)
     )
@@ -153,14 +155,29 @@ def test_overlaps_are_those_of_a_search_for_substrings(given_words, separator):
         return "|" + "|".join(parts).lower() + "|"
 
     questions = Questions([("t", [Problem(str(i), " ".join(parts)) for i, parts in enumerate(tests)])])
-    found = questions.overlap("p", separator.join(words), None)
+    found = questions.overlaps([("p", words_of(separator.join(words)))])[0].get("p")
     runs = [text(words[i : i + 13]) for i in range(len(words) - 12)]
     same = any(text(words) == text(test) for test in tests)
     shared = any(part in text(test) for part in runs for test in tests)
     assert (found is not None) == (same or shared)
     if found is not None:
         assert found.reason == ("question" if same else "13-gram")
-        assert text(found.words.split()) in text(tests[int(found.other)])
+        other = text(tests[int(found.other)])
+        assert text(words) == other if same else any(part in other for part in runs)
+
+
+def test_turns_of_phrase_are_told_and_may_pass():
+    phrase = "where m and n are relatively prime positive integers find the sum m n"
+    questions = Questions([("t", [Problem("0", f"One test, {phrase}."), Problem("1", "Whole question")])])
+    problems = [(str(i), words_of(f"Number {i} {phrase}")) for i in range(12)] + [
+        ("w", words_of("whole Question!"))
+    ]
+    everything, most = questions.overlaps(problems)
+    assert len(everything) == 13 and most == 12
+    assert list(questions.overlaps(problems, 11)[0]) == ["w"]
+    assert len(questions.overlaps(problems, 12)[0]) == 13
+    copy = ("copy", words_of(f"One test, {phrase}, and what is more, this is not the whole."))
+    assert set(questions.overlaps([*problems, copy], 11)[0]) == {"w", "copy"}
 
 
 def test_what_overlaps_is_left_out_and_listed(run, tmp_path):
@@ -176,7 +193,7 @@ def test_what_overlaps_is_left_out_and_listed(run, tmp_path):
             columns="id:#,question:text",
         )
     )
-    assert summary["removed"] == {"question": 1, "13-gram": 1, "against": ["aime.jsonl"]}
+    assert summary["removed"] == {"question": 1, "13-gram": 1, "against": ["aime.jsonl"], "common_words": 0}
     removed = lines(tmp_path / "set/removed.jsonl")
     assert [(row["problem"], row["reason"], row["file"], row["other"]) for row in removed] == [
         ("p0000", "question", "aime.jsonl", "1"),
@@ -191,6 +208,13 @@ def test_what_overlaps_is_left_out_and_listed(run, tmp_path):
 def unfinished(run):
     (run / "summary.json").unlink()
     (run / "traces.jsonl").write_bytes(b"".join((run / "traces.jsonl").read_bytes().splitlines(True)[:5]))
+
+
+def problems_of(run, **said):
+    """Changes what a run says of its problems."""
+    config = json.loads((run / "config.json").read_text())
+    config["inputs"]["problems"] = said
+    (run / "config.json").write_text(json.dumps(config))
 
 
 def damaged(run):
@@ -210,6 +234,12 @@ def twice(run):
 REFUSED = {
     "no run": (lambda run: (run / "config.json").unlink(), {}, ["run: holds no run of launch.synthesize"]),
     "not finished": (unfinished, {}, ["is not finished (5 of 12 problems have a trace)"]),
+    "not finished growing": (
+        lambda run: problems_of(run, count=14),
+        {},
+        ["is not finished (12 of 14 problems have a trace)"],
+    ),
+    "another version": (problems_of, {}, ["holds a run of another version of launch.synthesize"]),
     "a damaged line": (damaged, {}, ["tree.jsonl, line 109: damaged"]),
     "no tree": (lambda run: (run / "tree.jsonl").unlink(), {}, ["tree.jsonl: cannot be read"]),
     "other files": (own_files, {}, ["holds files that belong to no run (thesis.tex)"]),

@@ -221,6 +221,10 @@ def test_user_prompt(load_real):
         f"<|im_start|>user\nSolve {{x}}:\n{turn}\nAnswer in \\boxed{{}}. {{{turn}}}<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n"
     )
+    more = render_prompt(
+        load_real("qwq-32b"), settings, "1 {question}?", "A {table}.", "\n\nMore: {question}"
+    )
+    assert more == prompt.replace("<|im_end|>", "\n\nMore: {question}<|im_end|>")
 
 
 @pytest.mark.parametrize(
