@@ -14,7 +14,7 @@ import json
 
 from absl import flags
 
-from cord_jax.config import RescoringConfig
+from cord_jax.rescoring.config import RescoringConfig
 from launch import common, flags_of
 
 FLAGS = flags.FlagValues()

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax import settings as settings_of
-from cord_jax.config import RescoringConfig
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.pool import PoolSpec, described, read_pool
 from cord_jax.rescoring import shares
+from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.correlation import rank_correlations
 from cord_jax.rescoring.question import Question, ask
 from cord_jax.rescoring.recorded_run import read_run

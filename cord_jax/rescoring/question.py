@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cord_jax.config import RescoringConfig, SynthesisConfig
+from cord_jax.config import SynthesisConfig
 from cord_jax.errors import UserError
 from cord_jax.filters import parse_filters
+from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.recorded_run import RecordedRun
 from cord_jax.rescoring.recorded_tree import Budget, Child, RecordedTree
 from cord_jax.rescoring.search import Found, NodeScores, Rules, Scores, search

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from cord_jax import settings as settings_of
-from cord_jax.config import RescoringConfig, SynthesisConfig
+from cord_jax.config import SynthesisConfig
 from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
 from cord_jax.pool import described, read_pool
+from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.job import rescore
 from cord_jax.run_directory import open_run
 from tests.reference.search import MetaProver, reference_search
