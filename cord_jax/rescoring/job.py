@@ -138,11 +138,15 @@ def _summarize(output: RunDirectory, question: Question) -> dict[str, Any]:
         "correct_known": len(known),
         "correct": sum(known),
         "rank_correlation": rank_correlations(pairs) if question.anew or question.drawn else None,
+        "credit": None,
         "without": None,
         "shapley": None,
     }
     teachers = question.teachers
-    if question.searched is None and 1 < len(teachers) <= shares.MOST_TEACHERS:
+    if not 1 < len(teachers) <= shares.MOST_TEACHERS:
+        return summary
+    summary["credit"] = shares.credit(teachers, [question.endings(p, of_one) for p, of_one in rows.items()])
+    if question.searched is None:
         searches = {problem: _search(question, problem, of_one) for problem, of_one in rows.items()}
         correct = {row["problem"]: row["correct"] for row in winners}
         asked = [(search, correct[problem]) for problem, search in searches.items()]

@@ -13,6 +13,7 @@ from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.recorded_run import RecordedRun
 from cord_jax.rescoring.recorded_tree import Budget, Child, RecordedTree
 from cord_jax.rescoring.search import Found, NodeScores, Rules, Scores, search
+from cord_jax.rescoring.shares import Ending, endings
 from cord_jax.traces import decimal
 
 Row = Mapping[str, Any]
@@ -99,6 +100,12 @@ class Question:
             thinking = {row["node"]: row["thinking_tokens"] for row in rows}
             budget = Budget(thinking, self.config.max_step_tokens, self.config.max_thinking_tokens)
         return search(self.run.tree(problem), rules, self.scores(problem, rows, teachers), budget)
+
+    def endings(self, problem: str, rows: Sequence[Row]) -> list[Ending]:
+        """The complete traces in the tree of a problem, with their scores."""
+        scores = {row["node"]: row["new_score"] for row in rows if row["new_score"] is not None}
+        max_steps = 1 if self.config.method != "cord" else self.rules.max_steps
+        return endings(self.run.tree(problem), scores, max_steps)
 
     def exact(self, found: Found) -> bool:
         """Whether a run would have found the same: its proposals, too, do not depend on draws, or on the same ones."""

@@ -87,6 +87,11 @@ class RecordedTree:
             node = steps[-1].parent
         return steps[::-1]
 
+    def writers(self, candidate: Candidate) -> frozenset[str]:
+        """Those who have written a candidate's text as the next step of the node that it extends."""
+        beside = self.children[candidate.parent]
+        return frozenset(c.teacher for c in beside if c.beam == candidate.beam and c.text == candidate.text)
+
     def find(self, steps: Sequence[tuple[str, str]]) -> int | None:
         """The node to which steps lead, each a text and its teacher; None if they lead to none."""
         node = 0

@@ -1,7 +1,13 @@
 """The worth of each teacher, by what a recorded tree gives without it: leaving one out, and Shapley's shares.
 
-The worth of a group of teachers on a problem is the score of the winner that they find among what they have written (0
-without a winner, or without teachers). It is known where the tree holds all that their search asks for.
+Two worths of a group of teachers on a problem are told:
+
+* by *search*: the score of the winner that they find among what they have written. It is known where the tree holds all that
+  their search asks for, which is seldom the case in a tree of many steps, since who is left out has led the search;
+* by *record*: the best score among the complete traces in the tree of which they have written every step. It is always
+  known, and says what the tree owes to them, not what they would have written by themselves.
+
+Both are 0 without such a trace, or without teachers.
 """
 
 import itertools
@@ -9,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cord_jax.rescoring.recorded_tree import CONCLUDED, RecordedTree
 from cord_jax.rescoring.search import Found
 
 # Every group of teachers is searched for every problem.
@@ -16,6 +23,8 @@ MOST_TEACHERS = 8
 
 Group = tuple[str, ...]
 Search = Callable[[Group], Found]
+# A complete trace: its score, and who has written each of its steps (duplicates have the same step from several).
+Ending = tuple[float, frozenset[frozenset[str]]]
 
 
 def groups_of(teachers: Sequence[str]) -> list[Group]:
@@ -88,6 +97,48 @@ def shapley_shares(teachers: Sequence[str], problems: Sequence[Search]) -> dict[
         "value": {t: round(value / whole, 6) if whole else None for t, value in total.items()},
         "share": {t: round(value / added, 6) if added else None for t, value in total.items()},
         "covered_by_group": {"+".join(group): count for group, count in covered.items()},
+    }
+
+
+def endings(tree: RecordedTree, scores: Mapping[int, float], max_steps: int) -> list[Ending]:
+    """The complete traces of a tree; one at the last step counts as complete.
+
+    Args:
+      scores: node -> its score, of candidates that have one.
+    """
+    complete = [
+        node
+        for node in scores
+        if tree.by_node[node].ended in (*CONCLUDED, "budget") or tree.by_node[node].step >= max_steps
+    ]
+    return [
+        (scores[node], frozenset(tree.writers(candidate) for candidate in tree.path(node)))
+        for node in complete
+    ]
+
+
+def credit(teachers: Sequence[str], problems: Sequence[Sequence[Ending]]) -> dict[str, Any]:
+    """The worth of teachers by record, as means over problems.
+
+    Args:
+      problems: the `endings` of each.
+
+    Returns: `score` of all of them; by teacher `without` it, and Shapley's `value` and `share` of the values' sum.
+    """
+    groups = groups_of(teachers)
+    total = dict.fromkeys(groups, 0.0)
+    for of_problem in problems:
+        for group in groups:
+            mine = frozenset(group)
+            written = (s for s, writers in of_problem if all(mine & of_step for of_step in writers))
+            total[group] += max(written, default=0.0) / len(problems)
+    value, score = shapley(teachers, total), total[tuple(teachers)]
+    without = {t: total.get(tuple(other for other in teachers if other != t), 0.0) for t in teachers}
+    return {
+        "score": round(score, 6),
+        "without": {t: round(s, 6) for t, s in without.items()},
+        "value": {t: round(v, 6) for t, v in value.items()},
+        "share": {t: round(v / score, 6) if score else None for t, v in value.items()},
     }
 
 
