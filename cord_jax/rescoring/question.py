@@ -152,11 +152,9 @@ def ask(config: RescoringConfig, run: RecordedRun) -> Question:
         teachers=_some_teachers(config.teachers, run),
     )
     question = Question(run, synthesis, rules, anew)
-    if question.searched is not None and (
-        config.beam_width or config.teachers or not config.selector + str(config.pool or "")
-    ):
+    if question.searched is not None and (config.beam_width or config.teachers):
         raise UserError(
-            f"--run: {run.path}: {question.searched}; give --pool or --selector alone, which score its candidates"
+            f"--run: {run.path}: {question.searched}; leave --beam_width and --teachers out: its candidates are scored"
         )
     return question
 
