@@ -4,6 +4,7 @@ Recorded runs, and those that they are compared with, are the reference's: a run
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -14,13 +15,18 @@ from cord_jax.config import SynthesisConfig
 from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
 from cord_jax.pool import described, read_pool
+from cord_jax.rescoring import scoring
 from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.job import rescore
 from cord_jax.run_directory import open_run
+from tests.reference.reward import write_reward_model
 from tests.reference.search import MetaProver, reference_search
 from tests.reference.tiny import PROBLEMS
 from tests.search.inputs import LIMITS, write_inputs
+from tests.search.test_judgments import Even, even
 
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+COUNTS = ("problems", "covered", "exact", "same_winner", "not_covered", "correct_known")
 WHOLE = {name: LIMITS[name] for name in ("max_thinking_tokens", "max_answer_tokens")}
 
 
@@ -121,7 +127,7 @@ def test_the_run_itself_is_found_again(recorded, tmp_path):
     assert summary["without"]["again"]["covered"] == 3
 
 
-@pytest.mark.parametrize("beam_width, least", [(1, 2), (2, 3), (5, 0)])
+@pytest.mark.parametrize("beam_width, least", [(2, 3), SLOW(1, 2), SLOW(5, 0)])
 def test_width(recorded, searched, tmp_path, beam_width, least):
     run, pool, _ = recorded
     summary, winners = asked(run, tmp_path / "out", beam_width=beam_width)
@@ -129,7 +135,7 @@ def test_width(recorded, searched, tmp_path, beam_width, least):
     assert covered == summary["covered"] >= least
 
 
-@pytest.mark.parametrize("chosen", [(0, 1, 2), (2,), (1, 3)])
+@pytest.mark.parametrize("chosen", [(0, 1, 2), (2,), SLOW((1, 3))])
 def test_part_of_the_pool(recorded, searched, tmp_path, chosen):
     run, pool, _ = recorded
     part = dataclasses.replace(pool, proposers=tuple(pool.proposers[k] for k in chosen))
@@ -138,6 +144,7 @@ def test_part_of_the_pool(recorded, searched, tmp_path, chosen):
     assert assert_winners(winners, searched(part, **LIMITS)) == summary["covered"] >= 1
 
 
+@pytest.mark.slow
 def test_filters_and_part_of_the_pool(pools, searched, tmp_path):
     directory, pool = pools("prompt", 0)
     name = "tests.search.own_filters:has_odd_length"
@@ -170,13 +177,16 @@ def test_another_meta_prover(recorded, searched, tmp_path):
     assert_scores(tmp_path / "out", searched(pool, **wide), expected)
     assert summary["rank_correlation"]["spearman"] < 1
     # Half of it is asked again, as after an interruption.
-    first = (tmp_path / "out" / "scores.jsonl").read_text()
+    first = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     lines = (tmp_path / "out" / "winners.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "out" / "winners.jsonl").write_text("".join(lines[:-1]))
     (tmp_path / "out" / "summary.json").unlink()
     again, _ = asked(run, tmp_path / "out", pool=other_dir / "pool.toml")
-    assert (tmp_path / "out" / "scores.jsonl").read_text() == first
-    assert again | {"seconds": 0} == summary | {"seconds": 0}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    for row, before in zip(rows, first, strict=True):  # scored beside others, a score is rounded otherwise
+        assert row | {"new_score": None} == before | {"new_score": None}
+        assert row["new_score"] == pytest.approx(before["new_score"], rel=1e-5)
+    assert {name: again[name] for name in COUNTS} == {name: summary[name] for name in COUNTS}
     with pytest.raises(UserError, match="other settings: settings.beam_width|beam_width is 0 there"):
         asked(run, tmp_path / "out", pool=other_dir / "pool.toml", beam_width=2)
 
@@ -203,13 +213,21 @@ def assert_scores(output_dir: Path, old, new) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("selector", ["max_length", "confidence", "binary_judgment"])
-def test_another_selector(recorded, searched, tmp_path, selector):
-    run, pool, _ = recorded
-    right = (lambda answer, forms: answer in forms) if selector == "binary_judgment" else None
-    more = {} if right is None else {"right": right}
-    summary, winners = asked(run, tmp_path / "out", selector=selector)
-    expected = searched(pool, selector=selector, **more, **LIMITS)
+@pytest.mark.parametrize("selector", ["max_length", "process_reward", "confidence", "binary_judgment"])
+def test_another_selector(recorded, searched, tmp_path, monkeypatch, selector):
+    run, pool, directory = recorded
+    question, wanted = {"selector": selector}, {"selector": selector}
+    if selector == "binary_judgment":
+        wanted["right"] = even
+        monkeypatch.setattr(scoring, "open_grader", lambda *_, **__: Even())
+    if selector == "process_reward":
+        rewards = write_reward_model(tmp_path / "rewards", pool.proposers[0].checkpoint, 3)
+        text = (directory / "pool.toml").read_text() + f'\n[reward_model]\ncheckpoint = "{rewards}"\n'
+        (tmp_path / "pool.toml").write_text(text)
+        question["pool"] = tmp_path / "pool.toml"
+        wanted = {"reward_model": rewards, "reward_of": "last"}
+    summary, winners = asked(run, tmp_path / "out", **question)
+    expected = searched(pool, **wanted, **LIMITS)
     assert_scores(tmp_path / "out", searched(pool, **LIMITS), expected)
     assert assert_winners(winners, expected, abs=1e-4) == summary["covered"]
 
