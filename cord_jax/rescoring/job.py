@@ -19,7 +19,7 @@ from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.correlation import rank_correlations
 from cord_jax.rescoring.question import Question, ask
 from cord_jax.rescoring.recorded_run import read_run
-from cord_jax.rescoring.search import Found
+from cord_jax.rescoring.rules import Found
 from cord_jax.run_directory import RunDirectory, check_run, open_run, read_lines
 from cord_jax.traces import SUMMARY, TRACES, TREE, decimal
 

@@ -12,7 +12,8 @@ from cord_jax.filters import parse_filters
 from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.recorded_run import RecordedRun
 from cord_jax.rescoring.recorded_tree import Budget, Child, RecordedTree
-from cord_jax.rescoring.search import Found, NodeScores, Rules, Scores, search
+from cord_jax.rescoring.rules import Found, NodeScores, Rules, Scores
+from cord_jax.rescoring.search import search
 from cord_jax.rescoring.shares import Ending, endings
 from cord_jax.traces import decimal
 
@@ -70,8 +71,6 @@ class Question:
         """Why there are no winners to be found in such trees; None if there are."""
         if self.config.method == "integration":
             return "the trace of a run of integration is no candidate"
-        if self.config.method == "cord" and self.config.decoding == "mcts":
-            return "Monte Carlo tree search is not searched again"
         return None
 
     def scores(self, problem: str, rows: Sequence[Row], teachers: Sequence[str]) -> Scores:
@@ -143,11 +142,14 @@ def ask(config: RescoringConfig, run: RecordedRun) -> Question:
     changes = {"selector": selector, "mesh": config.mesh, "slots": config.slots}
     synthesis = run.config_with(**changes)
     anew = bool(config.pool or config.selector) and selector != "random"
+    expands = synthesis.method == "cord" and synthesis.decoding == "mcts"
     rules = Rules(
         whole=synthesis.method == "curation",
         segmentation=synthesis.segmentation,
         beam_width=config.beam_width or synthesis.beam_width,
         max_steps=synthesis.max_steps,
+        max_expansions=synthesis.max_expansions if expands else None,
+        exploration=synthesis.exploration,
         filters=parse_filters(synthesis.filters),
         teachers=_some_teachers(config.teachers, run),
     )

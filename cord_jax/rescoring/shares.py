@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cord_jax.rescoring.recorded_tree import CONCLUDED, RecordedTree
-from cord_jax.rescoring.search import Found
+from cord_jax.rescoring.rules import Found
 
 # Every group of teachers is searched for every problem.
 MOST_TEACHERS = 8

@@ -242,12 +242,10 @@ def test_whole_traces_and_expansions_are_scored_alike(pools, searched, tmp_path,
     run = write_run(tmp_path / "run", directory / "pool.toml", rows, **settings)
     summary, winners = asked(run, tmp_path / "out", pool=directory / "pool.toml")
     assert_scores(tmp_path / "out", rows, rows)
-    if "method" in settings:
-        assert assert_winners(winners, rows, abs=1e-4) == 3
-        _, winners = asked(run, tmp_path / "one", beam_width=1)
-        assert assert_winners(winners, searched(pool, **settings | {"beam_width": 1})) == 3
-    else:
-        assert summary["covered"] == 0
+    assert assert_winners(winners, rows, abs=1e-4) == summary["covered"] >= 2
+    _, winners = asked(run, tmp_path / "one", beam_width=1)
+    limit = {"max_expansions": 4 * LIMITS["max_steps"]} if "decoding" in settings else {}
+    assert assert_winners(winners, searched(pool, **settings | limit | {"beam_width": 1})) == 3
 
 
 REFUSED = {
