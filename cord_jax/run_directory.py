@@ -173,7 +173,7 @@ def open_run(
             f"output directory {path}: cannot be written ({error.strerror}); choose another"
         ) from None
     try:
-        held = _read_config(path)
+        held = read_config(path)
         if held is None:
             write_atomically(path / CONFIG, _encode_pretty(wanted))
             return RunDirectory(path, wanted, False, lock)
@@ -201,7 +201,7 @@ def check_run(
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UserError(f"output directory {path}: is a file; choose a directory")
-    held = _read_config(path)
+    held = read_config(path)
     if held is not None:
         _refuse_other_run(
             path, held, {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs)}
@@ -216,6 +216,16 @@ def check_run(
                 f"output directory {path}: holds files that belong to no run ({shown}); "
                 "choose a new or empty directory"
             )
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    parts = ("job", "settings", "inputs", "environment", "packages")
+    return config if isinstance(config, dict) and all(part in config for part in parts) else None
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -248,16 +258,6 @@ def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, 
             f"output directory {path}: holds a run with other settings: {shown}; "
             "repeat its settings to continue it, or choose another directory"
         )
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    parts = ("job", "settings", "inputs", "environment", "packages")
-    return config if isinstance(config, dict) and all(part in config for part in parts) else None
 
 
 def _take_lock(path: Path) -> Any:
