@@ -12,10 +12,11 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from cord_jax.config import EvaluationConfig, SynthesisConfig
+    from cord_jax.config import EvaluationConfig, PreferencesConfig, SynthesisConfig
     from cord_jax.errors import UserError
     from cord_jax.evaluation import evaluate
     from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
+    from cord_jax.preferences import write_preferences
     from cord_jax.problems import Problem, read_problems
     from cord_jax.student.config import StudentConfig
     from cord_jax.student.trainer import train
@@ -25,6 +26,7 @@ _HOME = {
     "EvaluationConfig": "cord_jax.config",
     "MetaProverSpec": "cord_jax.pool",
     "PoolSpec": "cord_jax.pool",
+    "PreferencesConfig": "cord_jax.config",
     "Problem": "cord_jax.problems",
     "ProposerSpec": "cord_jax.pool",
     "StudentConfig": "cord_jax.student.config",
@@ -35,6 +37,7 @@ _HOME = {
     "read_problems": "cord_jax.problems",
     "synthesize": "cord_jax.synthesis",
     "train": "cord_jax.student.trainer",
+    "write_preferences": "cord_jax.preferences",
 }
 __all__ = list(_HOME)
 

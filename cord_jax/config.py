@@ -251,3 +251,40 @@ class EvaluationConfig:
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
         settings.check(self, _a_judge_for_its_grader)
+
+
+@configuration
+class PreferencesConfig:
+    """Settings of making pairs: what `cord_jax.write_preferences` is given and the flags of `launch.preferences`."""
+
+    run: Path | str = setting(
+        help="directory of a run of launch.synthesize, or several joined by commas",
+        changes_result=False,
+    )
+    output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
+    margin: float = setting(
+        default=0.1,
+        help="least difference of the scores of two siblings, in the selector's unit; 0: any difference",
+        at_least=0,
+    )
+    student: Path | str | None = setting(
+        default=None,
+        help="HF checkpoint directory whose chat template the field `prompt` is written in, for trainers that take it as "
+        "it is; not given: the question, a blank line and <think>",
+        changes_result=False,
+    )
+
+    @property
+    def runs(self) -> list[Path]:
+        """The directories of `run`."""
+        return [Path(part) for part in str(self.run).split(",")]
+
+    def __post_init__(self):
+        """Raises: `UserError` for a value out of range."""
+        settings.check(self, _different_runs)
+
+
+def _different_runs(config: PreferencesConfig) -> None:
+    parts = str(config.run).split(",")
+    if "" in parts or len(set(parts)) < len(parts):
+        raise settings.refusal("run", config.run, "different directories, joined by commas")

@@ -6,7 +6,6 @@ samples come from the decoder of the search engine, and depend on seed, problem 
 """
 
 import itertools
-import json
 import math
 import time
 from collections import Counter, deque
@@ -21,6 +20,7 @@ import models
 from cord_jax import settings, statistics
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import (
     Grader,
@@ -41,6 +41,9 @@ from cord_jax.text.vocabulary import Vocabulary
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 _REPORT_SECONDS = 10.0
+# Fields of a row that later rows and the summary are computed from.
+_NEEDS = {"problem": str, "sample": int, "text": str, "correct": bool, "tokens": int, "thinking_tokens": int}
+_NEEDS |= {"answer_tokens": int, "thought_closed": bool, "ended": str}
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         open_grader(config.grader, **options) as grader,
     ):
         file = run.json_lines(SAMPLES)
-        rows = file.read()
+        rows = file.read(_NEEDS)
         done = {(row["problem"], row["sample"]) for row in rows}
         pending = np.array(
             [
@@ -126,7 +129,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
                     f"{np.mean([row['correct'] for row in rows]):.1%} of them correct"
                 )
         if not pending.any() and (run.path / SUMMARY).exists():
-            return json.loads((run.path / SUMMARY).read_text())
+            return read_object(run.path / SUMMARY)
         summary = summarize(rows, [problem.id for problem in problems], config.samples)
         summary |= {"seconds": round(time.monotonic() - start, 1), "device": device_name(mesh)}
         run.write_json(SUMMARY, summary)

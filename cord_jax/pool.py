@@ -1,7 +1,6 @@
 """The pool: which models write, and which one judges (docs/method.md, section 5)."""
 
 import dataclasses
-import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_object, read_text
 from cord_jax.text.prompt_settings import QUESTION, PromptSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -147,10 +147,8 @@ def read_pool(source: str | Path | PoolSpec) -> PoolSpec:
         return _read_table(Path("pool"), Path.cwd(), _as_table(source))
     path = Path(source)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: the pool file cannot be read: {error}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
     return _read_table(path, path.parent, table)
 
@@ -316,9 +314,9 @@ def _check_heads(path: Path, pool: PoolSpec) -> None:
 def _architecture(checkpoint: Path) -> str:
     """The class that config.json names; empty if it names none that can be read, which loading tells better."""
     try:
-        names = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"]
+        names = read_object(checkpoint / "config.json")["architectures"]
         return str(names[0])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (UserError, LookupError, TypeError):
         return ""
 
 

@@ -1,14 +1,14 @@
 """Problems: a file of one JSON object a line, plain or gzipped, or a list (docs/method.md, section 5)."""
 
 import dataclasses
-import gzip
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_rows
 
 _FIELDS = ("id", "question", "answer", "context", "solution", "answers")
 
@@ -53,7 +53,7 @@ def read_problems(source: str | Path | Sequence[Problem], *, answers_needed: boo
         and line (or the place in the list, from 1) and the reason.
     """
     if isinstance(source, (str, Path)):
-        name, unit, numbered = f"{source}, ", "line", _read_file(Path(source))
+        name, unit, numbered = f"{source}, ", "line", read_rows(source)
     else:
         rows = ((number, to_row(problem)) for number, problem in enumerate(source, start=1))
         name, unit, numbered = "", "problem", rows
@@ -71,8 +71,10 @@ def read_problems(source: str | Path | Sequence[Problem], *, answers_needed: boo
             )
         number_of_id[problem.id] = number
         problems.append(problem)
+    if not problems and name:
+        raise UserError(f"{source}: the problem file is empty; write one JSON object a line")
     if not problems:
-        raise UserError(f"{name}there is no problem; give one or more")
+        raise UserError("there is no problem; give one or more")
     return problems
 
 
@@ -81,37 +83,6 @@ def to_row(problem: Problem) -> dict[str, Any]:
     row = {name: getattr(problem, name) for name in _FIELDS}
     row["answers"] = list(problem.answers) if isinstance(problem.answers, tuple) else problem.answers
     return {name: value for name, value in row.items() if value not in (None, [])} | dict(problem.extra)
-
-
-def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, JSON value) of each line that is not blank."""
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: the problem file cannot be read: {error}") from None
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            try:
-                value = _parse_line(line, first=number == 1)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
-            yield number, value
-    if not data.strip():
-        raise UserError(f"{path}: the problem file is empty; write one JSON object a line")
-
-
-def _parse_line(line: bytes, *, first: bool) -> Any:
-    """The JSON value of one line; raises ValueError with the reason why there is none."""
-    try:
-        return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}; write one object a line") from None
-    except RecursionError:
-        raise ValueError("not JSON that can be read: nested too deeply") from None
 
 
 def _read_row(row: Any, answers_needed: bool) -> Problem:

@@ -20,16 +20,19 @@ In a job of several processes only process 0 opens the directory.
 
 import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from cord_jax import files
 from cord_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -64,32 +67,41 @@ class JsonLines:
         if self.path.exists():
             _cut_torn_line(self.path)
 
-    def read(self) -> list[dict[str, Any]]:
-        """All rows, in the order they were written. `UserError` names a line that is not a JSON object."""
-        if not self.path.exists():
-            return []
-        rows = []
-        with open(self.path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise _damaged(self.path, number, str(error)) from None
-                if not isinstance(row, dict):
-                    raise _damaged(self.path, number, "not a JSON object")
-                rows.append(row)
-        return rows
+    def read(self, needs: Mapping[str, type] = {}) -> list[dict[str, Any]]:
+        """All rows, in the order they were written; arguments and errors as of `read_lines`."""
+        return list(read_lines(self.path, needs)) if self.path.exists() else []
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
         if rows:
-            with open(self.path, "ab") as file:
+            with _open(self.path, os.O_APPEND) as file:
                 file.write(_encode_lines(rows))
                 _flush(file)
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the whole file atomically, to drop rows of something that never finished."""
         write_atomically(self.path, _encode_lines(rows))
+
+
+def read_lines(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a run writes, one after another; a last line without its end is passed over.
+
+    Args:
+      needs: fields that every row must have, with their types.
+
+    Raises: `UserError` that names a line which is not a JSON object, or lacks a field.
+    """
+    for number, line in files.read_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            row = files.parse_row(line)
+        except ValueError as error:
+            raise _damaged(path, number, str(error)) from None
+        for name, kind in needs.items():
+            if not isinstance(row.get(name), kind):
+                raise _damaged(path, number, f'field "{name}" is missing or of another type')
+        yield row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +129,7 @@ class RunDirectory:
 
     def log(self, message: str) -> None:
         """Prints one line to stderr and appends it, with the time (UTC), to `log.txt`."""
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(f"{now} {message}\n")
+        add_to_log(self.path, message)
         print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -131,6 +141,13 @@ class RunDirectory:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def add_to_log(directory: Path, message: str) -> None:
+    """Appends a line with the time (UTC) to the `log.txt` of a run."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with _open(directory / LOG, os.O_APPEND) as file:
+        file.write(f"{now} {message}\n".encode())
 
 
 def open_run(
@@ -202,6 +219,10 @@ def check_run(
     if path.exists() and not path.is_dir():
         raise UserError(f"output directory {path}: is a file; choose a directory")
     held = read_config(path)
+    if path.is_dir():
+        for file in path.iterdir():  # below the first level only what this program has made anew is written
+            if file.is_symlink() or not (file.is_file() or file.is_dir()):
+                raise _no_file(file)
     if held is not None:
         _refuse_other_run(
             path, held, {"job": job, "settings": _as_json(settings), "inputs": _as_json(inputs)}
@@ -221,19 +242,25 @@ def check_run(
 def read_config(path: Path) -> dict[str, Any] | None:
     """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = files.read_object(path / CONFIG)
+    except UserError:
         return None
     parts = ("job", "settings", "inputs", "environment", "packages")
-    return config if isinstance(config, dict) and all(part in config for part in parts) else None
+    objects = all(isinstance(config.get(part), dict) for part in parts[1:])
+    return config if objects and isinstance(config.get("job"), str) else None
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
-    """Writes a file so that a crash at any moment leaves the old content or the new one (text as UTF-8)."""
+def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes]) -> None:
+    """Writes a file so that a crash at any moment leaves the old content or the new one (text as UTF-8).
+
+    Content that is made piece by piece is written as it comes, and need not fit into memory.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    temporary.unlink(missing_ok=True)
+    with _open(temporary, os.O_EXCL) as file:
+        content = content.encode() if isinstance(content, str) else content
+        file.writelines([content] if isinstance(content, bytes) else content)
         _flush(file)
     os.replace(temporary, path)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -262,7 +289,7 @@ def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, 
 
 def _take_lock(path: Path) -> Any:
     """Keeps a second process from writing into the run; a dying process lets go by itself."""
-    lock = open(path / _LOCK, "wb")
+    lock = _open(path / _LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -315,7 +342,7 @@ def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
 
 def _cut_torn_line(path: Path) -> None:
-    with open(path, "rb+") as file:
+    with _open(path) as file:
         end = file.seek(0, os.SEEK_END)
         position = end
         while position > 0:
@@ -329,6 +356,31 @@ def _cut_torn_line(path: Path) -> None:
         if position < end:
             file.truncate(position)
             _flush(file)
+
+
+def _open(path: Path, flags: int = 0) -> IO[bytes]:
+    """Opens a file of the directory to read and write, made if absent: every file that is written goes through here.
+
+    A symbolic link in its place is not followed, nor a pipe waited for: whoever shared the directory chose where it
+    leads.
+
+    Raises: `UserError` for such a thing; `OSError` as of `os.open`.
+    """
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise _no_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    return os.fdopen(descriptor, "ab" if flags & os.O_APPEND else "rb+")
+
+
+def _no_file(path: Path) -> UserError:
+    return UserError(f"{path}: is a link or no file; remove it, or choose another output directory")
 
 
 def _damaged(path: Path, number: int, reason: str) -> UserError:

@@ -21,6 +21,7 @@ from cord_jax.engine.harvest import read_response, read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.mesh import device_name, parse_mesh
@@ -120,7 +121,7 @@ def _write_traces(
             run.log(f"synthesize: {written} of {len(problems)} traces, {idle}")
     journal.clear()
     if not pending and (run.path / SUMMARY).exists():
-        return json.loads((run.path / SUMMARY).read_text(encoding="utf-8"))
+        return read_object(run.path / SUMMARY)
     summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started, device=device)
     summary["seam_rate"] = seam_rates
     if provenance.decoding == "mcts":

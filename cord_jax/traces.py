@@ -10,13 +10,14 @@ tree, and a tree without a trace (of a run that was cut off) is dropped when the
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from cord_jax import statistics
-from cord_jax.run_directory import RunDirectory
+from cord_jax.errors import UserError
+from cord_jax.run_directory import JsonLines, RunDirectory
 
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
@@ -215,18 +216,18 @@ class TraceFiles:
         self._traces = run.json_lines(TRACES)
         self._tree = run.json_lines(TREE)
         finished = self.finished()
-        rows = self._tree.read()
+        rows = self._tree.read({"problem": str})
         whole = [row for row in rows if row["problem"] in finished]
         if len(whole) < len(rows):
             self._tree.rewrite(whole)
 
     def finished(self) -> set[str]:
         """The ids of the problems that have a trace."""
-        return {row["id"] for row in self._traces.read()}
+        return {row["id"] for row in self._traces.read({"id": str})}
 
     def read(self) -> list[Trace]:
         """All traces of the run, in the order in which they were finished."""
-        return [Trace.from_row(row) for row in self._traces.read()]
+        return self._records(self._traces, Trace.from_row)
 
     def write(self, trace: Trace, candidates: Iterable[Candidate]) -> None:
         """Adds a finished problem: its candidates in the order of step, beam and proposer, then its trace."""
@@ -235,7 +236,20 @@ class TraceFiles:
 
     def read_tree(self) -> list[Candidate]:
         """All candidates of the run."""
-        return [Candidate.from_row(row) for row in self._tree.read()]
+        return self._records(self._tree, Candidate.from_row)
+
+    @staticmethod
+    def _records(file: JsonLines, from_row: Callable[[Mapping[str, Any]], Any]) -> list[Any]:
+        """The rows as records. Raises: `UserError` for a row of other fields than this version writes."""
+        records = []
+        for number, row in enumerate(file.read(), start=1):
+            try:
+                records.append(from_row(row))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise UserError(
+                    f"{file.path}, row {number}: not as this version writes it ({error}); start a new output directory"
+                ) from None
+        return records
 
 
 def summarize_trees(candidates: Iterable[Candidate], max_steps: int) -> dict[str, float | None]:

@@ -2,11 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from models.errors import CheckpointError
+from models.files import Fields, show
 from models.rope import RopeConfig, rope_from_hf
+
+# Our name of each activation of transformers that is supported.
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+# The dtype of the parameters for each that a config.json may name.
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "float64": "float32"}
+# Values of layer_types.
+SLIDING, FULL = "sliding_attention", "full_attention"
+# Beyond what any network has; shapes of this size are still described at once.
+MOST_LAYERS, MOST_EXPERTS, LARGEST_WIDTH = 1000, 4096, 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +48,12 @@ class ModelConfig:
     attention_bias, attention_out_bias, mlp_bias: biases of q, k and v; of the output projection; of the
         feed-forward.
     qk_norm: RMS norm over the features of each query and key head, before the rotation.
+    query_scale: the width whose square root attention logits are divided by; None: head_dim.
+    activation: of the feed-forward's gate, "silu" or "gelu_tanh".
+    norm_offset: what is added to the weights of RMS norms (1 where they are stored as differences from 1).
+    post_norms: RMS norms of what attention and feed-forward give, too, before it is added.
+    embedding_scale: what embedded tokens are multiplied by, rounded to the dtype of the weights.
+    local_rope: rotation of the layers with a sliding window, where it is another than `rope`.
     sliding_windows: for each layer the number of last positions (itself included) that it attends to, or None
         for all; None if no layer has a window.
     experts: mixture of experts, or None for dense feed-forward layers.
@@ -62,6 +78,12 @@ class ModelConfig:
     attention_out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    query_scale: float | None = None
+    activation: str = "silu"
+    norm_offset: float = 0.0
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    local_rope: RopeConfig | None = None
     sliding_windows: tuple[int | None, ...] | None = None
     experts: ExpertConfig | None = None
     head: str = "language_model"
@@ -72,92 +94,123 @@ class ModelConfig:
 
     def for_length(self, length: int) -> "ModelConfig":
         """With dynamic and longrope frequencies fixed for sequences of at most `length` tokens."""
-        return dataclasses.replace(self, rope=dataclasses.replace(self.rope, length=length))
+        ropes = {name: getattr(self, name) for name in ("rope", "local_rope")}
+        fixed = {name: rope and dataclasses.replace(rope, length=length) for name, rope in ropes.items()}
+        return dataclasses.replace(self, **fixed)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether frequencies depend on the length that `for_length` fixes."""
+        return any(rope is not None and rope.depends_on_length for rope in (self.rope, self.local_rope))
 
 
-def dense_config(
-    hf: Mapping[str, Any], family: str, defaults: Mapping[str, Any], **switches: Any
-) -> ModelConfig:
+def dense_config(fields: Fields, family: str, **switches: Any) -> ModelConfig:
     """The fields that all families spell the same way.
 
     Args:
-      hf: the parsed `config.json`.
+      fields: the parsed `config.json`, with the defaults of the family's configuration class in transformers.
       family: name of the family.
-      defaults: values of absent fields, those of the family's configuration class in transformers.
       **switches: fields of ModelConfig that the family decides, and `partial_rotary`.
     """
-    hf = dict(hf)
-
-    def get(name: str) -> Any:
-        value = hf.get(name)
-        return defaults.get(name) if value is None else value
-
-    def positive(name: str) -> int:
-        value = get(name)
-        if not isinstance(value, int) or value <= 0:
-            raise CheckpointError(f"config.json: field {name!r} must be a positive integer, found {value!r}")
-        return value
-
-    activation = get("hidden_act") or "silu"
-    if activation not in ("silu", "swish"):
-        raise CheckpointError(f"config.json: hidden_act {activation!r} is not supported; supported is 'silu'")
-    if quantisation := hf.get("quantization_config"):
+    if fields.has("quantization_config"):
+        method = fields.section("quantization_config").values.get("quant_method")
         raise CheckpointError(
-            f"config.json: weights quantised by {quantisation.get('quant_method')!r} are not supported; use "
-            "the original checkpoint, with weights='int8' to save memory"
+            f"config.json: weights quantised by {method!r} are not supported; use the original checkpoint, with "
+            "weights='int8' to save memory"
         )
-    hidden, heads = positive("hidden_size"), positive("num_attention_heads")
-    kv_heads = get("num_key_value_heads") or heads
+    hidden = fields.integer("hidden_size", at_most=LARGEST_WIDTH)
+    heads = fields.integer("num_attention_heads", at_most=LARGEST_WIDTH)
+    kv_heads = fields.integer("num_key_value_heads", fields.defaults.get("num_key_value_heads", heads))
     if heads % kv_heads:
         raise CheckpointError(
             f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
-    head_dim = get("head_dim") or hidden // heads
-    partial = switches.pop("partial_rotary", False)
-    rope_fields = {**hf, "max_position_embeddings": positive("max_position_embeddings")}
-    if "original_max_position_embeddings" in defaults:
-        rope_fields["original_max_position_embeddings"] = get("original_max_position_embeddings")
+    head_dim = fields.integer(
+        "head_dim", fields.defaults.get("head_dim") or hidden // heads, 1, LARGEST_WIDTH
+    )
+    settings: dict[str, Any] = {
+        "activation": _activation(fields, "hidden_act"),
+        "rope": rope_from_hf(fields, head_dim, switches.pop("partial_rotary", False)),
+        "tie_word_embeddings": fields.boolean(
+            "tie_word_embeddings", fields.defaults.get("tie_word_embeddings", False)
+        ),
+    }
     return ModelConfig(
         family=family,
-        vocab_size=positive("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=positive("intermediate_size"),
-        num_layers=positive("num_hidden_layers"),
+        intermediate_size=fields.integer("intermediate_size", at_most=LARGEST_WIDTH),
+        num_layers=fields.integer("num_hidden_layers", at_most=MOST_LAYERS),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=float(get("rms_norm_eps")),
-        rope=rope_from_hf(rope_fields, head_dim, partial),
-        max_position_embeddings=rope_fields["max_position_embeddings"],
-        tie_word_embeddings=bool(get("tie_word_embeddings")),
-        dtype=str(hf.get("dtype") or hf.get("torch_dtype") or "float32").removeprefix("torch."),
-        initializer_range=float(get("initializer_range") or 0.02),
-        hf=json.dumps(hf, sort_keys=True),
-        **switches,
+        rms_norm_eps=fields.number("rms_norm_eps", above=-1e-30, at_most=1.0),
+        max_position_embeddings=fields.integer("max_position_embeddings"),
+        dtype=_dtype(fields),
+        initializer_range=fields.number("initializer_range", 0.02, above=-1e-30, at_most=100.0),
+        hf=json.dumps(dict(fields.values), sort_keys=True),
+        **(settings | switches),
     )
 
 
-def uniform_windows(hf: Mapping[str, Any], num_layers: int, default: int | None) -> tuple[int, ...] | None:
-    """Sliding windows of the families that apply `sliding_window` in all layers or in none."""
-    window = hf.get("sliding_window", default)
-    return None if window is None else (int(window),) * num_layers
-
-
-def qwen_windows(hf: Mapping[str, Any], num_layers: int) -> tuple[int | None, ...] | None:
-    """Sliding windows of Qwen2 and Qwen3: by `layer_types`, else all layers from `max_window_layers` on."""
-    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
-    kinds = hf.get("layer_types")
-    if kinds is None:
-        first = hf.get("max_window_layers", 28)
-        kinds = [
-            "sliding_attention" if window and i >= first else "full_attention" for i in range(num_layers)
-        ]
-    unknown = set(kinds) - {"sliding_attention", "full_attention"}
-    if unknown or len(kinds) != num_layers or ("sliding_attention" in kinds and not window):
+def _activation(fields: Fields, name: str) -> str:
+    """The activation of the feed-forward, by our name for it."""
+    found = fields.text(name, "silu")
+    if found not in ACTIVATIONS:
         raise CheckpointError(
-            f"config.json: layer_types must hold {num_layers} of 'full_attention' and 'sliding_attention' "
-            f"(the latter with use_sliding_window and sliding_window set), found {kinds}"
+            f"config.json: {name} {found!r} is not supported; supported are {', '.join(map(repr, ACTIVATIONS))}"
         )
-    if "sliding_attention" not in kinds:
+    return ACTIVATIONS[found]
+
+
+def _dtype(fields: Fields) -> str:
+    """The dtype of the stored weights; weights in double precision are computed in single."""
+    name = "dtype" if fields.has("dtype") else "torch_dtype"
+    found = fields.text(name, "float32").removeprefix("torch.")
+    if found not in DTYPES:
+        raise CheckpointError(
+            f"config.json: field {name!r} must be one of {', '.join(DTYPES)}, found {show(found)}"
+        )
+    return DTYPES[found]
+
+
+def uniform_windows(fields: Fields, default: int | None) -> tuple[int, ...] | None:
+    """Sliding windows of the families that apply `sliding_window` in all layers or in none."""
+    if default is None or "sliding_window" in fields.values:
+        window = fields.integer("sliding_window") if fields.has("sliding_window") else None
+    else:
+        window = default
+    return None if window is None else (window,) * fields.integer("num_hidden_layers", at_most=MOST_LAYERS)
+
+
+def windows_of_types(
+    fields: Fields, window: int | None, default: Sequence[str]
+) -> tuple[int | None, ...] | None:
+    """Sliding windows by `layer_types`, "sliding_attention" or "full_attention" for each layer.
+
+    Args:
+      window: of the layers that have one, or None.
+      default: the types where the field is absent.
+    """
+    kinds = fields.texts("layer_types") if fields.has("layer_types") else tuple(default)
+    unknown = set(kinds) - {SLIDING, FULL}
+    if unknown or len(kinds) != len(default) or (SLIDING in kinds and not window):
+        raise CheckpointError(
+            f"config.json: layer_types must hold {len(default)} of '{FULL}' and '{SLIDING}' "
+            f"(the latter with use_sliding_window and sliding_window set), found {show(kinds)}"
+        )
+    if SLIDING not in kinds:
         return None
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def qwen_windows(fields: Fields) -> tuple[int | None, ...] | None:
+    """Sliding windows of Qwen2 and Qwen3: by `layer_types`, else all layers from `max_window_layers` on."""
+    window = None
+    if fields.boolean("use_sliding_window") and (
+        fields.has("sliding_window") or "sliding_window" not in fields.values
+    ):
+        window = fields.integer("sliding_window", 4096)
+    first = fields.integer("max_window_layers", 28, at_least=0)
+    layers = range(fields.integer("num_hidden_layers", at_most=MOST_LAYERS))
+    return windows_of_types(fields, window, [SLIDING if window and i >= first else FULL for i in layers])

@@ -9,9 +9,9 @@ stale at that moment, so here the choice is made once, from `RopeConfig.length`,
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,17 @@ import numpy as np
 
 from models import cpu
 from models.errors import CheckpointError
+from models.files import Fields
 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 # Older spellings of the same scaling.
 ALIASES = {"su": "longrope", "none": "default"}
+# Fields of a scaling that mean something for one kind or another.
+KNOWN = frozenset(
+    "rope_type type rope_theta factor original_max_position_embeddings partial_rotary_factor attention_factor beta_fast "
+    "beta_slow mscale mscale_all_dim truncate low_freq_factor high_freq_factor short_factor long_factor".split()
+)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +69,11 @@ class RopeConfig:
         return self.kind in ("dynamic", "longrope")
 
 
-def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) -> RopeConfig:
+def rope_from_hf(hf: Fields, head_dim: int, partial: bool = False) -> RopeConfig:
     """Reads the rope fields of a `config.json`.
 
     Understands `rope_parameters` (transformers 5) and `rope_theta`, `rope_scaling`, `partial_rotary_factor` (before).
+    Fields of the scaling that are unknown are logged, since they change nothing here.
 
     Args:
       hf: the parsed `config.json`.
@@ -75,100 +83,108 @@ def rope_from_hf(hf: Mapping[str, Any], head_dim: int, partial: bool = False) ->
     Raises:
       CheckpointError: unknown scaling, or a field that the scaling needs is missing or has the wrong length.
     """
-    fields = dict(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
-    kind = fields.get("rope_type") or fields.get("type") or "default"
+    fields = hf.section("rope_scaling" if hf.values.get("rope_scaling") else "rope_parameters")
+    kind = fields.text("rope_type" if fields.has("rope_type") else "type", "default")
     kind = ALIASES.get(kind, kind)
-    if kind not in KINDS or any(isinstance(value, Mapping) for value in fields.values()):
+    if kind not in KINDS or any(isinstance(value, Mapping) for value in fields.values.values()):
         found = kind if kind not in KINDS else "one scaling per layer type"
         raise CheckpointError(
             f"config.json: rope scaling {found!r} is not supported; supported are {', '.join(KINDS)}"
         )
-    theta = float(fields.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
-    portion = fields.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
+    if unknown := sorted(set(fields.values) - KNOWN):
+        _LOG.warning("%s: %s unknown, without effect here", fields.where, ", ".join(unknown))
+    holder = fields if fields.has("rope_theta") else hf
+    theta = holder.number("rope_theta", 10_000.0, above=1.0, at_most=1e15)
+    holder = fields if fields.has("partial_rotary_factor") else hf
+    portion = holder.number("partial_rotary_factor", 1.0, at_most=1.0)
     if portion != 1.0 and not partial:
         raise CheckpointError(
             f"config.json: partial_rotary_factor {portion} is not supported for model_type "
-            f"{hf.get('model_type')!r}; supported is 1.0"
+            f"{hf.values.get('model_type')!r}; supported is 1.0"
         )
     rotary_dim = int(head_dim * portion)
-    if rotary_dim % 2 or rotary_dim > head_dim:
+    least = 4 if kind in ("dynamic", "yarn") else 2
+    if rotary_dim % 2 or not least <= rotary_dim <= head_dim:
         raise CheckpointError(
-            f"config.json: the rotated part of a head must be even and at most {head_dim} (head_dim), found "
-            f"{rotary_dim}"
+            f"config.json: the rotated part of a head must be even, at least {least} and at most {head_dim} "
+            f"(head_dim), found {rotary_dim}"
         )
-    max_length = int(hf.get("max_position_embeddings") or 0)
+    max_length = hf.integer("max_position_embeddings")
     # Phi keeps the original length beside the scaling instead of inside it, and that one has priority.
-    original = hf.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")
+    inside = fields.integer("original_max_position_embeddings", max_length)
+    original = hf.integer(
+        "original_max_position_embeddings", hf.defaults.get("original_max_position_embeddings", inside)
+    )
     rope = RopeConfig(
-        theta=theta,
-        rotary_dim=rotary_dim,
-        kind=kind,
-        original_length=int(original or max_length),
-        max_length=max_length,
+        theta=theta, rotary_dim=rotary_dim, kind=kind, original_length=original, max_length=max_length
     )
     read = {"default": lambda *_: rope, "linear": _read_factor, "dynamic": _read_factor, "yarn": _read_yarn,
             "llama3": _read_llama3, "longrope": _read_longrope}[kind]  # fmt: skip
     return read(rope, fields)
 
 
-def _field(fields: Mapping[str, Any], kind: str, name: str) -> Any:
-    if fields.get(name) is None:
+def _needed(fields: Fields, kind: str, name: str) -> float:
+    """A number without which the scaling means nothing."""
+    if not fields.has(name):
         raise CheckpointError(
-            f"config.json: rope scaling {kind!r} needs the field {name!r}, found {sorted(fields)}"
+            f"config.json: rope scaling {kind!r} needs the field {name!r}, found {sorted(fields.values)}"
         )
-    return fields[name]
+    return fields.number(name, at_most=1e9)
 
 
-def _read_factor(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
-    return dataclasses.replace(rope, factor=float(_field(fields, rope.kind, "factor")))
+def _read_factor(rope: RopeConfig, fields: Fields) -> RopeConfig:
+    return dataclasses.replace(rope, factor=_needed(fields, rope.kind, "factor"))
 
 
-def _read_llama3(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
+def _read_llama3(rope: RopeConfig, fields: Fields) -> RopeConfig:
+    low = _needed(fields, "llama3", "low_freq_factor")
+    high = _needed(fields, "llama3", "high_freq_factor")
+    if low >= high:
+        raise CheckpointError(
+            f"{fields.where}: low_freq_factor must be below high_freq_factor, found {low:g} and {high:g}"
+        )
     return dataclasses.replace(
-        rope,
-        factor=float(_field(fields, "llama3", "factor")),
-        low_freq_factor=float(_field(fields, "llama3", "low_freq_factor")),
-        high_freq_factor=float(_field(fields, "llama3", "high_freq_factor")),
+        rope, factor=_needed(fields, "llama3", "factor"), low_freq_factor=low, high_freq_factor=high
     )
 
 
-def _read_yarn(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
-    factor = float(fields.get("factor") or rope.max_length / rope.original_length)
+def _read_yarn(rope: RopeConfig, fields: Fields) -> RopeConfig:
+    factor = fields.number("factor", rope.max_length / rope.original_length, at_most=1e9)
 
     def mscale(weight: float = 1.0) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    attention_factor = fields.get("attention_factor")
-    if attention_factor is None:
-        numerator, denominator = fields.get("mscale"), fields.get("mscale_all_dim")
-        both = numerator and denominator
-        attention_factor = mscale(numerator) / mscale(denominator) if both else mscale()
-    truncate = fields.get("truncate")
+    weights = [fields.number(name, 0.0, above=-1e-30, at_most=1e6) for name in ("mscale", "mscale_all_dim")]
+    made = mscale(weights[0]) / mscale(weights[1]) if all(weights) else mscale()
     return dataclasses.replace(
         rope,
         factor=factor,
-        attention_factor=float(attention_factor),
-        beta_fast=float(fields.get("beta_fast") or 32),
-        beta_slow=float(fields.get("beta_slow") or 1),
-        truncate=True if truncate is None else bool(truncate),
+        attention_factor=fields.number("attention_factor", made, at_most=1e6),
+        beta_fast=fields.number("beta_fast", 32.0, at_most=1e6),
+        beta_slow=fields.number("beta_slow", 1.0, at_most=1e6),
+        truncate=fields.boolean("truncate", True),
     )
 
 
-def _read_longrope(rope: RopeConfig, fields: Mapping[str, Any]) -> RopeConfig:
+def _read_longrope(rope: RopeConfig, fields: Fields) -> RopeConfig:
     factors = {}
     for name in ("short_factor", "long_factor"):
-        factors[name] = tuple(float(value) for value in _field(fields, "longrope", name))
+        if not fields.has(name):
+            raise CheckpointError(
+                f"config.json: rope scaling 'longrope' needs the field {name!r}, found {sorted(fields.values)}"
+            )
+        factors[name] = fields.numbers(name)
         if len(factors[name]) != rope.rotary_dim // 2:
             raise CheckpointError(
                 f"config.json: rope scaling {name} must have {rope.rotary_dim // 2} numbers (half of the "
                 f"rotated features), found {len(factors[name])}"
             )
-    factor = float(fields.get("factor") or rope.max_length / rope.original_length)
-    attention_factor = fields.get("attention_factor")
-    if attention_factor is None:
-        grown = factor > 1.0
-        attention_factor = math.sqrt(1 + math.log(factor) / math.log(rope.original_length)) if grown else 1.0
-    return dataclasses.replace(rope, factor=factor, attention_factor=float(attention_factor), **factors)
+    factor = fields.number("factor", rope.max_length / rope.original_length, at_most=1e9)
+    made = 1.0
+    if factor > 1 and rope.original_length > 1:
+        made = math.sqrt(1 + math.log(factor) / math.log(rope.original_length))
+    attention_factor = fields.number("attention_factor", made, at_most=1e6)
+    return dataclasses.replace(rope, factor=factor, attention_factor=attention_factor, **factors)
 
 
 def inverse_frequencies(rope: RopeConfig) -> np.ndarray:

@@ -15,11 +15,19 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cord_jax import EvaluationConfig, Problem, StudentConfig, SynthesisConfig, names, settings
+from cord_jax import (
+    EvaluationConfig,
+    PreferencesConfig,
+    Problem,
+    StudentConfig,
+    SynthesisConfig,
+    names,
+    settings,
+)
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
-from launch import common, evaluate, flags_of, quickstart, synthesize, train_student
+from launch import common, evaluate, flags_of, preferences, quickstart, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -35,6 +43,7 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
@@ -123,6 +132,12 @@ REFUSED = {
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "seeds": [(0, "at least 1")],
+    },
+    "preferences": {
+        "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
+        "output_dir": [("", "a path")],
+        "margin": [(-0.1, "at least 0"), (math.nan, "a finite number"), ("0.1", "a finite number")],
+        "student": [("", "a path")],
     },
     "train_student": {
         "student": [(1, "a path")],
@@ -242,7 +257,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job == "quickstart" else ["distributed"]
+    flags_of_all = [] if job in ("quickstart", "preferences") else ["distributed"]
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())

@@ -8,6 +8,7 @@ trace, its lines are of no use any more; a run that ends leaves an empty journal
 import json
 from collections.abc import Mapping, Sequence
 
+from cord_jax.errors import UserError
 from cord_jax.run_directory import RunDirectory
 from cord_jax.search.round_record import SettledRound
 
@@ -22,13 +23,23 @@ class Journal:
 
     def read(self, unfinished: Mapping[str, int]) -> dict[int, list[SettledRound]]:
         """Reads the settled rounds, first first, of the problems that have no trace yet (id -> index); drops the rest."""
-        rows = [row for row in self._file.read() if row["problem"] in unfinished]
+        rows = [
+            row
+            for row in self._file.read({"problem": str, "round": int, "candidates": list})
+            if row["problem"] in unfinished
+        ]
         self._file.rewrite(rows)
         steps: dict[int, list[SettledRound]] = {}
         for row in rows:
             of_problem = steps.setdefault(unfinished[row["problem"]], [])
             if row["round"] == len(of_problem) + 1:
-                of_problem.append(SettledRound.from_row(row))
+                try:
+                    of_problem.append(SettledRound.from_row(row))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise UserError(
+                        f"{self._file.path}: round {row['round']} of {row['problem']!r} is not as this version writes it "
+                        f"({error}); remove the file: what it holds is searched again"
+                    ) from None
         return steps
 
     def write(self, settled: Sequence[tuple[str, int, SettledRound]]) -> None:

@@ -2,15 +2,15 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import read_config
+from cord_jax.run_directory import read_config, read_lines
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
 
 SAMPLES, METRICS, JOURNAL = "samples.jsonl", "metrics.jsonl", "journal.jsonl"
@@ -77,7 +77,7 @@ class SynthesisRun(Run):
     def trees(self) -> Iterator[tuple[Trace, tuple[Candidate, ...]]]:
         """Each trace with the candidates of its search, in the order of `tree.jsonl`; one without any comes last."""
         missing = {trace.id: trace for trace in self.traces}
-        rows = read_rows(self.path / TREE)
+        rows = _rows(self.path / TREE, {"problem": str})
         for problem, of_problem in itertools.groupby(rows, key=lambda row: row["problem"]):
             candidates = tuple(_record(self.path / TREE, Candidate, row) for row in of_problem)
             if problem in missing:
@@ -166,34 +166,15 @@ def open_runs(paths: Sequence[Path]) -> Runs:
     opened: dict[type[Run], list[Any]] = {}
     for kind, members in kinds.items():
         opened[kind] = [
-            _OPEN[kind](name, path, found[path], _read_json(path / SUMMARY))
+            _OPEN[kind](name, path, found[path], _summary(path))
             for name, path in zip(_names(members), members)
         ]
     return Runs(*(tuple(opened[kind]) for kind in kinds))
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a file of JSON objects; none if there is no file. A process may be writing it.
-
-    Raises: `UserError` naming a line that is not a JSON object.
-    """
-    try:
-        file = open(path, encoding="utf-8", newline="\n")
-    except FileNotFoundError:
-        return
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number}: damaged ({error}); remove that line and its like"
-                ) from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object; remove that line")
-            yield row
+def _rows(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
+    """The complete lines of a file that a process may be writing; none if there is no file."""
+    return read_lines(path, needs) if path.exists() else iter(())
 
 
 def _find(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -230,14 +211,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _open_synthesis(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> SynthesisRun:
-    traces = tuple(_record(path / TRACES, Trace, row) for row in read_rows(path / TRACES))
+    traces = tuple(_record(path / TRACES, Trace, row) for row in _rows(path / TRACES, {"id": str}))
     total = summary.get("problems")
     if total != len(traces):
         limit = config["settings"].get("limit") or None
         problems = _problems(config, answers_needed=False)
         total = min(len(problems), limit or len(problems)) if problems else None
     done = {trace.id for trace in traces}
-    under_way = {row["problem"] for row in read_rows(path / JOURNAL)} - done
+    under_way = {row["problem"] for row in _rows(path / JOURNAL, {"problem": str})} - done
     return SynthesisRun(name, path, config, summary, traces, total, len(under_way))
 
 
@@ -245,7 +226,7 @@ def _open_evaluation(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> EvaluationRun:
     samples: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_rows(path / SAMPLES):
+    for row in _rows(path / SAMPLES, {"problem": str, "sample": int, "correct": bool}):
         samples.setdefault(row["problem"], []).append(row)
     in_order = {
         problem: tuple(sorted(rows, key=lambda row: row["sample"])) for problem, rows in samples.items()
@@ -258,7 +239,7 @@ def _open_training(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> TrainingRun:
     exported = (path / "hf" / "config.json").exists()
-    return TrainingRun(name, path, config, summary, tuple(read_rows(path / METRICS)), exported)
+    return TrainingRun(name, path, config, summary, tuple(_rows(path / METRICS, {"step": int})), exported)
 
 
 _OPEN: dict[type[Run], Any] = {
@@ -287,11 +268,5 @@ def _record(path: Path, kind: Any, row: Mapping[str, Any]) -> Any:
         raise UserError(f"{path}: a row {reason}; it was written by another version of the program") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the job again, which writes it") from None
-    return value if isinstance(value, dict) else {}
+def _summary(path: Path) -> dict[str, Any]:
+    return read_object(path / SUMMARY) if (path / SUMMARY).exists() else {}

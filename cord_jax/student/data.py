@@ -18,11 +18,8 @@ with something other than what the model must write to stop. It is encoded as on
 the prompt.
 """
 
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_rows
 from cord_jax.student.row_filter import RowFilter
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
@@ -103,7 +101,7 @@ def read_examples(
     name, unit = (source, "line") if isinstance(source, Path) else ("the rows given", "row")
     rows, ids = [], []
     counts = dict.fromkeys(("rows", "filtered", "without_response", "too_long", "cut", "used"), 0)
-    for number, row in _read_rows(source) if isinstance(source, Path) else enumerate(source, start=1):
+    for number, row in read_rows(source) if isinstance(source, Path) else enumerate(source, start=1):
         counts["rows"] += 1
         try:
             if not keep.passes(row):
@@ -208,25 +206,6 @@ def _conversation(messages: Any, vocabulary: Vocabulary, settings: PromptSetting
     if prompt.rstrip().endswith(THINK_START):
         return open_thinking(prompt, vocabulary, settings.arguments), _THINK_END + answer, True
     return prompt, answer, True
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {number}: is not a JSON object; give one object a line")
-                yield number, row
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {number}: is not JSON ({error.msg}); give one object a line") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be read ({reason}); give a JSONL file, plain or .gz") from None
 
 
 def _need_text(row: Mapping[str, Any], *names: str) -> None:

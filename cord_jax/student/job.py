@@ -13,6 +13,7 @@ from cord_jax.student.batches import Plan, plan
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, read_examples
 from cord_jax.text.vocabulary import Vocabulary
+from models.checkpoint.load_save import companions_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ def prepare(config: StudentConfig) -> Job:
         raise UserError(
             f"{config.student}: is a reward model and cannot write; give a language model as --student"
         )
+    companions_of(config.student)  # what the export copies is refused now, not after the training
     vocabulary = Vocabulary.load(config.student)
     options = dict(max_length=config.max_length, overlong=config.overlong, prompt=config.prompt)
     examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 import models
 from cord_jax import settings
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.mesh import parse_mesh
 from cord_jax.run_directory import RunDirectory, open_run, write_atomically
@@ -297,10 +298,10 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
 def _stop_at(eos_id: int, directory: Path) -> None:
     """Makes sure that `transformers` stops at the EOS that the student has learnt, beside those it knew."""
     path = directory / "generation_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    settings = read_object(path) if path.exists() else {}
     known = settings.get("eos_token_id")
     if known is None:
-        known = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        known = read_object(directory / "config.json").get("eos_token_id")
     known = [] if known is None else known if isinstance(known, list) else [known]
     if eos_id not in known or "eos_token_id" not in settings:
         known = known if eos_id in known else [eos_id, *known]

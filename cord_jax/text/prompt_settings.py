@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.settings import refusal
 
 QUESTION = "{question}"
@@ -103,14 +104,14 @@ def read_prompt_file(model: str | Path) -> PromptSettings:
     Raises: `UserError` if the file is not what it must be.
     """
     path = Path(model) / FILE
-    if not path.is_file():
+    if not path.exists():
         return PromptSettings()
+    row = read_object(path)
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
         return PromptSettings(**row)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         names = ", ".join(field.name for field in dataclasses.fields(PromptSettings))
         raise UserError(f"{path}: must be a JSON object of {names} ({error})") from None
 

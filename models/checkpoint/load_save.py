@@ -26,6 +26,7 @@ from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.execution import execution_of
 from models.families import config_from_hf
+from models.files import read_json_object
 
 # What belongs to a checkpoint beside config.json and the weights.
 COMPANIONS = (
@@ -54,10 +55,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     file = Path(directory) / "config.json"
     if not file.exists():
         raise CheckpointError(f"{file}: no such file; expected a Hugging Face checkpoint directory")
-    try:
-        hf = json.loads(file.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not JSON ({error})") from error
+    hf = read_json_object(file)
     try:
         return config_from_hf(hf)
     except CheckpointError as error:
@@ -120,6 +118,7 @@ def load(
     if max_length is not None:
         config = config.for_length(max_length)
     stored = safetensors.read_directory(directory)
+    _refuse_more_layers(config, stored, directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
     execution = execution_of(config, mesh, dtype)
     stacked = execution.stacked if stacked is None else stacked
@@ -142,6 +141,17 @@ def load(
 def _outputs_first(variables: dict[str, nnx.Variable]) -> set[str]:
     """Names of the kernels that lie by outputs."""
     return {name for name, variable in variables.items() if variable.get_metadata("outputs_first", False)}
+
+
+def _refuse_more_layers(config: ModelConfig, stored: dict[str, safetensors.Tensor], directory: Path) -> None:
+    """Raises CheckpointError if there are fewer tensors than layers and experts, before these are described."""
+    experts = config.experts
+    least = config.num_layers + (sum(experts.layers) * experts.num_experts if experts else 0)
+    if len(stored) < least:
+        raise CheckpointError(
+            f"{directory}: config.json ({config.family}, {config.num_layers} layers) needs more than {least} tensors, "
+            f"the weights have {len(stored)}"
+        )
 
 
 def scale_of(kernel: str) -> str:
@@ -197,7 +207,7 @@ def save(
     Args:
       model: its weights are written in their dtype, its `config.hf` as `config.json` with that dtype.
       path: directory; made if absent.
-      source: checkpoint directory to copy tokenizer, chat template and generation config from.
+      source: checkpoint directory to copy tokenizer, chat template and generation config from (`companions_of`).
       shard_bytes: greatest size of a file; more weights are split into shards with an index.
 
     Raises:
@@ -224,20 +234,56 @@ def save(
     hf.pop("torch_dtype", None)
     hf.setdefault("model_type", model.config.family)
     hf["dtype"] = dtype.name
-    (directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
-    for name in COMPANIONS:
-        if source is not None and (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, directory / name)
+    _anew(directory / "config.json").write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n")
+    for file in () if source is None else companions_of(source):
+        shutil.copyfile(file, _anew(directory / file.name))
     for old in ("model.safetensors", "model.safetensors.index.json"):
         (directory / old).unlink(missing_ok=True)  # either would be read instead of the new files
     for file, tensors in files.items():
         entries = [(name, dtype, shape) for name, shape in tensors.items()]
-        safetensors.write_file(directory / file, entries, gather_tensors(tensors, parts, parameters))
+        safetensors.write_file(_anew(directory / file), entries, gather_tensors(tensors, parts, parameters))
     if len(files) > 1:
         places = {name: file for file, tensors in files.items() for name in tensors}
         size = sum(array.nbytes for array in parameters.values())
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _anew(file: Path) -> Path:
+    """The path of a file that is written anew: a link in its place is taken away, and not written through."""
+    if file.is_symlink():
+        file.unlink()
+    return file
+
+
+def companions_of(source: str | Path) -> list[Path]:
+    """The files of a checkpoint directory that belong to it beside config.json and the weights.
+
+    They are copied into other checkpoints, so none may be a symbolic link out of the directory: that would copy a file
+    of whoever runs this, which the checkpoint's author chose. The links of a Hugging Face cache, from
+    `snapshots/REVISION` to `blobs` of the same repository, stay within it.
+
+    Raises:
+      CheckpointError: a link that leads elsewhere, or something that is not a file.
+    """
+    directory = Path(source).resolve()
+    homes = [directory]
+    if directory.parent.name == "snapshots":
+        homes.append(directory.parent.parent / "blobs")
+    found = []
+    for name in COMPANIONS:
+        file = directory / name
+        if not file.exists():
+            continue
+        if not file.is_file():
+            raise CheckpointError(f"{file}: is no file; expected one, or nothing of this name")
+        if not any(file.resolve().is_relative_to(home) for home in homes):
+            raise CheckpointError(
+                f"{file}: a symbolic link out of the checkpoint's directory, to {file.resolve()}; put the file itself "
+                "in its place"
+            )
+        found.append(file)
+    return found
 
 
 def plan_files(

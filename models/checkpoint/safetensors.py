@@ -5,6 +5,7 @@ shape and byte offsets of each tensor, then the tensors, row-major. Only what is
 """
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from models.errors import CheckpointError
+from models.files import Fields, decode_json, open_regular, read_json_object, show
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -31,6 +33,8 @@ CHUNK_BYTES = 1 << 20
 TILE_ROWS = 32
 READ_THREADS = min(8, os.cpu_count() or 1)
 _MAX_HEADER_BYTES = 100 << 20
+_LARGEST_SIZE = 1 << 62
+_LOG = logging.getLogger(__name__)
 
 
 class Tensor(NamedTuple):
@@ -47,61 +51,87 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """The tensors of one file.
 
     Raises:
-      CheckpointError: not a safetensors file, shorter than its header says, or a dtype that is not supported.
+      CheckpointError: not a safetensors file, a header whose fields are not what they must be, tensors that overlap
+        or lie beyond the end of the file, or a dtype that is not supported.
     """
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        start = stream.read(8)
+    try:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            fits = size >= 8 and length <= min(size - 8, _MAX_HEADER_BYTES)
+            text = stream.read(length) if fits else b""
         if start == b"version ":
-            raise CheckpointError(
-                f"{file}: a Git LFS pointer of {size} bytes instead of the weights; get them with 'git lfs "
-                "pull'"
+            raise ValueError(
+                f"a Git LFS pointer of {size} bytes instead of the weights; get them with 'git lfs pull'"
             )
-        length = int.from_bytes(start, "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(
-                f"{file}: not a complete safetensors file: the header should take {length} bytes, the file "
-                f"has {size}"
+        if not fits:
+            raise ValueError(
+                f"not a complete safetensors file: the header should take {length} bytes, the file has {size}"
             )
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise CheckpointError(
-                f"{file}: not a safetensors file: its header is not JSON ({error})"
-            ) from error
+        header = decode_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    header = dict(Fields(f"{file}: header", header).values)
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-        if entry["dtype"] not in DTYPES:
-            raise CheckpointError(
-                f"{file}: tensor {name!r} has dtype {entry['dtype']}; supported are {', '.join(DTYPES)}"
-            )
-        dtype = DTYPES[entry["dtype"]]
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise CheckpointError(
-                f"{file}: tensor {name!r} of shape {list(shape)} and dtype {entry['dtype']} needs "
-                f"{math.prod(shape) * dtype.itemsize} bytes, its header gives it {end - begin}"
-            )
-        if 8 + length + end > size:
-            raise CheckpointError(
-                f"{file}: truncated: tensor {name!r} ends at byte {8 + length + end}, the file has {size} "
-                "bytes"
-            )
-        tensors[name] = Tensor(name, file, dtype, shape, 8 + length + begin)
+        tensors[name] = _tensor(name, Fields(f"{file}: tensor {name!r}", entry), file, 8 + length, size)
+    _refuse_overlap(tensors.values())
     return tensors
 
 
+def _tensor(name: str, entry: Fields, file: Path, start: int, size: int) -> Tensor:
+    """The tensor of one entry of a header; data begin at byte `start` of a file of `size` bytes."""
+    kind = entry.text("dtype")
+    if kind not in DTYPES:
+        raise CheckpointError(f"{entry.where} has dtype {kind}; supported are {', '.join(DTYPES)}")
+    for field in ("shape", "data_offsets"):
+        if not entry.has(field):
+            raise CheckpointError(f"{entry.where}: field {field!r} is missing")
+    shape = entry.integers("shape", at_most=_LARGEST_SIZE)
+    offsets, dtype = entry.integers("data_offsets", at_most=_LARGEST_SIZE), DTYPES[kind]
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(
+            f"{entry.where}: field 'data_offsets' must be the first byte and the one after the last, found "
+            f"{show(offsets)}"
+        )
+    begin, end = offsets
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise CheckpointError(
+            f"{entry.where} of shape {list(shape)} and dtype {kind} needs {math.prod(shape) * dtype.itemsize} bytes, "
+            f"its header gives it {end - begin}"
+        )
+    if start + end > size:
+        raise CheckpointError(
+            f"{file}: truncated: tensor {name!r} ends at byte {start + end}, the file has {size} bytes"
+        )
+    return Tensor(name, file, dtype, shape, start + begin)
+
+
+def _refuse_overlap(tensors: Iterable[Tensor]) -> None:
+    """Raises CheckpointError if two tensors share bytes."""
+    last = None
+    for tensor in sorted((tensor for tensor in tensors if math.prod(tensor.shape)), key=lambda t: t.offset):
+        if last is not None and tensor.offset < last.offset + math.prod(last.shape) * last.dtype.itemsize:
+            raise CheckpointError(f"{tensor.file}: tensors {last.name!r} and {tensor.name!r} share bytes")
+        last = tensor
+
+
 def read_directory(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: `model.safetensors`, or the shards of `model.safetensors.index.json`.
+    """All tensors of a checkpoint: `model.safetensors`, or else the shards of `model.safetensors.index.json`.
+
+    Of both, the one file is read, as transformers does, and the index is logged.
 
     Raises:
       CheckpointError: no safetensors, a missing shard, or an index that does not agree with the shards.
     """
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.exists():
+        if index.exists():
+            _LOG.warning("%s: read instead of the shards of %s, as in transformers", single, index.name)
+        return read_header(single)
     if not index.exists():
-        if single.exists():
-            return read_header(single)
         others = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
         pickles = [name for name in others if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         if pickles:
@@ -111,12 +141,9 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
             )
         raise CheckpointError(
             f"{directory}: expected model.safetensors or model.safetensors.index.json, found "
-            f"{others or 'nothing'}"
+            f"{others[:8] or 'nothing'}"
         )
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{index}: expected a JSON object with 'weight_map' ({error!r})") from error
+    places = _places(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
         file = directory / shard
@@ -137,6 +164,20 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
                 f"{directory / shard}: tensor {name!r} is missing; {index.name} places it here"
             )
     return tensors
+
+
+def _places(index: Path) -> dict[str, str]:
+    """The shard of each tensor, from an index file: files within the checkpoint's directory only."""
+    places = dict(Fields(str(index), read_json_object(index)).section("weight_map").values)
+    if not places:
+        raise CheckpointError(f"{index}: expected an object 'weight_map' with the file of each tensor")
+    for name, shard in places.items():
+        inside = isinstance(shard, str) and shard and "\0" not in shard
+        if not inside or Path(shard).is_absolute() or ".." in Path(shard).parts:
+            raise CheckpointError(
+                f"{index}: tensor {name!r} must lie in a file of this directory, found {show(shard)}"
+            )
+    return places
 
 
 def _count(places: Mapping[str, str], shard: str) -> int:

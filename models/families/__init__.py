@@ -7,12 +7,13 @@ from models.config import ModelConfig
 from models.errors import CheckpointError
 from models.families import llama, mistral, phi3, qwen2, qwen3, qwen3_moe
 from models.families.keys import Entry
+from models.files import Fields
 
 
 class Family(NamedTuple):
     """config: parsed `config.json` -> ModelConfig; keys: tensor name pattern -> Entry."""
 
-    config: Callable[[Mapping[str, Any]], ModelConfig]
+    config: Callable[[Fields], ModelConfig]
     keys: Mapping[str, Entry]
 
 
@@ -44,13 +45,14 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
       CheckpointError: the architecture, an activation or a rope scaling is not supported (the message lists
         what is), or a field is missing or makes no sense.
     """
-    names = hf.get("architectures") or []
+    fields = Fields("config.json", hf)
+    names, model_type = fields.texts("architectures"), fields.text("model_type", "")
     family = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
-    if family is None and not names and hf.get("model_type") in FAMILIES:
-        family = hf["model_type"]
+    if family is None and not names and model_type in FAMILIES:
+        family = model_type
     if family is None:
         raise CheckpointError(
-            f"config.json: architecture {', '.join(names) or hf.get('model_type')!r} is not supported; "
+            f"config.json: architecture {', '.join(names) or model_type!r} is not supported; "
             f"supported are {', '.join(ARCHITECTURES)}"
         )
-    return FAMILIES[family].config(hf)
+    return FAMILIES[family].config(fields)

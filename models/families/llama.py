@@ -1,10 +1,8 @@
 """Llama 2 and 3.x: optional biases, head_dim of its own, llama3 rope scaling."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from models.config import ModelConfig, dense_config
 from models.families.keys import BODY, LAYER, OUT_BIAS, QKV_BIAS, SEPARATE, Entry
+from models.files import Fields
 
 MLP_BIAS = {
     LAYER + f"mlp.{name}_proj.bias": Entry((f"layers.{{layer}}.mlp.{name}.bias",))
@@ -24,9 +22,13 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Llama model -> ModelConfig."""
-    bias = bool(hf.get("attention_bias"))
+    bias = hf.boolean("attention_bias")
     return dense_config(
-        hf, "llama", DEFAULTS, attention_bias=bias, attention_out_bias=bias, mlp_bias=bool(hf.get("mlp_bias"))
+        hf.with_defaults(DEFAULTS),
+        "llama",
+        attention_bias=bias,
+        attention_out_bias=bias,
+        mlp_bias=hf.boolean("mlp_bias"),
     )

@@ -1,10 +1,8 @@
 """Mistral, Magistral: no biases, head_dim of its own, a sliding window in all layers or in none."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from models.config import ModelConfig, dense_config, uniform_windows
 from models.families.keys import BODY, SEPARATE
+from models.files import Fields
 
 KEYS = BODY | SEPARATE
 
@@ -21,7 +19,7 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Mistral model -> ModelConfig."""
-    num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
-    return dense_config(hf, "mistral", DEFAULTS, sliding_windows=uniform_windows(hf, num_layers, 4096))
+    hf = hf.with_defaults(DEFAULTS)
+    return dense_config(hf, "mistral", sliding_windows=uniform_windows(hf, 4096))

@@ -3,11 +3,11 @@
 The parts are separate parameters here, so that each can be sharded by heads or by feed-forward width.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
 
 from models.config import ModelConfig, dense_config, uniform_windows
 from models.families.keys import BODY, LAYER, Entry
+from models.files import Fields
 
 KEYS = BODY | {
     LAYER + "self_attn.qkv_proj.weight": Entry(
@@ -31,13 +31,12 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Phi-3 or Phi-4 model -> ModelConfig."""
-    num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
-    scaling = hf.get("rope_scaling") or hf.get("rope_parameters")
-    if scaling and (scaling.get("rope_type") or scaling.get("type")) == "yarn":
+    hf = hf.with_defaults(DEFAULTS)
+    scaling = hf.section("rope_scaling" if hf.values.get("rope_scaling") else "rope_parameters")
+    if scaling.text("rope_type" if scaling.has("rope_type") else "type", "") == "yarn":
         # What early Phi-3 checkpoints call yarn is longrope (as Phi3Config in transformers reads it).
-        hf = {**hf, "rope_scaling": {**scaling, "rope_type": "longrope"}}
-    return dense_config(
-        hf, "phi3", DEFAULTS, partial_rotary=True, sliding_windows=uniform_windows(hf, num_layers, None)
-    )
+        longrope = {**scaling.values, "rope_type": "longrope"}
+        hf = dataclasses.replace(hf, values={**hf.values, "rope_scaling": longrope})
+    return dense_config(hf, "phi3", partial_rotary=True, sliding_windows=uniform_windows(hf, None))

@@ -3,11 +3,9 @@
 Also QwQ, the Qwen distillations of DeepSeek-R1, and the process reward models of Qwen2.5-Math.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from models.config import ModelConfig, dense_config, qwen_windows
 from models.families.keys import BODY, QKV_BIAS, SEPARATE, Entry
+from models.files import Fields
 
 SCORE = {
     "score.0.weight": Entry(("score.hidden.kernel",), 1),
@@ -29,16 +27,15 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Qwen2 model -> ModelConfig."""
-    num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
-    rewards = "Qwen2ForProcessRewardModel" in (hf.get("architectures") or ())
+    hf = hf.with_defaults(DEFAULTS)
+    rewards = "Qwen2ForProcessRewardModel" in hf.texts("architectures")
     return dense_config(
         hf,
         "qwen2",
-        DEFAULTS,
         attention_bias=True,
-        sliding_windows=qwen_windows(hf, num_layers),
+        sliding_windows=qwen_windows(hf),
         head="process_reward" if rewards else "language_model",
-        num_labels=hf.get("num_labels") or 2,
+        num_labels=hf.integer("num_labels", 2, at_least=2, at_most=1000),
     )

@@ -1,10 +1,8 @@
 """Qwen3: a norm on each query and key head, no biases by default, head_dim of its own."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from models.config import ModelConfig, dense_config, qwen_windows
 from models.families.keys import BODY, OUT_BIAS, QK_NORM, QKV_BIAS, SEPARATE
+from models.files import Fields
 
 KEYS = BODY | SEPARATE | QKV_BIAS | OUT_BIAS | QK_NORM
 
@@ -21,16 +19,15 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Qwen3 model -> ModelConfig."""
-    num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
-    bias = bool(hf.get("attention_bias"))
+    hf = hf.with_defaults(DEFAULTS)
+    bias = hf.boolean("attention_bias")
     return dense_config(
         hf,
         "qwen3",
-        DEFAULTS,
         attention_bias=bias,
         attention_out_bias=bias,
         qk_norm=True,
-        sliding_windows=qwen_windows(hf, num_layers),
+        sliding_windows=qwen_windows(hf),
     )

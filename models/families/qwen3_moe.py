@@ -1,10 +1,16 @@
 """Qwen3-MoE: Qwen3 with a mixture of experts instead of the feed-forward, in all layers or in some."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from models.config import ExpertConfig, ModelConfig, dense_config, uniform_windows
+from models.config import (
+    LARGEST_WIDTH,
+    MOST_EXPERTS,
+    MOST_LAYERS,
+    ExpertConfig,
+    ModelConfig,
+    dense_config,
+    uniform_windows,
+)
 from models.families.keys import BODY, LAYER, OUT_BIAS, QK_NORM, QKV_BIAS, SEPARATE, Entry
+from models.files import Fields
 
 EXPERTS = {
     LAYER + "mlp.gate.weight": Entry(("layers.{layer}.mlp.router.kernel",), 1),
@@ -27,27 +33,26 @@ DEFAULTS = {
 }
 
 
-def config(hf: Mapping[str, Any]) -> ModelConfig:
+def config(hf: Fields) -> ModelConfig:
     """`config.json` of a Qwen3-MoE model -> ModelConfig."""
-    num_layers = hf.get("num_hidden_layers") or DEFAULTS["num_hidden_layers"]
-    num_experts = next((hf[name] for name in ("num_experts", "num_local_experts") if hf.get(name)), 128)
-    every, dense = hf.get("decoder_sparse_step", 1), set(hf.get("mlp_only_layers") or ())
-    layers = tuple(i not in dense and (i + 1) % every == 0 for i in range(num_layers))
-    bias = bool(hf.get("attention_bias"))
-    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    hf = hf.with_defaults(DEFAULTS)
+    name = "num_experts" if hf.has("num_experts") else "num_local_experts"
+    num_experts = hf.integer(name, 128, at_most=MOST_EXPERTS)
+    every, dense = hf.integer("decoder_sparse_step", 1), set(hf.integers("mlp_only_layers"))
+    layers = range(hf.integer("num_hidden_layers", at_most=MOST_LAYERS))
+    bias = hf.boolean("attention_bias")
     return dense_config(
         hf,
         "qwen3_moe",
-        DEFAULTS,
         attention_bias=bias,
         attention_out_bias=bias,
         qk_norm=True,
-        sliding_windows=uniform_windows({"sliding_window": window}, num_layers, None),
+        sliding_windows=uniform_windows(hf, 4096) if hf.boolean("use_sliding_window") else None,
         experts=ExpertConfig(
             num_experts=num_experts,
-            experts_per_token=hf.get("num_experts_per_tok", 8),
-            intermediate_size=hf.get("moe_intermediate_size", 768),
-            normalise=bool(hf.get("norm_topk_prob", False)),
-            layers=layers,
+            experts_per_token=hf.integer("num_experts_per_tok", min(8, num_experts), at_most=num_experts),
+            intermediate_size=hf.integer("moe_intermediate_size", 768, at_most=LARGEST_WIDTH),
+            normalise=hf.boolean("norm_topk_prob"),
+            layers=tuple(i not in dense and (i + 1) % every == 0 for i in layers),
         ),
     )

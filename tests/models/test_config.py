@@ -75,13 +75,13 @@ MINIMAL = dict(
             {"architectures": [], "model_type": "gpt2"},
             "architecture 'gpt2' is not supported; supported are Llama",
         ),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported is 'silu'"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported are 'silu'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
         (
             {"quantization_config": {"quant_method": "awq"}},
             "quantised by 'awq' are not supported; use the orig",
         ),
-        ({"vocab_size": 0}, "'vocab_size' must be a positive integer, found 0"),
+        ({"vocab_size": 0}, "'vocab_size' must be a whole number of 1 to 2147483647, found 0"),
         (
             {"layer_types": ["full_attention", "chunked_attention"]},
             "layer_types must hold 2 of 'full_attention'",

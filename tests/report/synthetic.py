@@ -58,7 +58,9 @@ def write_synthesis(
 
 def _search(key, random, steps, words, width, decoding, accuracy, decoys):
     """A search of `steps` rounds: beams that are kept by their scores, or expansions of any node."""
-    vocabulary = np.array(["add", "the", "two", "sides", "so", "that", "x", "=", "$\\frac{1}{2}$", "hence", "√2", "12", "7.5"])
+    vocabulary = np.array(
+        ["add", "the", "two", "sides", "so", "that", "x", "=", "$\\frac{1}{2}$", "hence", "√2", "12", "7.5"]
+    )
     candidates: list[Candidate] = []
     frontier = [0]
     depth = {0: 0}
@@ -120,10 +122,7 @@ def _trace(key, random, candidates, accuracy, decoys):
         predicted_answer="12" if right else "<u>13</u>",
         correct=right,
         steps=steps,
-        usage={
-            name: Usage(*(int(n) for n in random.integers(10, 400, 3)))
-            for name in TEACHERS
-        },
+        usage={name: Usage(*(int(n) for n in random.integers(10, 400, 3))) for name in TEACHERS},
         seconds=float(np.round(random.gamma(4.0, 2.0), 3)),
         predictive_perplexity=score,
         decoy_scores=tuple(_score(random, 0.3) for _ in range(2)) if decoys else None,
@@ -135,7 +134,9 @@ def _score(random, level: float) -> float:
     return float(str(np.float32(np.clip(random.normal(level, 0.15), 0.001, 0.999))))
 
 
-def write_evaluation(path: Path, problems: int, samples: int, *, accuracy: float, seed: int, finished: bool = True) -> None:
+def write_evaluation(
+    path: Path, problems: int, samples: int, *, accuracy: float, seed: int, finished: bool = True
+) -> None:
     """A run of evaluation, whose problem file is gone."""
     random = np.random.default_rng(seed)
     with open_run(

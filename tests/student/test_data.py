@@ -188,8 +188,8 @@ def test_compressed_files(tmp_path, vocabulary):
 @pytest.mark.parametrize(
     "row, message",
     [
-        ("{", "line 2: is not JSON"),
-        ("[1]", "line 2: is not a JSON object"),
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: not a JSON object"),
         ({"question": "x"}, "line 2: is no row to learn from"),
         ({**TRACE, "reasoning": 3}, "line 2: reasoning must be a text, and is 3"),
         ({"question": "x", "reasoning": "y"}, "line 2: response must be a text, and is absent"),

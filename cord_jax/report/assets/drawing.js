@@ -87,7 +87,7 @@ function drawTree(tree, mcts, choose) {
     const from = group[0].parent === 0 ? root : at.get(group[0].parent);
     const points = group.map((node) => at.get(node.node)), x = points[0][0] - 15;
     const [first, last] = [points[0][1], points[points.length - 1][1]], winner = group.find((node) => won.has(node.node));
-    const entry = [x, mcts ? (first + last) / 2 : (first + last) / 2];
+    const entry = [x, (first + last) / 2];
     if (from) lines.push(draw("path", { class: "edge", d: curve([from[0] + RADIUS + 1, from[1]], entry) }));
     lines.push(draw("path", { class: "bracket", d: `M${x + 4} ${first}H${x}V${last}H${x + 4}` }));
     if (winner && from) {

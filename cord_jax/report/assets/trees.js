@@ -11,11 +11,10 @@ async function showTrees(mount) {
   const main = make("div", { class: "stage", "aria-live": "off" });
   const list = problemList({
     problems: problems.map(entry),
-    filters: { wrong: "wrong", right: "right", differ: runs.length > 1 ? "runs differ" : null, incomplete: "not complete", unknown: "answer unknown" },
+    filters: { wrong: "wrong", right: "right", ...(runs.length > 1 ? { differ: "runs differ" } : {}), incomplete: "not complete", unknown: "answer unknown" },
     orders: { urgency: "wrong first", score: "lowest score first", steps: "longest first", place: "in order" },
     choose: (place) => open(place),
   });
-  for (const option of list.element.querySelectorAll("option")) if (!option.textContent || option.textContent === "null") option.remove();
   mount.append(list.element, main);
   viewers.push({ element: mount.closest("section"), list });
 
