@@ -18,6 +18,7 @@ from launch import common, flags_of
 FLAGS = flags.FlagValues()
 flags_of.define(StudentConfig, FLAGS)
 common.define_distributed(FLAGS)
+common.define_report(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -27,6 +28,7 @@ def main(values: flags.FlagValues) -> None:
 
     common.start_devices(values)
     print(train(config, progress=_print_row))
+    common.write_report(values)
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

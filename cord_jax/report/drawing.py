@@ -112,9 +112,7 @@ def draw_histogram(
 def _for_a_page(svg: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r'<g id="[^"]*">', "<g>", svg
-    )  # they would not be unique in the page, and nothing refers to them
+    svg = re.sub(r' id="[\w.]+_[0-9]+"', "", svg)  # not unique in the page, and nothing refers to them
     svg = re.sub(r"<[^>]+>", lambda tag: _LONG_NUMBER.sub(lambda n: f"{float(n[0]):.2f}", tag[0]), svg)
     svg = re.sub(r'"font: ([\d.]+px) [^;"]*', r'"font-size: \1', svg)
     for colour, variable in _VARIABLES.items():

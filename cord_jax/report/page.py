@@ -1,6 +1,7 @@
 """The page: reads the runs, has every section told, and writes one file."""
 
 import base64
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from cord_jax.report.content import Chart
 from cord_jax.report.runs import Runs, open_runs
 from cord_jax.report.sections import sections, students, traces
 from cord_jax.report.tallies import tally
-from cord_jax.run_directory import LOG, write_atomically
+from cord_jax.run_directory import add_to_log, write_atomically
 
 REPORT = "report.html"
 # A page that a browser opens at once and that can still be sent to somebody.
@@ -57,24 +58,18 @@ def write_report(
     return path
 
 
-def try_report(directory: str | os.PathLike) -> Path | None:
-    """Writes `report.html` into the directory of a run that has just ended, or of several.
+def try_report(runs: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
+    """Writes the page of runs that have just ended, which have ended well whether or not it can be drawn.
 
-    Returns: the file, or None if it could not be drawn, which then stands in the run's `log.txt`: a run has ended well
-      whether or not its page has.
+    Returns: a line that says where it is, or why there is none; the latter also stands in the `log.txt` beside it.
     """
     try:
-        return write_report([directory], Path(directory) / REPORT)
+        return f"report: {write_report(runs, output)}"
     except Exception as error:
-        log = Path(directory) / LOG
         message = " ".join(f"report: not written ({type(error).__name__}: {error})".split())
-        try:
-            if log.exists():
-                with open(log, "a", encoding="utf-8") as file:
-                    file.write(message + "\n")
-        except OSError:
-            pass
-        return None
+        with contextlib.suppress(OSError, UserError):
+            add_to_log(Path(output).parent, message)
+        return message
 
 
 def render(runs: Runs, page_bytes: int = PAGE_BYTES) -> str:

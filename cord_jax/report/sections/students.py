@@ -12,12 +12,13 @@ from cord_jax.report.runs import EvaluationRun, Runs, TrainingRun
 from cord_jax.report.sections.traces import differences
 from cord_jax.report.tallies import Tally
 
-_CURVES = (
-    ("loss", "loss", "nats a target token"),
-    ("held_out_loss", "held-out loss", "nats a target token"),
-    ("learning_rate", "learning rate", "learning rate"),
-    ("grad_norm", "gradient norm", "norm of the gradient"),
-)
+_TITLES = {
+    "loss": ("loss", "nats a target token"),
+    "held_out_loss": ("held-out loss", "nats a target token"),
+    "learning_rate": ("learning rate", "learning rate"),
+    "grad_norm": ("gradient norm", "norm of the gradient"),
+}
+_NO_CURVES = ("step", "tokens_per_second", "mfu")
 _MOST_POINTS = 400
 
 
@@ -34,7 +35,13 @@ def section(runs: Runs, tallies: Mapping[str, Tally]) -> Section | None:
         blocks.append(differences((("right samples", _right, True),), measured))
     if measured and max(map(_samples, measured)) > 1:
         blocks.append(_pass_at_k(measured))
-    blocks += [chart for curve in _CURVES if trained and (chart := _curve(trained, *curve)) is not None]
+    keys = dict.fromkeys(key for run in trained for row in run.metrics for key in row)
+    charts = [
+        _curve(trained, key)
+        for key in dict.fromkeys([*_TITLES, *keys])
+        if key in keys and key not in _NO_CURVES
+    ]
+    blocks += [chart for chart in charts if chart is not None]
     lead = "Answers sampled for problems; ± is the standard error over problems."
     if not measured:
         lead = "How training went."
@@ -131,9 +138,11 @@ def _pass_at_k(runs: Sequence[EvaluationRun]) -> Chart:
     return Chart("pass@k", drawing.draw(paint, "pass@k"), caption, numbers)
 
 
-def _curve(runs: Sequence[TrainingRun], key: str, title: str, unit: str) -> Chart | None:
+def _curve(runs: Sequence[TrainingRun], key: str) -> Chart | None:
+    title, unit = _TITLES.get(key, (key.replace("_", " "),) * 2)
     curves = {
-        run.name: [(row["step"], row[key]) for row in run.metrics if row.get(key) is not None] for run in runs
+        run.name: [(row["step"], row[key]) for row in run.metrics if isinstance(row.get(key), (int, float))]
+        for run in runs
     }
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
