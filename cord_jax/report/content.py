@@ -34,7 +34,7 @@ class Chart:
 
     Attributes:
       title: a phrase above it.
-      svg: the drawing, as `drawing.to_svg` gives it.
+      svg: the drawing, as `drawing.draw` gives it.
       caption: sentences that say how it is read.
       numbers: what is drawn, as a table.
     """

@@ -21,7 +21,7 @@ _VARIABLES = {
     **{f"#0a01{i:02x}": f"--series-{i}" for i in range(8)},
 }
 INK, MUTED, LINE, RIGHT, WRONG, *SERIES = _VARIABLES
-# Teachers and runs are told apart by these, too: colour alone is not enough. `tree.js` has the same shapes.
+# Teachers and runs are told apart by these, too: colour alone is not enough. `assets/drawing.js` has the same shapes.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 HATCHES = ("", "////", "....", "xxxx")

@@ -48,8 +48,11 @@ def test_wrong_ones_come_first_and_texts_are_texts(opened, runs):
 
 def test_every_candidate_is_a_mark(opened, runs):
     opened.click("#problems .items li:nth-child(3) button")
-    opened.wait(f"{_LIST}[2].getAttribute('aria-current') === 'true'")
-    key = opened.evaluate("document.querySelector('#problems .head h3').lastChild.textContent.trim()")
+    key = opened.evaluate(f"{_LIST}[2].querySelector('.id').textContent")
+    opened.wait(
+        f"document.querySelector('#problems .head h3').lastChild.textContent.trim() === {json.dumps(key)}"
+    )
+    assert opened.evaluate(f"{_LIST}[2].getAttribute('aria-current')") == "true"
     tab = opened.evaluate(
         "document.querySelector('#problems .tabs [aria-pressed=true]').lastChild.textContent.trim()"
     )
