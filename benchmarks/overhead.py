@@ -1,11 +1,13 @@
-"""Where the time of a search goes: CoRD beside curation with as many proposals, and beside a greedy search.
+"""Where the time of a search goes: CoRD beside curation with as many proposals, and beside other decodings and selectors.
 
     python -m benchmarks.overhead                         # the miniature
     python -m benchmarks.overhead --lengths=realistic     # random networks, steps of 100 to 1,000 tokens
+    python -m benchmarks.overhead --arms=cord,curation,mcts,process_reward
 
 Wall-clock times are those of the engine, warm, in turns. The split comes from a further run in which the parts of a
 round are programs of their own and each is waited for; the score, which a settled step contains, is computed once
-more to be told apart. Tokens are those that were sampled, scored, and committed by the readers that did not score them.
+more to be told apart. Tokens are those that were sampled, scored, judged (the meta-prover's judgments), and committed by
+the readers that did not score them. The reward model is as large as the meta-prover, and its rewards mean nothing.
 
 With `--lengths=realistic` the networks of `benchmarks.synthetic` write steps whose lengths scatter with a heavy tail.
 `--shrink` divides all lengths, for machines that cannot wait: 4 means steps of 25 to 250 tokens.
@@ -24,13 +26,15 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
+from benchmarks.rewards import write_reward_model
 from cord_jax.engine.engine import Engine, Finished, Peek
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
+from cord_jax.grading import Grader, open_grader
 from cord_jax.mesh import parse_mesh
 from cord_jax.methods import search_of
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
-from cord_jax.pool import read_pool
+from cord_jax.pool import RewardModelSpec, read_pool
 from cord_jax.problems import read_problems
 from cord_jax.search import loop
 from cord_jax.search.exchange import exchange_steps
@@ -50,8 +54,11 @@ flags.DEFINE_integer("slots", 8, "problems searched at a time", flag_values=FLAG
 flags.DEFINE_integer("beam_width", 4, "hypotheses kept; traces a proposer in curation", flag_values=FLAGS)
 flags.DEFINE_integer("max_steps", 14, "steps of a trace", flag_values=FLAGS)
 flags.DEFINE_integer("repetitions", 2, "turns of each method", flag_values=FLAGS)
+flags.DEFINE_list("arms", None, "the arms to be run, all without it", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "JSON file for the results", flag_values=FLAGS)
 
+# Arms whose time is split into parts.
+SPLIT = ("cord", "curation", "greedy")
 PARTS = ("decode", "exchange", "score", "select and commit", "host")
 LIMITS = {
     "miniature": dict(max_step_tokens=40, max_thinking_tokens=320, max_answer_tokens=48),
@@ -121,24 +128,29 @@ def tokens_of(finished: Finished, plan: SearchPlan) -> dict[str, int]:
     return {
         "sampled": int(tree.sampled_nmj.sum()) + len(finished.answer),
         "scored": int((valid_mj * (tree.tokens_nmj + finished.closing_tokens)).sum()),
+        "judged": finished.judged_tokens,
         "committed": others * int((kept_mj * tree.tokens_nmj).sum()),
     }
 
 
 def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
-    """The settings of each method."""
+    """The settings of each arm."""
     shrink = 1 if values.lengths == "miniature" else values.shrink
     limits = {name: size // shrink for name, size in LIMITS[values.lengths].items()}
     limits |= {"slots": values.slots, "max_steps": values.max_steps}
-    return {
-        "cord": search_of(beam_width=values.beam_width, **limits),
-        "curation": search_of(
-            method="curation",
-            beam_width=values.beam_width,
-            **{name: size for name, size in limits.items() if name not in ("max_steps", "max_step_tokens")},
-        ),
+    wide = limits | {"beam_width": values.beam_width}
+    whole = {name: size for name, size in wide.items() if name not in ("max_steps", "max_step_tokens")}
+    arms = {
+        "cord": search_of(**wide),
+        "curation": search_of(method="curation", **whole),
         "greedy": search_of(beam_width=1, **limits),
+        "mcts": search_of(decoding="mcts", **wide),
+        **{
+            name: search_of(selector=name, **wide)
+            for name in ("random", "max_length", "process_reward", "confidence", "binary_judgment")
+        },
     }
+    return arms if values.arms is None else {name: arms[name] for name in values.arms}
 
 
 def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
@@ -155,11 +167,21 @@ def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
 
 
 def measure(values: flags.FlagValues, scratch: Path) -> dict:
-    """Runs all methods in turns; the numbers of the table."""
+    """Runs all arms in turns; the numbers of the table."""
+    with open_grader("auto") as grader:
+        return _measure(values, scratch, grader)
+
+
+def _measure(values: flags.FlagValues, scratch: Path, grader: Grader) -> dict:
     pool, problems = inputs(values, scratch)
     problems = read_problems(problems)[: values.limit]
-    mesh = parse_mesh("data:1,model:1")
-    teachers = load_teachers(read_pool(pool), mesh)
+    mesh, spec = parse_mesh("data:1,model:1"), read_pool(pool)
+    rewarded = write_reward_model(scratch / "reward", spec.meta_prover.checkpoint)
+    spec = dataclasses.replace(spec, reward_model=RewardModelSpec(rewarded))
+    loaded = {
+        rewards: load_teachers(spec, mesh, rewards=rewards)
+        for rewards in {arm.scorer.needs_reward_model for arm in methods(values).values()}
+    }
 
     def search_all(engine: Engine) -> tuple[float, list[Finished]]:
         start = time.perf_counter()
@@ -168,7 +190,8 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
 
     engines, result = {}, {}
     for name, settings in methods(values).items():
-        engine = engines[name] = Engine(teachers, problems, settings, mesh)
+        teachers = loaded[settings.scorer.needs_reward_model]
+        engine = engines[name] = Engine(teachers, problems, settings, mesh, grader=grader)
         first, found = search_all(engine)
         tokens = Counter()
         for finished in found:
@@ -185,51 +208,63 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
         for name, engine in engines.items():
             result[name]["seconds"].append(search_all(engine)[0] / len(problems))
             result[name]["idle_row_share"] = engine.idle_row_share
-    for name, settings in methods(values).items():
+    for name in [name for name in SPLIT if name in engines]:
+        settings, teachers = methods(values)[name], loaded[False]
         staged = StagedEngine(teachers, problems, settings, mesh)
         search_all(staged)
         staged.seconds.clear()
         seconds = search_all(staged)[0]
         result[name]["split"] = {part: s / len(problems) for part, s in staged.split(seconds).items()}
-    best = {name: min(row["seconds"]) for name, row in result.items()}
-    tokens = {name: sum(row["tokens"].values()) for name, row in result.items()}
-    sampled = {name: row["tokens"]["sampled"] for name, row in result.items()}
-    ratio = best["cord"] / best["curation"]
+    first = next(iter(result))
     return {
         "flags": {name: values[name].value for name in values},
         "cores": os.cpu_count(),
         "methods": result,
-        "cord_over_curation": {
-            "seconds": ratio,
-            "tokens": tokens["cord"] / tokens["curation"],
-            "seconds_by_sampled_token": ratio / (sampled["cord"] / sampled["curation"]),
+        "ratios": {
+            f"{name} / {other}": _ratios(result[name], result[other])
+            for other in dict.fromkeys(("cord", "curation") if "curation" in result else (first,))
+            for name in result
+            if other in result and name != other
         },
+    }
+
+
+def _ratios(row: dict, other: dict) -> dict[str, float]:
+    """How much more one arm takes than another."""
+    seconds = min(row["seconds"]) / min(other["seconds"])
+    sampled = row["tokens"]["sampled"] / other["tokens"]["sampled"]
+    return {
+        "seconds": seconds,
+        "tokens": sum(row["tokens"].values()) / sum(other["tokens"].values()),
+        "seconds_by_sampled_token": seconds / sampled,
     }
 
 
 def table(result: dict) -> str:
     """The report."""
     lines = [
-        f"{'a problem':10} seconds   sampled    scored committed tokens   steps   idle rows"
+        f"{'a problem':15} seconds   sampled    scored    judged committed tokens   steps   idle rows"
         "   proposal's tokens (5, 50, 95 %)"
     ]
     for name, row in result["methods"].items():
         tokens = row["tokens"]
         low, middle, high = row["proposal_tokens"]
         lines.append(
-            f"{name:10} {min(row['seconds']):7.3f} {tokens['sampled']:9.0f} {tokens['scored']:9.0f} "
+            f"{name:15} {min(row['seconds']):7.3f} {tokens['sampled']:9.0f} {tokens['scored']:9.0f} "
+            f"{tokens['judged']:9.0f} "
             f"{tokens['committed']:16.0f} {row['steps']:7.1f} {100 * row['idle_row_share']:9.0f} %"
             f"   {low:.0f}, {middle:.0f}, {high:.0f}"
         )
-    lines.append(f"{'share of':10} " + "".join(f"{part:>18}" for part in PARTS))
-    for name, row in result["methods"].items():
-        total = sum(row["split"].values())
-        lines.append(f"{name:10} " + "".join(f"{100 * row['split'][part] / total:16.0f} %" for part in PARTS))
-    ratio = result["cord_over_curation"]
-    lines.append(
-        f"cord / curation: {ratio['seconds']:.2f} in seconds, {ratio['tokens']:.2f} in tokens processed, "
-        f"{ratio['seconds_by_sampled_token']:.2f} in seconds by sampled token"
-    )
+    lines.append(f"{'share of':15} " + "".join(f"{part:>18}" for part in PARTS))
+    for name in [name for name, row in result["methods"].items() if "split" in row]:
+        split = result["methods"][name]["split"]
+        shares = "".join(f"{100 * split[part] / sum(split.values()):16.0f} %" for part in PARTS)
+        lines.append(f"{name:15} {shares}")
+    for name, ratio in result["ratios"].items():
+        lines.append(
+            f"{name + ':':28} {ratio['seconds']:.2f} in seconds, {ratio['tokens']:.2f} in tokens processed, "
+            f"{ratio['seconds_by_sampled_token']:.2f} in seconds by sampled token"
+        )
     return "\n".join(lines)
 
 

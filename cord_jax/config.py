@@ -17,6 +17,7 @@ from cord_jax.settings import configuration, setting
 from cord_jax.text.prompt_settings import check_user_prompt, parse_arguments
 
 CLOSING = "</think>\n\nThe final answer is "
+INSTRUCTION = "Combine the solutions above into one coherent and complete solution."
 MESH_HELP = (
     "devices along each axis, -1 for those that are left: data (problems, or rows of a batch), model (heads and "
     "features), fsdp (parameters, in training); a CPU becomes as many devices as are asked for: data:2 keeps two cores "
@@ -69,6 +70,12 @@ class SynthesisConfig:
         "last steps but one that end the search; 4 by default, 1 with --decoding=greedy",
         at_least=1,
     )
+    integration_instruction: str = setting(
+        default=None,
+        unset=INSTRUCTION,
+        help=r"with --method=integration, what the integrator is told after question and solutions; \n stands for a new line",
+        escapes=True,
+    )
     max_steps: int = setting(default=None, unset=128, help="steps of a trace at most", at_least=1)
     max_step_tokens: int = setting(
         default=None, unset=1024, help="tokens that a teacher samples for one step at most", at_least=1
@@ -78,6 +85,18 @@ class SynthesisConfig:
         unset="last",
         help="with --selector=process_reward, which of its steps' rewards is that of a trace",
         choices=("last", "min", "mean", "product"),
+    )
+    judgments: int = setting(
+        default=None,
+        unset=10,
+        help="with --selector=binary_judgment, answers that the meta-prover writes after each candidate",
+        at_least=1,
+    )
+    max_judgment_tokens: int = setting(
+        default=None,
+        unset=32,
+        help="with --selector=binary_judgment or confidence, tokens of such an answer at most",
+        at_least=1,
     )
     exploration: float = setting(
         default=None,
@@ -139,9 +158,11 @@ class SynthesisConfig:
             self,
             _a_judge_for_its_grader,
             _one_trace_with_greedy,
-            _no_steps_with_curation,
+            _no_steps_with_whole_traces,
+            _integration_settings,
             _tree_search_settings,
             _reward_settings,
+            _judgment_settings,
         )
 
     @property
@@ -168,12 +189,21 @@ def _one_trace_with_greedy(config: SynthesisConfig) -> None:
         )
 
 
-def _no_steps_with_curation(config: SynthesisConfig) -> None:
-    for name in ("decoding", "segmentation", "max_steps", "max_step_tokens"):
-        if config.method == "curation" and getattr(config, name) is not None:
+def _no_steps_with_whole_traces(config: SynthesisConfig) -> None:
+    of_steps = ("decoding", "segmentation", "max_steps", "max_step_tokens")
+    without = {"curation": of_steps, "integration": (*of_steps, "beam_width")}
+    for name in without.get(config.method, ()):
+        if getattr(config, name) is not None:
             raise UserError(
-                f"--method=curation writes whole traces and has no use for --{name}; leave one of the two out"
+                f"--method={config.method} writes whole traces and has no use for --{name}; leave one of the two out"
             )
+
+
+def _integration_settings(config: SynthesisConfig) -> None:
+    if config.method != "integration" and config.integration_instruction is not None:
+        raise UserError(
+            "--integration_instruction is of --method=integration; give that, or leave --integration_instruction out"
+        )
 
 
 def _tree_search_settings(config: SynthesisConfig) -> None:
@@ -185,6 +215,15 @@ def _tree_search_settings(config: SynthesisConfig) -> None:
 def _reward_settings(config: SynthesisConfig) -> None:
     if config.selector != "process_reward" and config.reward_of is not None:
         raise UserError("--reward_of is of --selector=process_reward; give that, or leave --reward_of out")
+
+
+def _judgment_settings(config: SynthesisConfig) -> None:
+    selectors = {"judgments": ["binary_judgment"], "max_judgment_tokens": ["binary_judgment", "confidence"]}
+    for name, using in selectors.items():
+        if config.selector not in using and getattr(config, name) is not None:
+            raise UserError(
+                f"--{name} is of --selector={' or '.join(using)}; give that, or leave --{name} out"
+            )
 
 
 @configuration

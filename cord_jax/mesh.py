@@ -8,7 +8,7 @@ parameters' and the state's, and a contraction over a sharded axis needs no anno
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -116,6 +116,19 @@ def from_process_0(array: np.ndarray) -> np.ndarray:
     Only process 0 sees the output directory, and all must agree on what is left to do.
     """
     return np.asarray(multihost_utils.broadcast_one_to_all(array)) if jax.process_count() > 1 else array
+
+
+def text_from_process_0(text: Callable[[], str]) -> str | None:
+    """Process 0's text, in all processes; None if there is but one, which needs none.
+
+    Args:
+      text: makes it; called in process 0 alone.
+    """
+    if jax.process_count() == 1:
+        return None
+    data = text().encode() if jax.process_index() == 0 else b""
+    length = int(from_process_0(np.array(len(data))))
+    return bytes(from_process_0(np.frombuffer(data.ljust(length, b" "), np.uint8)[:length])).decode()
 
 
 def _one_line(error: Exception) -> str:

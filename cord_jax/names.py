@@ -7,6 +7,7 @@ that a misspelt name is told at once.
 METHODS = {
     "cord": "the teachers write one trace together, step by step",
     "curation": "each writes beam_width whole traces and the best is taken",
+    "integration": "each writes a whole trace and one of them, the integrator, makes one of all",
 }
 DECODINGS = {
     "beam": "keep the best beam_width traces at every step",
@@ -16,6 +17,8 @@ DECODINGS = {
 SELECTORS = {
     "predictive_perplexity": "how predictable the answer has become to the meta-prover",
     "process_reward": "what the pool's [reward_model] gives for its steps",
+    "binary_judgment": "how often the meta-prover, cut short there, states the right answer",
+    "confidence": "how sure the meta-prover, cut short there, is of the answer that it states",
     "random": "a draw",
     "max_length": "the meta-prover's tokens of the reasoning",
 }

@@ -25,7 +25,7 @@ _PROPOSER_KEYS = (
     "dtype",
     "weights",
 )
-_META_PROVER_KEYS = ("checkpoint", "system_prompt", "user_prompt", "template_arguments", "dtype", "weights")
+_META_PROVER_KEYS = tuple(key for key in _PROPOSER_KEYS if key != "name")
 _REWARD_MODEL_KEYS = ("checkpoint", "system_prompt", "dtype", "weights")
 _POOL_KEYS = ("meta_prover", "proposer", "reward_model", "integrator")
 
@@ -73,6 +73,7 @@ class MetaProverSpec:
       system_prompt: None means what the chat template does by itself.
       dtype, weights, user_prompt, template_arguments: as in `ProposerSpec`.
       name: the proposer that it is, or None if it has its own table.
+      temperature, top_k, top_p: as in `ProposerSpec`, of the judgments that it writes (`binary_judgment`).
     """
 
     checkpoint: Path
@@ -82,6 +83,9 @@ class MetaProverSpec:
     name: str | None = None
     user_prompt: str = QUESTION
     template_arguments: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    temperature: float = 0.6
+    top_k: int = 0
+    top_p: float = 1.0
 
     @property
     def prompt(self) -> PromptSettings:
@@ -99,6 +103,9 @@ class MetaProverSpec:
             proposer.name,
             proposer.user_prompt,
             proposer.template_arguments,
+            proposer.temperature,
+            proposer.top_k,
+            proposer.top_p,
         )
 
 
@@ -214,25 +221,10 @@ def _read_proposer(path: Path, directory: Path, where: str, row: dict[str, Any])
     _check_keys(path, where, row, _PROPOSER_KEYS)
     name = _required_text(path, where, row, "name")
     where = f'{where} ("{name}")'
-    temperature = _number(path, where, row, "temperature", 0.6)
-    if temperature < 0:
-        raise UserError(
-            f"{path}, {where}: temperature is {temperature}; it must be 0 or more (0 means argmax)"
-        )
-    top_p = _number(path, where, row, "top_p", 1.0)
-    if not 0 < top_p <= 1:
-        raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
-    top_k = row.get("top_k", 0)
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
-        raise UserError(
-            f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
-        )
     return ProposerSpec(
         name,
         _checkpoint(path, directory, where, row),
-        temperature,
-        top_k,
-        top_p,
+        *_read_sampling(path, where, row),
         _text(path, where, row, "system_prompt"),
         _choice(path, where, row, "dtype", DTYPES),
         _choice(path, where, row, "weights", WEIGHTS),
@@ -260,11 +252,29 @@ def _read_meta_prover(
             _choice(path, "meta_prover", value, "dtype", DTYPES),
             _choice(path, "meta_prover", value, "weights", WEIGHTS),
             None,
-            *_read_prompt(path, "meta_prover", value),
+            *(*_read_prompt(path, "meta_prover", value), *_read_sampling(path, "meta_prover", value)),
         )
     raise UserError(
         f"{path}: no meta_prover; name a proposer, or write a [meta_prover] table with its own checkpoint"
     )
+
+
+def _read_sampling(path: Path, where: str, table: dict[str, Any]) -> tuple[float, int, float]:
+    """`temperature`, `top_k` and `top_p` of a table."""
+    temperature = _number(path, where, table, "temperature", 0.6)
+    if temperature < 0:
+        raise UserError(
+            f"{path}, {where}: temperature is {temperature}; it must be 0 or more (0 means argmax)"
+        )
+    top_p = _number(path, where, table, "top_p", 1.0)
+    if not 0 < top_p <= 1:
+        raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
+    top_k = table.get("top_k", 0)
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
+        raise UserError(
+            f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
+        )
+    return temperature, top_k, top_p
 
 
 def _read_prompt(path: Path, where: str, table: dict[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:

@@ -111,6 +111,7 @@ def paired_difference(
     )
 
 
+<<<<<<< HEAD
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
     """A share of the total, sum(parts) / sum(wholes) over problems, with its standard error over problems.
 
@@ -126,6 +127,19 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
         return Estimate(math.nan, math.nan, 0)
     share = float(part.sum() / whole.sum())
     return Estimate(share, _standard_error((part - share * whole) / whole.mean()), whole.size)
+=======
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number (Holm 1979): of those at most 0.05 one is wrong in at most 5 % of families.
+
+    The least is multiplied by their number n, the next by n - 1 and so on; none becomes less than one before it, nor more
+    than 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * np.arange(order.size, 0, -1))
+    values = np.empty(order.size)
+    values[order] = np.minimum(corrected, 1.0)
+    return values.tolist()
+>>>>>>> main
 
 
 def position(index: int, count: int) -> str:

@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 import models
 from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.decoys import choose_decoys
-from cord_jax.engine.engine import Engine
-from cord_jax.engine.harvest import read_response, read_trace, read_tree
 from cord_jax.engine.journal import Journal, from_text, to_text
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, check_judge, grader_options, open_grader
-from cord_jax.mesh import device_name, parse_mesh
-from cord_jax.methods import search_settings
+from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
+from cord_jax.methods import Job, Method, Run, make_method
 from cord_jax.pool import PoolSpec, read_pool
 from cord_jax.problems import read_problems
 from cord_jax.run_directory import RunDirectory, check_run, open_run
@@ -48,27 +44,27 @@ def synthesize(
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
     config = config.resolved
-    search = search_settings(config)
-    everything = read_problems(config.problems, answers_needed=search.scorer.needs_answer)
+    method = make_method(config)
+    everything = read_problems(config.problems, answers_needed=method.search.scorer.needs_answer)
     problems = everything[: config.limit or None]
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
-    rewards = search.scorer.needs_reward_model
+    rewards = method.search.scorer.needs_reward_model
     if rewards and spec.reward_model is None:
         raise UserError(
             f"--selector={config.selector} needs a reward model; name one in a [reward_model] table of the pool"
         )
     check_judge(config.judge)
-    run_is = _describe(config, spec)
+    run_is = _describe(config, method, spec)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    new_tokens = config.max_thinking_tokens + config.max_answer_tokens
-    teachers = load_teachers(spec, mesh, problems, new_tokens, execution_of, rewards)
+    teachers = load_teachers(spec, mesh, problems, method.new_tokens(spec), execution_of, rewards)
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
             decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
-        engine = Engine(teachers, problems, search, mesh, decoys)
+        job = Job(teachers, problems, mesh, decoys, grader)
+        searches = method.prepare(job)
         provenance = Provenance(
             config.method,
             config.selector,
@@ -78,54 +74,55 @@ def synthesize(
         )
         if not leads:  # the other processes compute alike and write nothing
             pending, recorded = _agree(problems, None, None)
-            for finished in engine.run(pending, recorded=recorded):
+            for outcome in searches(pending, recorded):
                 if config.judge is not None:  # it lies on the devices of all processes
-                    read_response(finished, problems[finished.problem], teachers, grader)
+                    outcome.grade(grader)
             return {}
         environment = settings_of.free(config) | {"device": device_name(mesh)}
         with open_run(config.output_dir, **run_is, environment=environment) as run:
-            return _write_traces(run, engine, grader, provenance, progress)
+            return _write_traces(run, method, job, searches, grader, provenance, progress)
 
 
 def _write_traces(
     run: RunDirectory,
-    engine: Engine,
+    method: Method,
+    job: Job,
+    searches: Run,
     grader: Grader,
     provenance: Provenance,
     progress: Callable[[int, int, Trace], None] | None,
 ) -> dict[str, Any]:
     """Searches what the run directory does not hold yet, and returns the summary."""
-    problems, teachers, device = engine.problems, engine.teachers, device_name(engine.mesh)
+    problems, device, names = job.problems, device_name(job.mesh), method.writers(job.teachers.spec)
     files, journal = TraceFiles(run), Journal(run)
     done = files.finished()
     unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
     pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
     started = reported = time.monotonic()
     run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device}")
-    seam_rates = _seam_rates(run, teachers, engine.settings.segmentation)
+    seam_rates = _seam_rates(run, job.teachers, method.search.segmentation)
     written = len(problems) - len(pending)
 
     def record(settled):
         journal.write([(problems[i].id, number, candidates) for i, number, candidates in settled])
 
-    for finished in engine.run(pending, recorded=recorded, on_settled=record):
-        problem = problems[finished.problem]
-        trace = read_trace(finished, problem, teachers, grader, provenance)
-        files.write(trace, read_tree(finished, problem, teachers.names))
+    for outcome in searches(pending, recorded, record):
+        trace = outcome.trace(grader, provenance)
+        files.write(trace, outcome.tree())
         written += 1
         if progress is not None:
             progress(written, len(problems), trace)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
-            idle = f"{100 * engine.idle_row_share:.0f} % of decoded rows idle"
+            idle = f"{100 * outcome.idle_row_share:.0f} % of decoded rows idle"
             run.log(f"synthesize: {written} of {len(problems)} traces, {idle}")
     journal.clear()
     if not pending and (run.path / SUMMARY).exists():
         return read_object(run.path / SUMMARY)
-    summary = summarize(files.read(), teachers.names, seconds=time.monotonic() - started, device=device)
+    summary = summarize(files.read(), names, seconds=time.monotonic() - started, device=device)
     summary["seam_rate"] = seam_rates
     if provenance.decoding == "mcts":
-        summary["tree"] = summarize_trees(files.read_tree(), engine.settings.max_steps)
+        summary["tree"] = summarize_trees(files.read_tree(), method.search.max_steps)
     run.write_json(SUMMARY, summary)
     return summary
 
@@ -142,12 +139,13 @@ def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dic
     return rates
 
 
-def _describe(config: SynthesisConfig, spec: PoolSpec) -> dict[str, Any]:
+def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[str, Any]:
     """Describes what makes a run this run: a directory that holds another is refused."""
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = settings_of.deciding(config)
     settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
     settings["meta_prover"] = _settings_of(spec.meta_prover)
+    settings |= {role: _settings_of(writer) for role, writer in method.roles(spec).items()}
     if config.selector == "process_reward" and spec.reward_model is not None:
         settings["reward_model"] = _settings_of(spec.reward_model)
         checkpoints[spec.reward_model.checkpoint] = None
@@ -178,11 +176,9 @@ def _settings_of(spec) -> dict[str, Any]:
 
 def _agree(problems, pending, recorded):
     """Tells all processes what process 0 found in the directory: problems to search, and their settled rounds."""
-    if jax.process_count() == 1:
-        return pending, recorded
     ids = [problem.id for problem in problems]
-    message = b"" if pending is None else json.dumps([pending, to_text(recorded, ids)]).encode()
-    length = multihost_utils.broadcast_one_to_all(np.int32(len(message)))
-    data = np.frombuffer(message.ljust(int(length), b" "), np.uint8)[: int(length)]
-    pending, recorded = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))))
+    message = text_from_process_0(lambda: json.dumps([pending, to_text(recorded, ids)]))
+    if message is None:
+        return pending, recorded
+    pending, recorded = json.loads(message)
     return pending, from_text(recorded, ids)

@@ -81,6 +81,10 @@ class Usage:
     committed: int = 0
     scored: int = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together."""
+        return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
@@ -282,7 +286,7 @@ def summarize(
 
     Args:
       traces: one or more.
-      teachers: the proposers' names, in the pool's order.
+      teachers: the names of those who write, in the pool's order.
       seconds: wall time of the run, continuations added up.
       device: in words, for instance "8 x TPU v5e".
 
@@ -293,7 +297,7 @@ def summarize(
     accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
-    tokens = {teacher: _add_up(trace.usage[teacher] for trace in traces) for teacher in teachers}
+    tokens = {teacher: _add_up(trace.usage.get(teacher, Usage()) for trace in traces) for teacher in teachers}
     return {
         "problems": len(traces),
         "accuracy": _rounded(accuracy.mean),
@@ -328,10 +332,7 @@ def _row(record: Any) -> dict[str, Any]:
 
 
 def _add_up(usages: Iterable[Usage]) -> Usage:
-    usages = list(usages)
-    return Usage(
-        *(sum(getattr(usage, field.name) for usage in usages) for field in dataclasses.fields(Usage))
-    )
+    return sum(usages, start=Usage())
 
 
 def _rounded(value: float) -> float | None:

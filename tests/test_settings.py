@@ -27,7 +27,8 @@ from cord_jax import (
 from cord_jax.config import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
-from launch import common, evaluate, flags_of, preferences, quickstart, synthesize, train_student
+from cord_jax.study.config import StudyConfig
+from launch import common, evaluate, flags_of, preferences, quickstart, study, synthesize, train_student
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -43,6 +44,7 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "study": (StudyConfig, study, {"output_dir": "out"}),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
@@ -66,10 +68,13 @@ REFUSED = {
             (True, "a whole number"),
             (HUGE, "at most 2147483647"),
         ],
+        "integration_instruction": [(5, "a text"), ("\ud800", "a text")],
         "max_steps": [(0, "at least 1"), ("3", "a whole number")],
         "max_step_tokens": [(-1, "at least 1"), (HUGE, "at most")],
         "decoys": [(-1, "at least 0"), (1.5, "a whole number")],
         "reward_of": [("median", "one of last, min, mean, product")],
+        "judgments": [(0, "at least 1"), (1.5, "a whole number")],
+        "max_judgment_tokens": [(0, "at least 1")],
         "exploration": [(-0.1, "at least 0"), (math.nan, "a finite number")],
         "max_expansions": [(0, "at least 1")],
         "filters": [
@@ -133,6 +138,19 @@ REFUSED = {
         "seed": [(-1, "at least 0")],
         "report": [(1, "true or false")],
         "seeds": [(0, "at least 1")],
+    },
+    "study": {
+        "output_dir": [("", "a path")],
+        "arms": [("cord,nothing", "names of arms or of groups: lead, "), (1, "a text")],
+        "seeds": [(0, "at least 1")],
+        "seed": [(-1, "at least 0")],
+        "train_problems": [(1, "at least 2")],
+        "held_out_problems": [(301, "at least 2 and at most 300")],
+        "samples": [(0, "at least 1")],
+        "work_dir": [(1, "a path")],
+        "time_limit": [(-1, "at least 0")],
+        "devices": [(0, "at least 1")],
+        "only_page": [("yes", "true or false")],
     },
     "preferences": {
         "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
@@ -204,7 +222,22 @@ CONTRADICTIONS = [
     ("synthesize", {"method": "curation", "decoding": "beam"}, ["--method=curation", "--decoding"]),
     ("synthesize", {"method": "curation", "max_steps": 128}, ["--method=curation", "--max_steps"]),
     ("synthesize", {"method": "curation", "max_step_tokens": 9}, ["--method=curation", "--max_step_tokens"]),
+    ("synthesize", {"method": "integration", "beam_width": 4}, ["--method=integration", "--beam_width"]),
+    ("synthesize", {"method": "integration", "decoding": "mcts"}, ["--method=integration", "--decoding"]),
+    (
+        "synthesize",
+        {"method": "integration", "segmentation": "prompt"},
+        ["--method=integration", "--segmentation"],
+    ),
+    ("synthesize", {"method": "integration", "max_steps": 2}, ["--method=integration", "--max_steps"]),
+    (
+        "synthesize",
+        {"method": "curation", "integration_instruction": "x"},
+        ["--integration_instruction", "--method=integration"],
+    ),
     ("synthesize", {"reward_of": "min"}, ["--reward_of", "--selector=process_reward"]),
+    ("synthesize", {"judgments": 3, "selector": "confidence"}, ["--judgments", "--selector=binary_judgment"]),
+    ("synthesize", {"max_judgment_tokens": 8}, ["--max_judgment_tokens", "binary_judgment or confidence"]),
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
@@ -258,7 +291,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job in ("quickstart", "preferences") else ["distributed", "report"]
+    flags_of_all = [] if job in ("quickstart", "preferences", "study") else ["distributed", "report"]
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
@@ -375,7 +408,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, quickstart, synthesize, train_student\n"
+        "from launch import common, evaluate, quickstart, study, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"

@@ -60,6 +60,22 @@ def test_paired_difference_at_the_edges():
         statistics.paired_difference([1, 2], [1])
 
 
+def test_holms_correction_rejects_what_his_procedure_does():
+    """Step by step: the least p value is compared with level / n, the next with level / (n - 1), until one is greater."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p_values = generator.random(6) ** 4
+        corrected = statistics.holm(p_values)
+        for level in (0.01, 0.05, 0.2):
+            rejected = set()
+            for place, index in enumerate(np.argsort(p_values)):
+                if p_values[index] > level / (len(p_values) - place):
+                    break
+                rejected.add(int(index))
+            assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+    assert statistics.holm([]) == [] and statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
 def test_positions_split_a_trace_40_40_20():
     names = [statistics.position(i, 10) for i in range(10)]
     assert names == ["first_40"] * 4 + ["middle_40"] * 4 + ["last_20"] * 2

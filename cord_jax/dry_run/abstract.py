@@ -19,13 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
 from cord_jax.engine.engine import advance_program, exchange_rules
-from cord_jax.engine.plan import ProblemSizes, ReaderParts, SearchSettings, plan_search
+from cord_jax.engine.plan import ProblemSizes, ReaderParts, SearchSettings, plan_judging, plan_search
 from cord_jax.engine.tables import Tables, make_tables
 from cord_jax.engine.teachers import ReaderKey, distinct_readers, sampling_of
 from cord_jax.pool import PoolSpec
 from cord_jax.search import loop
 from cord_jax.search.exchange import Exchange, ReaderText
-from cord_jax.search.readers import ReaderConstants
+from cord_jax.search.readers import JudgingTables, ReaderConstants
 from cord_jax.search.state import SearchPlan, SearchState, state_shardings
 from cord_jax.search.texts import SearchTexts
 from cord_jax.text.vocabulary import Vocabulary
@@ -95,6 +95,15 @@ def _tables(checkpoint, width: int, segmentation: str, max_steps: int) -> tuple[
     return Tables(arrays, 0, states - 1), None
 
 
+def _judging_tables(width: int) -> JudgingTables:
+    """The tables of a meta-prover who writes judgments, as shapes."""
+    return JudgingTables(
+        jax.ShapeDtypeStruct((width,), jnp.bool_),
+        jax.ShapeDtypeStruct((STAND_IN.cue_width,), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+
+
 def _shapes(tree: Any, shardings: Any = None) -> Any:
     """Arrays as shapes, with shardings if they are given (a tree, or one for all)."""
     if shardings is None:
@@ -144,7 +153,12 @@ def abstract_search(
                 **_shapes(tables.arrays, replicated),
             )
         )
-    plan = plan_search(parts, meta, settings, problems, mesh)
+    judging = plan_judging(settings.scorer, spec.meta_prover)
+    if judging is not None:
+        constants[meta] = dataclasses.replace(
+            constants[meta], judging=_shapes(_judging_tables(configs[meta].vocab_size), replicated)
+        )
+    plan = plan_search(parts, meta, settings, problems, mesh, judging=judging)
     exchange = Exchange(
         [None] * len(set(names)),  # it is never called, only counted
         [ReaderText(reader.vocabulary, reader.proposers) for reader in plan.readers if reader.proposers],

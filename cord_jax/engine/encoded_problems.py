@@ -30,6 +30,7 @@ class EncodedProblems:
         closing: str,
         reviewed: bool,
         decoys: Sequence[Sequence[str]],
+        draws: str = "",
     ):
         """Encodes all problems.
 
@@ -37,11 +38,15 @@ class EncodedProblems:
           closing: text between the reasoning and an answer.
           reviewed: whether the right answers are scored after the winners' reasoning.
           decoys: wrong answers that are, of each problem.
+          draws: as in `SearchSettings`.
 
         Raises: `UserError` if an answer cannot be scored or a chat template fails.
         """
-        digests = [problem_digest(problem.id) for problem in problems]
-        prompts = [encode_prompts(reader.vocabulary, reader.prompt, problems) for reader in teachers.readers]
+        digests = [problem_digest(problem.id + draws) for problem in problems]
+        prompts = [
+            encode_prompts(reader.vocabulary, reader.prompt, problems, reader.more)
+            for reader in teachers.readers
+        ]
         if teachers.reward is not None:
             reads = teachers.readers[teachers.reward]
             prompts[teachers.reward] = RewardText(reads.vocabulary).encode_prompts(
@@ -56,7 +61,9 @@ class EncodedProblems:
             self._reviewed = _Closings(
                 [of_one + more for of_one, more in zip(self._closings.forms, of_decoys, strict=True)]
             )
-        self.sizes = ProblemSizes(self._prompts.width, *self._closings.sizes)
+        self.sizes = ProblemSizes(
+            self._prompts.width, *self._closings.sizes, prompt_widths=self._prompts.widths
+        )
         if self._reviewed is not None:
             width, scored_width, forms = self._reviewed.sizes
             self.sizes = dataclasses.replace(
@@ -110,13 +117,14 @@ class EncodedPrompts:
     """The prompts of a run in every reader's tokens; arrays of the host.
 
     Attributes:
-      width: most tokens of one, of any reader.
+      widths: most tokens of one, of each reader; width: of any.
     """
 
     def __init__(self, prompts: Sequence[Sequence[Sequence[int]]], digests: Sequence[np.ndarray]):
         """Args: prompts: token ids, by reader and problem; digests: `problem_digest` of each problem."""
         self._prompts, self._digests = prompts, digests
-        self.width = max(len(ids) for of_reader in prompts for ids in of_reader)
+        self.widths = tuple(max(map(len, of_reader)) for of_reader in prompts)
+        self.width = max(self.widths)
 
     def insertion(self, slot_r, problem_r, replayed_r) -> Insertion:
         """The prompts of a sub-batch, -1 for none."""

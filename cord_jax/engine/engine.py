@@ -21,21 +21,24 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
-from cord_jax.engine.plan import SearchSettings, plan_search
+from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
 from cord_jax.filters import parse_filters
+from cord_jax.grading import Grader, Submission
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
 from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
 from cord_jax.search.insertion import insert
 from cord_jax.search.jax_tools import axes, pytree
+from cord_jax.search.proposals import sampled_tokens
 from cord_jax.search.round_record import CandidateText, SettledRound
 from cord_jax.search.scorers.predictive_perplexity import PredictivePerplexity
 from cord_jax.search.state import (
     ANSWERING,
     DONE,
     FREE,
+    JUDGING,
     RECALLING,
     REVIEWING,
     SEARCHING,
@@ -66,7 +69,12 @@ class Peek:
 
 @pytree
 class Harvest:
-    """All that is known of finished problems when their slots are given back; done_n: bool, the slots that are."""
+    """All that is known of finished problems when their slots are given back.
+
+    Attributes:
+      judged_n: int32, tokens of judgments; None where there are none.
+      done_n: bool, the slots that are finished.
+    """
 
     clock: Clock
     progress: Progress
@@ -74,6 +82,7 @@ class Harvest:
     frontier: Frontier
     answer: Answer
     review: Review | None
+    judged_n: jax.Array | None
     done_n: jax.Array = axes("slot")
 
 
@@ -91,6 +100,7 @@ class Finished:
       review: float32, the scores of every form of the answer and of each decoy after the winner's reasoning; None where
         winners are not reviewed.
       closing_tokens: the meta-prover's tokens of all its closings.
+      judged_tokens: those of all judgments that it wrote.
       seconds: from insertion to harvest.
     """
 
@@ -102,7 +112,13 @@ class Finished:
     answer: list[int]
     review: np.ndarray | None
     closing_tokens: int
+    judged_tokens: int
     seconds: float
+
+    @property
+    def rounds(self) -> list[SettledRound]:
+        """All that was settled, for a journal."""
+        return [settled_round(self.tree, number, texts) for number, texts in enumerate(self.texts)]
 
 
 class Engine:
@@ -115,39 +131,58 @@ class Engine:
         settings: SearchSettings,
         mesh: Mesh,
         decoys: Sequence[Sequence[str]] | None = None,
+        grader: Grader | None = None,
     ):
         """Encodes the prompts and closings of all problems and lays out the state.
 
         Args:
           decoys: wrong answers of each problem that are scored after its winner's reasoning; None for none.
+          grader: of judgments, for a scorer that asks for them.
 
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
         self._encoded = self._encode(decoys)
-        parts, self._constants = reader_parts(teachers, settings.segmentation, settings.max_steps, mesh)
+        self._grader = grader
+        judging = plan_judging(
+            settings.scorer, teachers.spec.meta_prover, grader is not None and grader.needs_devices
+        )
+        parts, self._constants = reader_parts(
+            teachers, settings.segmentation, settings.max_steps, mesh, settings.closing if judging else None
+        )
         reward = None
         if teachers.reward is not None:
             reward = teachers.reward, teachers.vocabularies[-1].separator
-        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh, reward)
+        plan = plan_search(parts, teachers.meta, settings, self._encoded.sizes, mesh, reward, judging)
         self._texts = SearchTexts(plan.num_proposers, plan.candidates)
         self.exchange = Exchange(
             list(teachers.vocabularies),
             [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
             exchange_rules(plan, settings),
             self._texts,
+            self._grade,
         )
         self.idle_row_share = 0.0
         self.lay_out(plan)
 
     def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
         """The encoded problems; winners are reviewed where their score is not their predictive perplexity already."""
-        perplexity = isinstance(self.settings.scorer, PredictivePerplexity)
+        settings = self.settings
+        perplexity = isinstance(settings.scorer, PredictivePerplexity)
         asked = decoys is not None or (not perplexity and any(problem.forms for problem in self.problems))
-        none = [()] * len(self.problems)
         return EncodedProblems(
-            self.teachers, self.problems, self.settings.closing, asked, none if decoys is None else decoys
+            self.teachers,
+            self.problems,
+            settings.closing,
+            asked and settings.answers,
+            [()] * len(self.problems) if decoys is None else decoys,
+            settings.draws,
         )
+
+    def _grade(self, problem: int, answers: list[str]) -> list[bool]:
+        """Whether each of these answers to a problem is right; one without text never is."""
+        of = self.problems[problem]
+        return self._grader.grade_responses([Submission(of, text, text or None) for text in answers])
 
     def lay_out(self, plan: SearchPlan) -> None:
         """Starts anew with a plan of other capacities; they change no trace."""
@@ -161,11 +196,13 @@ class Engine:
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
-        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(self._constants)
+        constants = self._constants
+        self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)
         self._advance = advance_program(self.plan, self.exchange, sharding)
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
+        self._mark_graded = jax.jit(_mark_graded, donate_argnums=0, out_shardings=sharding)
 
     def lower(self):
         """The search program as lowered for this mesh, for inspection (`.as_text()`, `.compile()`)."""
@@ -204,10 +241,16 @@ class Engine:
             elif done_n.any():
                 yield from self._collect(inserted_at)
                 free = sorted(free + np.flatnonzero(done_n).tolist())
+            if self.plan.judging is not None and self.plan.judging.graded_outside:
+                self._grade_outside()
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
             ticked = float(peek.meters.ticked_y.sum())
             self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
+
+    def close(self) -> None:
+        """Gives the memory of the slots back; the engine cannot be used any more."""
+        del self._state
 
     def _insert_problems(self, slot_r, problem_r, recorded: Mapping[int, Sequence[SettledRound]]) -> None:
         """Inserts problems; what was settled of them before, the exchange will say again."""
@@ -219,9 +262,30 @@ class Engine:
         insertion = self._encoded.insertion(slot_r, problem_r, replayed_r)
         self._state = self._insert(self._state, insertion)
 
+    def _grade_outside(self) -> None:
+        """Grades judgments that have been written; every process does, since the grader needs the devices of all."""
+        judgments, clock, progress = self._state.judgments, self._state.clock, self._state.progress
+        rows = judgments.rows.small()
+        looked_at = loop.judged(self._state), judgments.graded_n, clock.problem_n, progress.round_n
+        written = sampled_tokens(rows), rows.count_nq, rows.stopped_nq
+        (judged_n, graded_n, problem_n, round_n), (token_nqt, count_nq, stopped_nq) = jax.device_get(
+            self._replicate((looked_at, written))
+        )
+        marked_n = judged_n & ~graded_n
+        for slot in np.flatnonzero(marked_n):
+            problem = int(problem_n[slot])
+            running_j = count_nq[slot].reshape(self.plan.candidates, -1).any(1)
+            texts = self.exchange.judgment_texts(
+                token_nqt[slot], count_nq[slot], stopped_nq[slot], np.flatnonzero(running_j)
+            )
+            right = self._grade(problem, [text for of_one in texts for text in of_one])
+            self._texts.note_grades(problem, int(round_n[slot]), right)
+        if marked_n.any():
+            self._state = self._mark_graded(self._state)
+
     def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
         """Collects what has been settled since the last look, of problems that are not done; `told` counts it."""
-        under_way = np.isin(peek.clock.phase_n, (SEARCHING, RECALLING, REVIEWING, ANSWERING))
+        under_way = np.isin(peek.clock.phase_n, (SEARCHING, JUDGING, RECALLING, REVIEWING, ANSWERING))
         settled_n = peek.progress.round_n
         new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
         new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
@@ -230,15 +294,10 @@ class Engine:
         tree = jax.device_get(self._replicate(self._state.tree))
         rounds = []
         for slot, problem in new:
+            of_slot = jax.tree.map(lambda x: x[slot], tree)
             for number in range(told.get(problem, 0), int(settled_n[slot])):
-                settled = SettledRound(
-                    texts=self._texts.of_round(problem, number),
-                    score_j=tree.score_nmj[slot, number],
-                    ended_j=tree.ended_nmj[slot, number],
-                    dropped_j=tree.dropped_nmj[slot, number],
-                    sampled_j=tree.sampled_nmj[slot, number],
-                )
-                rounds.append((problem, number + 1, settled))
+                texts = self._texts.of_round(problem, number)
+                rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
             told[problem] = int(settled_n[slot])
         return rounds
 
@@ -263,6 +322,7 @@ class Engine:
                 answer=harvest.answer.token_na[slot, : harvest.answer.count_n[slot]].tolist(),
                 review=None if harvest.review is None else harvest.review.score_nf[slot],
                 closing_tokens=self._encoded.closing_tokens(problem),
+                judged_tokens=0 if harvest.judged_n is None else int(harvest.judged_n[slot]),
                 seconds=time.monotonic() - inserted_at.pop(problem),
             )
 
@@ -283,6 +343,17 @@ class Engine:
         self._make_programs(wider)
 
 
+def settled_round(tree: Tree, number: int, texts: Sequence[CandidateText | None]) -> SettledRound:
+    """A round (from 0) of a tree without the slot axis, with its candidates as text."""
+    return SettledRound(
+        texts=texts,
+        score_j=tree.score_nmj[number],
+        ended_j=tree.ended_nmj[number],
+        dropped_j=tree.dropped_nmj[number],
+        sampled_j=tree.sampled_nmj[number],
+    )
+
+
 def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
     """Makes the rules by which the proposals of a search become candidates."""
     return ExchangeRules(
@@ -293,6 +364,8 @@ def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
         max_thinking_tokens=plan.max_thinking_tokens,
         filters=parse_filters(settings.filters),
         whole_traces=settings.whole_traces,
+        judged=plan.judging is not None,
+        graded=plan.judging is not None and settings.scorer.judgments.graded,
     )
 
 
@@ -347,7 +420,20 @@ def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:
     """Frees the slots of finished problems; returns what is known of them."""
     done_n = state.clock.phase_n == DONE
     harvest = Harvest(
-        state.clock, state.progress, state.tree, state.frontier, state.answer, state.review, done_n
+        state.clock,
+        state.progress,
+        state.tree,
+        state.frontier,
+        state.answer,
+        state.review,
+        None if state.judgments is None else state.judgments.written_n,
+        done_n,
     )
     clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
     return dataclasses.replace(state, clock=clock), harvest
+
+
+def _mark_graded(state: SearchState) -> SearchState:
+    """Lets slots go on whose judgments have been graded."""
+    graded_n = state.judgments.graded_n | loop.judged(state)
+    return dataclasses.replace(state, judgments=dataclasses.replace(state.judgments, graded_n=graded_n))

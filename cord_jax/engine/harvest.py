@@ -1,5 +1,6 @@
 """From a finished search to its trace and its tree: the winner is followed back from its last step to its first."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,36 @@ from cord_jax.problems import Problem
 from cord_jax.search.round_record import ABSENT, ENDED, VALID
 from cord_jax.search.tree import LOST
 from cord_jax.traces import Candidate, Provenance, Step, Trace, Usage
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A problem whose trace is found, as one search found it; methods of several searches make subclasses.
+
+    Texts are known in one process of a job, which alone asks for traces and trees.
+
+    Attributes:
+      problem: the problem.
+      finished: the search; teachers: who wrote in it.
+      idle_row_share: share of decoded rows that stood idle so far.
+    """
+
+    problem: Problem
+    finished: Finished
+    teachers: Teachers
+    idle_row_share: float
+
+    def grade(self, grader: Grader) -> None:
+        """Grades the response; a grader that lies on the devices of all processes asks for it in all of them."""
+        read_response(self.finished, self.problem, self.teachers, grader)
+
+    def trace(self, grader: Grader, provenance: Provenance) -> Trace:
+        """The trace, its answer graded."""
+        return read_trace(self.finished, self.problem, self.teachers, grader, provenance)
+
+    def tree(self) -> list[Candidate]:
+        """All candidates of the search."""
+        return read_tree(self.finished, self.problem, self.teachers.names)
 
 
 def winning_path(finished: Finished) -> list[tuple[int, int]]:

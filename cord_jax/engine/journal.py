@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cord_jax.errors import UserError
+from cord_jax.mesh import text_from_process_0
 from cord_jax.run_directory import RunDirectory
 from cord_jax.search.round_record import SettledRound
 
@@ -49,6 +50,14 @@ class Journal:
     def clear(self) -> None:
         """Empties the journal of a run that has ended."""
         self._file.rewrite([])
+
+
+def agree_on(
+    steps: Mapping[int, Sequence[SettledRound]], ids: Sequence[str]
+) -> Mapping[int, Sequence[SettledRound]]:
+    """Process 0's rounds, in all processes of a job."""
+    text = text_from_process_0(lambda: to_text(steps, ids))
+    return steps if text is None else from_text(text, ids)
 
 
 def to_text(steps: Mapping[int, Sequence[SettledRound]], ids: Sequence[str]) -> str:

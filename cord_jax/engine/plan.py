@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 import models
 from cord_jax.engine.tables import Tables
+from cord_jax.pool import MetaProverSpec
 from cord_jax.search import packing
 from cord_jax.search.decodings import Decoding
+from cord_jax.search.judgments import Judging
 from cord_jax.search.readers import ReaderPlan
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.search.scorers import Scorer
@@ -38,6 +40,8 @@ class SearchSettings:
       filters: what drops candidates, as `filters.parse_filters` reads it; whole_traces: candidates
         are whole traces (method, sections 3.12 and 3.16).
       scored_together: candidates of a problem that are scored in one pass, 0 for all; fewer take less memory.
+      answers: winners are reviewed and their writers write the responses; else a search is over when it has chosen.
+      draws: is added to the problems' ids where draws depend on them, so that a method's second search draws anew.
       seed: of all draws.
       slots: problems searched at a time.
       quantum: tokens that proposers write in a round, None for a fitting number.
@@ -56,6 +60,8 @@ class SearchSettings:
     scored_together: int
     seed: int
     slots: int
+    answers: bool = True
+    draws: str = ""
     quantum: int | None = None
 
 
@@ -64,7 +70,7 @@ class ProblemSizes:
     """Sizes that a run's problems need room for, in tokens.
 
     Attributes:
-      prompt_width: capacity for a prompt, of any reader.
+      prompt_width: capacity for a prompt, of any reader; prompt_widths: of each reader, where it is known.
       closing_width: most tokens of all closings of a problem; scored_width: most scored tokens among them.
       num_forms: most accepted forms of an answer.
       review_width, review_scored_width, review_forms: the same of what is scored after the winners' reasoning; no forms
@@ -78,6 +84,7 @@ class ProblemSizes:
     review_width: int = 1
     review_scored_width: int = 1
     review_forms: int = 0
+    prompt_widths: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +114,7 @@ def plan_search(
     sizes: ProblemSizes,
     mesh: Mesh,
     reward: tuple[int, int] | None = None,
+    judging: Judging | None = None,
 ) -> SearchPlan:
     """Plans a search.
 
@@ -115,6 +123,7 @@ def plan_search(
     Args:
       meta: index of the meta-prover's reader.
       reward: index of the reward model's reader, and the id of its separator; None without one.
+      judging: the judgments that the scorer asks for, None for none.
       mesh: the slots are rounded up to a multiple of its data shards.
     """
     decoding, data = settings.decoding, mesh.shape["data"]
@@ -123,14 +132,13 @@ def plan_search(
     step_tokens = min(settings.max_step_tokens, settings.max_thinking_tokens)
     # Another vocabulary may split the text of a step finer.
     step_width = packing.round_up(step_tokens + step_tokens // 8 + 16, 16)
-    columns = (
-        packing.round_up(sizes.prompt_width, chunk)
-        + settings.max_thinking_tokens
-        + decoding.kept * step_width
-        + settings.max_answer_tokens
-    )
+    written = settings.max_thinking_tokens + decoding.kept * step_width + settings.max_answer_tokens
+    widths = sizes.prompt_widths or (sizes.prompt_width,) * len(parts)
+    columns = [packing.round_up(width, chunk) + written for width in widths]
     slots = packing.round_up(settings.slots, data)
     candidates = decoding.places * num_proposers
+    if judging is not None:  # all candidates of a round, each with a closing
+        columns += candidates * (step_width + sizes.closing_width)
     group = settings.scored_together or candidates
     rows = PASS_TOKENS // (group * (step_width + sizes.closing_width))
     return SearchPlan(
@@ -146,10 +154,12 @@ def plan_search(
         shards=Shards(mesh, max(1, min(4, slots // data, rows))),
         decoding=decoding,
         scorer=settings.scorer,
+        judging=judging,
         max_steps=settings.max_steps,
         max_step_tokens=step_tokens,
         max_thinking_tokens=settings.max_thinking_tokens,
         max_answer_tokens=settings.max_answer_tokens,
+        answers=settings.answers,
         first_limit=step_tokens,
         step_width=step_width,
         read_width=max(step_width, min(step_tokens, settings.max_answer_tokens), 2 * chunk),
@@ -159,6 +169,22 @@ def plan_search(
         review_forms=sizes.review_forms,
         seed=settings.seed,
     )
+
+
+def plan_judging(scorer: Scorer, meta_prover: MetaProverSpec, graded_outside: bool = False) -> Judging | None:
+    """Plans the judgments that a scorer asks for; None if it asks for none.
+
+    Those that are not graded are written greedily.
+
+    Args:
+      graded_outside: as in `Judging`.
+    """
+    if scorer.judgments is None:
+        return None
+    texts, max_tokens, graded = scorer.judgments
+    of_one = (meta_prover.temperature, meta_prover.top_k, meta_prover.top_p) if graded else (0.0, 0, 1.0)
+    sampling = SamplingSettings(*((value,) * texts for value in of_one))
+    return Judging(texts, max_tokens, sampling, graded and graded_outside)
 
 
 def plan_sampling(
@@ -172,7 +198,7 @@ def plan_sampling(
     """
     data = mesh.shape["data"]
     slots = packing.round_up(slots, data)
-    (reader,) = _plan_readers([part], prompt_width + 1)
+    (reader,) = _plan_readers([part], [prompt_width + 1])
     return SlotPlan(
         readers=(dataclasses.replace(reader, start=reader.free),),  # only EOS and the cap end a text
         places=samples,
@@ -188,17 +214,17 @@ def plan_sampling(
     )
 
 
-def _plan_readers(parts: Sequence[ReaderParts], columns: int) -> tuple[ReaderPlan, ...]:
-    """Plans readers whose KV caches have `columns` columns at least."""
+def _plan_readers(parts: Sequence[ReaderParts], columns: Sequence[int]) -> tuple[ReaderPlan, ...]:
+    """Plans readers whose KV caches have so many columns each, at least."""
     plans = []
-    for part in parts:
+    for part, least in zip(parts, columns, strict=True):
         graphdef, _ = nnx.split(part.model)
         plan = ReaderPlan(
             graphdef=graphdef,
             execution=dataclasses.replace(part.execution, stacked=part.model.is_stacked),
             vocabulary=part.vocabulary,
             proposers=part.proposers,
-            blocks=part.execution.pool.blocks(columns),
+            blocks=part.execution.pool.blocks(least),
             start=part.tables.start,
             free=part.tables.free,
             sampling=part.sampling,

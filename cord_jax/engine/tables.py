@@ -22,6 +22,21 @@ def cues(vocabulary: Vocabulary, segmentation_name: str, max_steps: int) -> tupl
     return table_xt, np.array([len(tokens) for tokens in ids], np.int32)
 
 
+def judging_arrays(vocabulary: Vocabulary, width: int, closing: str) -> dict[str, Any]:
+    """The fields of `JudgingTables`, for a model whose logits have `width` entries.
+
+    Args:
+      closing: text between the reasoning and an answer.
+    """
+    ids = vocabulary.encode(closing.rstrip())
+    newline_v = np.zeros(width, bool)
+    with_newline = [i for i, piece in enumerate(vocabulary.token_bytes[:width]) if b"\n" in piece]
+    newline_v[with_newline] = True
+    closing_t = np.zeros(max(1, len(ids)), np.int32)
+    closing_t[: len(ids)] = ids
+    return dict(newline_v=newline_v, closing_t=closing_t, closing_length=np.int32(len(ids)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """Tables of one vocabulary for the search.

@@ -1,9 +1,9 @@
 """Loading a pool: checkpoints, vocabularies and readers, each once however many proposers share it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
 from cord_jax.engine.plan import ReaderParts
-from cord_jax.engine.tables import Tables, make_tables
+from cord_jax.engine.tables import Tables, judging_arrays, make_tables
 from cord_jax.pool import PoolSpec, RewardModelSpec
 from cord_jax.problems import Problem
-from cord_jax.search.readers import ReaderConstants
+from cord_jax.search.readers import JudgingTables, ReaderConstants
 from cord_jax.search.sampling import SamplingSettings
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
@@ -35,6 +35,7 @@ class Reader:
       vocabulary: its tokenizer.
       vocabulary_index: index among the distinct vocabularies of the pool.
       proposers: indices of the proposers that write through it.
+      more: what follows the question in its prompts, by problem id.
     """
 
     checkpoint: Path
@@ -44,6 +45,7 @@ class Reader:
     vocabulary: Vocabulary
     vocabulary_index: int
     proposers: tuple[int, ...]
+    more: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +174,15 @@ def _load_reward_model(
 
 
 def reader_parts(
-    teachers: Teachers, segmentation_name: str, max_steps: int, mesh: Mesh
+    teachers: Teachers, segmentation_name: str, max_steps: int, mesh: Mesh, judged_after: str | None = None
 ) -> tuple[list[ReaderParts], tuple[ReaderConstants, ...]]:
-    """The readers as the planner takes them, and their arrays."""
+    """The readers as the planner takes them, and their arrays.
+
+    Args:
+      judged_after: the closing after which the meta-prover writes judgments; None if it writes none.
+    """
     parts, constants = [], []
-    for reader in teachers.readers:
+    for index, reader in enumerate(teachers.readers):
         tables = make_tables(reader.vocabulary, reader.model.config.vocab_size, segmentation_name, max_steps)
         sampling = sampling_of(teachers.spec, reader.proposers)
         parts.append(
@@ -184,16 +190,24 @@ def reader_parts(
                 reader.model, reader.execution, reader.vocabulary_index, reader.proposers, sampling, tables
             )
         )
-        constants.append(reader_constants(reader.model, tables, mesh))
+        arrays = reader_constants(reader.model, tables, mesh)
+        if judged_after is not None and index == teachers.meta:
+            judging = judging_arrays(reader.vocabulary, reader.model.config.vocab_size, judged_after)
+            arrays = dataclasses.replace(arrays, judging=JudgingTables(**_whole(judging, mesh)))
+        constants.append(arrays)
     return parts, tuple(constants)
 
 
 def reader_constants(model: models.Decoder, tables: Tables, mesh: Mesh) -> ReaderConstants:
     """A reader's arrays: the weights as they lie, and the tables whole on every device."""
     _, weights = nnx.split(model)
+    return ReaderConstants(weights=weights, **_whole(tables.arrays, mesh))
+
+
+def _whole(arrays: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Arrays whole on every device."""
     whole = NamedSharding(mesh, PartitionSpec())
-    arrays = {name: jax.device_put(jnp.asarray(value), whole) for name, value in tables.arrays.items()}
-    return ReaderConstants(weights=weights, **arrays)
+    return {name: jax.device_put(jnp.asarray(value), whole) for name, value in arrays.items()}
 
 
 def sampling_of(spec: PoolSpec, proposers: Sequence[int]) -> SamplingSettings:

@@ -18,7 +18,13 @@ class Submission:
 
 
 class Grader(abc.ABC):
-    """Says whether responses are right. A context manager: what it holds is given back at the end."""
+    """Says whether responses are right. A context manager: what it holds is given back at the end.
+
+    Attributes:
+      needs_devices: whether it computes with jax, and so cannot be asked from within a program.
+    """
+
+    needs_devices = False
 
     def __enter__(self) -> Self:
         return self

@@ -41,6 +41,8 @@ _BATCH_TOKENS = 8192
 class Judge(Grader):
     """Asks a checkpoint. In a job of several processes all of them grade the same responses, in the same order."""
 
+    needs_devices = True
+
     def __init__(self, *, checkpoint: str | Path, mesh: Mesh):
         """Args:
           checkpoint: Hugging Face directory of the judge.

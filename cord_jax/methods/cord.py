@@ -1,14 +1,13 @@
 """CoRD: the teachers write one trace together, step by step (paper, section 3)."""
 
 from cord_jax.config import SynthesisConfig
-from cord_jax.engine.plan import SearchSettings
-from cord_jax.methods import settings_of
+from cord_jax.methods import OneSearch, settings_of
 from cord_jax.search.decodings import make_decoding
 
 
-def search_settings(config: SynthesisConfig) -> SearchSettings:
+def method(config: SynthesisConfig) -> OneSearch:
     """A search over steps; `config` is resolved."""
-    return settings_of(
+    settings = settings_of(
         config,
         segmentation=config.segmentation,
         decoding=make_decoding(config),
@@ -17,3 +16,4 @@ def search_settings(config: SynthesisConfig) -> SearchSettings:
         whole_traces=False,
         scored_together=0,
     )
+    return OneSearch(settings)

@@ -8,7 +8,7 @@ returns has fixed shapes.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import lax
 from cord_jax.filters import Filter, drop_reasons
 from cord_jax.search import proposals
 from cord_jax.search.jax_tools import axes, pytree
-from cord_jax.search.readers import BOUNDARY, EOS, LIMIT
+from cord_jax.search.readers import BOUNDARY, EOS, LIMIT, Rows
 from cord_jax.search.round_record import (
     ABSENT,
     CONCLUDING,
@@ -29,7 +29,7 @@ from cord_jax.search.round_record import (
     SettledRound,
 )
 from cord_jax.search.slots import SubBatch
-from cord_jax.search.state import RECALLING, SearchPlan, SearchState
+from cord_jax.search.state import JUDGING, RECALLING, SearchPlan, SearchState
 from cord_jax.search.texts import SearchTexts
 from cord_jax.search.tree import of_node
 from cord_jax.text import segmentation
@@ -74,20 +74,24 @@ class Request:
     Attributes:
       problem_r, round_r: int32, the problems and their rounds (from 0); valid_r: bool, rows that count.
       recalls_r: bool, rows that ask for the steps of their frontier's nodes.
+      judged_r: bool, rows whose candidates were exchanged before, and have been judged.
       node_rb, open_rb: the frontier; depth_rb: int32, steps of its traces; thinking_rb: int32, the meta-prover's tokens
         of them.
-      written: for each proposing reader `(token_rqt, count_rq, stopped_rq)`.
+      written: for each proposing reader `(token_rqt, count_rq, stopped_rq)`; judgments: the same of the meta-prover's
+        judgments, None where nothing is judged.
     """
 
     problem_r: jax.Array
     round_r: jax.Array
     valid_r: jax.Array
     recalls_r: jax.Array
+    judged_r: jax.Array
     node_rb: jax.Array
     open_rb: jax.Array
     depth_rb: jax.Array
     thinking_rb: jax.Array
     written: list[tuple[jax.Array, jax.Array, jax.Array]]
+    judgments: tuple[jax.Array, jax.Array, jax.Array] | None
 
 
 @jax.named_scope("exchange")
@@ -103,11 +107,12 @@ def exchange_steps(
       The `Candidates`, and the tokens of the longest step; if it exceeds `step_width`, the candidates are cut short
       and must not be used. Where no row counts, there is no callback.
     """
-    written = []
-    for reader in state.readers:
-        if reader.rows is not None:
-            mine = jax.tree.map(batch.take, reader.rows.small())
-            written.append((proposals.sampled_tokens(mine), mine.count_nq, mine.stopped_nq))
+
+    def texts(rows: Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
+        mine = jax.tree.map(batch.take, rows.small())
+        return proposals.sampled_tokens(mine), mine.count_nq, mine.stopped_nq
+
+    written = [texts(reader.rows) for reader in state.readers if reader.rows is not None]
     shapes = candidate_shapes(plan, len(exchange.vocabularies), len(batch.slot_r))
     shapes = shapes, jax.ShapeDtypeStruct((), jnp.int32)
     tree, frontier = (jax.tree.map(batch.take, part) for part in (state.tree, state.frontier))
@@ -116,11 +121,13 @@ def exchange_steps(
         round_r=batch.take(state.progress.round_n),
         valid_r=batch.valid_r,
         recalls_r=batch.take(state.clock.phase_n) == RECALLING,
+        judged_r=batch.take(state.clock.phase_n) == JUDGING,
         node_rb=frontier.node_nb,
         open_rb=frontier.open_nb,
         depth_rb=of_node(tree.depth_nmj, frontier.node_nb),
         thinking_rb=of_node(tree.thinking_nmj, frontier.node_nb),
         written=written,
+        judgments=None if state.judgments is None else texts(state.judgments.rows),
     )
     # The callback runs on one device: what it takes and gives is whole on all.
     exchanged = lax.cond(
@@ -173,6 +180,7 @@ class ExchangeRules:
       filters: by name, in the order in which they apply.
       whole_traces: candidates are whole traces: equal ones are no duplicates, and those of a problem are filtered as one
         group.
+      judged: candidates are judged before they are scored; graded: their scores are how many judgments are right.
     """
 
     meta_vocabulary: int
@@ -182,6 +190,8 @@ class ExchangeRules:
     max_thinking_tokens: int
     filters: Mapping[str, Filter]
     whole_traces: bool
+    judged: bool = False
+    graded: bool = False
 
 
 class Exchange:
@@ -193,9 +203,16 @@ class Exchange:
         readers: list[ReaderText],
         rules: ExchangeRules,
         texts: SearchTexts,
+        grade: Callable[[int, list[str]], list[bool]] | None = None,
     ):
-        """Args: texts: where the steps of every round are noted."""
+        """Makes the host's side.
+
+        Args:
+          texts: where the steps of every round are noted.
+          grade: whether answers to a problem are right; must not call jax.
+        """
         self.vocabularies, self.readers, self.rules, self.texts = vocabularies, readers, rules, texts
+        self.grade = grade
         self.num_proposers = sum(len(reader.proposers) for reader in readers)
 
     def __call__(self, width: int, request: Request) -> tuple[Candidates, np.int32]:
@@ -224,6 +241,8 @@ class Exchange:
             problem, number = int(request.problem_r[row]), int(request.round_r[row])
             if request.recalls_r[row]:
                 encoded = self._recall(request, row, problem)
+            elif request.judged_r[row]:
+                encoded = self._judged(found, request, row)
             elif (recorded := self.texts.recorded(problem, number)) is not None:
                 encoded = self._replay(found, request, row, recorded)
             else:
@@ -261,6 +280,40 @@ class Exchange:
         self._note(request, row, list(recorded.texts))
         return self._encode({j: step.text for j, step in enumerate(recorded.texts) if step is not None})
 
+    def _judged(self, found: Candidates, request: Request, row: int):
+        """Writes the candidates of the round that have been judged; returns their steps in every vocabulary."""
+        problem, number = int(request.problem_r[row]), int(request.round_r[row])
+        pending = self.texts.pending(problem, number)
+        encoded = self._replay(found, request, row, pending)
+        found.replayed_r[row] = self.rules.graded
+        if self.rules.graded:
+            valid = np.flatnonzero(pending.dropped_j == VALID)
+            right = self.texts.graded(problem, number)
+            if right is None:
+                token_qt, count_q, stopped_q = (x[row] for x in request.judgments)
+                written = self.judgment_texts(token_qt, count_q, stopped_q, valid)
+                right = self.grade(problem, [text for texts in written for text in texts])
+            share_j = np.asarray(right, np.float32).reshape(len(valid), -1).mean(1, dtype=np.float32)
+            found.score_rj[row, valid] = share_j
+        return encoded
+
+    def judgment_texts(self, token_qt, count_q, stopped_q, candidates) -> list[list[str]]:
+        """The judgments of some candidates as text, without what ended them (method, section 3.13)."""
+        vocabulary, total = (
+            self.vocabularies[self.rules.meta_vocabulary],
+            self.rules.places * self.num_proposers,
+        )
+        texts_of = len(count_q) // total
+        read = []
+        for j in candidates:
+            texts = []
+            for q in range(j * texts_of, (j + 1) * texts_of):
+                ids = token_qt[q, : count_q[q]].tolist()
+                text = vocabulary.text(ids[:-1] if stopped_q[q] == EOS else ids)
+                texts.append(text.split("\n", 1)[0].strip().removesuffix("."))
+            read.append(texts)
+        return read
+
     def _read(self, found: Candidates, request: Request, row: int):
         """Reads the proposals of a problem into the candidates; returns the steps in every vocabulary."""
         steps = self._steps(request, row)
@@ -280,6 +333,15 @@ class Exchange:
             for q in range(count_rq.shape[1]):
                 found.sampled_rj[row, self._candidate(reader, q)] = count_rq[row, q]
         self._note(request, row, texts)
+        if self.rules.judged:
+            settled = SettledRound(
+                texts,
+                score_j=found.score_rj[row].copy(),
+                ended_j=found.ended_rj[row].copy(),
+                dropped_j=found.dropped_rj[row].copy(),
+                sampled_j=found.sampled_rj[row].copy(),
+            )
+            self.texts.wait(int(request.problem_r[row]), int(request.round_r[row]), settled)
         return encoded
 
     def _note(self, request: Request, row: int, texts: list[CandidateText | None]) -> None:

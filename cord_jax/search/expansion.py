@@ -63,7 +63,7 @@ def expansion_task(
         over_n=decision.over_r,
         stuck_n=jnp.where(decision.stuck_r, decision.stuck_node_r, NONE),
     )
-    phase_r = jnp.where(decision.over_r, REVIEWING if plan.review_forms else ANSWERING, SEARCHING)
+    phase_r = jnp.where(decision.over_r, _after_search(plan), SEARCHING)
     if not plan.review_forms:
         phase_r = jnp.where(decision.stuck_r, DONE, phase_r)
     phase_r = jnp.where(recalls_r, RECALLING, phase_r)
@@ -87,8 +87,15 @@ def recall_task(plan: SearchPlan, state: SearchState, batch: SubBatch, candidate
         jnp.where(missing_rb, place_b, NONE),
         jnp.ones_like(progress.over_n),
     )
-    over = REVIEWING if plan.review_forms else ANSWERING
-    return _task(plan, state, batch, candidates, next_, jnp.where(progress.over_n, over, SEARCHING))
+    phase_r = jnp.where(progress.over_n, _after_search(plan), SEARCHING)
+    return _task(plan, state, batch, candidates, next_, phase_r)
+
+
+def _after_search(plan: SearchPlan) -> int:
+    """The phase that follows the search."""
+    if not plan.answers:
+        return DONE
+    return REVIEWING if plan.review_forms else ANSWERING
 
 
 @pytree
@@ -154,11 +161,12 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     tree, frontier, over_r = next_.tree, next_.frontier, next_.progress.over_n
     winner_r = frontier.node_nb[:, 0]
     writer_r = jnp.maximum(winner_r - 1, 0) % plan.num_proposers
-    ends_r = next_.goes_on_r & over_r & (winner_r > ROOT) & (next_.progress.stuck_n < ROOT)
+    ends_r = next_.goes_on_r & over_r & (winner_r > ROOT) & (next_.progress.stuck_n < ROOT) & plan.answers
     answers_r = ends_r & (plan.review_forms == 0)
     opens_rb = frontier.open_nb & next_.goes_on_r[:, None]
     depth_rb = of_node(tree.depth_nmj, frontier.node_nb)
     cue_rb = jnp.where(opens_rb, depth_rb + 1, -1)
+    none_rb = jnp.zeros_like(opens_rb)
     chosen = tuple(
         _chosen(
             plan,
@@ -169,6 +177,7 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
                 over_r[:, None], jnp.where(reader.writes(writer_r) & answers_r, 0, -1)[:, None], cue_rb
             ),
             ends_r & (reader.writes(writer_r) | (plan.review_forms > 0 and index == plan.meta)),
+            _held(state, batch, index, frontier) if plan.judging and index == plan.meta else none_rb,
         )
         for index, reader in enumerate(plan.readers)
     )
@@ -200,15 +209,25 @@ def _task(plan, state: SearchState, batch: SubBatch, candidates: Candidates, nex
     return Task(chosen, Branches(frontier.node_nb, frontier.lineage_nbi, keeps_ri), start, updates)
 
 
-def _chosen(plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r) -> Chosen:
+def _held(state: SearchState, batch: SubBatch, reader: int, frontier: Frontier):
+    """The places whose step stands in a reader's KV cache already, bool [r, b]: it was read to be judged."""
+    node_r1s = batch.take(state.readers[reader].node_ns)[:, None]
+    return (node_r1s == frontier.node_nb[..., None]).any(-1)
+
+
+def _chosen(
+    plan, reader: ReaderPlan, candidates: Candidates, next_: _Next, cue_rb, winner_r, held_rb
+) -> Chosen:
     """Says what a reader commits: chosen steps and the cues of what comes next.
 
     Args:
       winner_r: bool, of searches that are over the reader takes the winner's step.
+      held_rb: bool, steps that it holds already.
     """
     first_b = jnp.arange(plan.places) == 0
     over_r = next_.progress.over_n
     needed_rb = (next_.source_rb >= 0) & jnp.where(over_r[:, None], first_b & winner_r[:, None], True)
+    needed_rb &= ~held_rb
     source_rb = jnp.maximum(next_.source_rb, 0)
     length_rb = pick(candidates.length_urj[reader.vocabulary], source_rb)
     token_rbt = jnp.take_along_axis(candidates.token_urjt[reader.vocabulary], source_rb[..., None], axis=1)

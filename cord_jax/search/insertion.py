@@ -71,6 +71,11 @@ def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Search
             scores_rf = jnp.full((rows, plan.review_forms), -jnp.inf)
             fresh["review"] = Review(insertion.reviewed, scores_rf)
         written = {name: jax.tree.map(batch.put, getattr(state, name), new) for name, new in fresh.items()}
+        if plan.judging is not None:
+            judgments = state.judgments
+            written["judgments"] = dataclasses.replace(
+                judgments, written_n=batch.put(judgments.written_n, zeros_r)
+            )
         return dataclasses.replace(insert_prompts(plan, state, insertion), **written)
 
     return plan.shards.each(of_shard, None, state, insertion)

@@ -3,7 +3,7 @@
 N problems sit in slots and advance on their own: in a round some are settled while others go on writing. First the
 steps of a few problems whose proposals have all ended are exchanged as text (`exchange`, the only contact with the
 host). The rest of the round is each data shard's own: those steps are scored (`scorers`) and become nodes, of which the
-decoding chooses (`expansion`, `decodings`); what slots have to read, chosen steps, a piece of a prompt or of an answer,
+decoding chooses (`expansion`, `decodings`), perhaps after the meta-prover has judged them (`judging`); what slots have to read, chosen steps, a piece of a prompt or of an answer,
 is read in one pass (`tasks`, `commits`); then all rows write for a while (`proposals`). When a search has ended, the
 writer of the winner's last step writes the answer (`answering`), until the host harvests it.
 """
@@ -23,6 +23,8 @@ from cord_jax.search.exchange import Candidates, Exchange, exchange_steps
 from cord_jax.search.expansion import expansion_task, recall_task
 from cord_jax.search.insertion import prompt_task
 from cord_jax.search.jax_tools import axes, pytree, when
+from cord_jax.search.judging import begin_judging, write_judgments
+from cord_jax.search.judgments import Judgments, empty_judgments
 from cord_jax.search.proposals import propose
 from cord_jax.search.readers import ReaderConstants
 from cord_jax.search.review import review_task
@@ -31,6 +33,7 @@ from cord_jax.search.state import (
     ANSWERING,
     DONE,
     FREE,
+    JUDGING,
     READING,
     RECALLING,
     REVIEWING,
@@ -82,6 +85,18 @@ def rows_running(state: SlotState):
     return functools.reduce(jnp.logical_or, running)
 
 
+def judged(state: SearchState):
+    """Slots whose judgments have all been written, bool [n]."""
+    return (state.clock.phase_n == JUDGING) & ~state.judgments.rows.running_nq.any(-1)
+
+
+def awaits_grading(plan: SearchPlan, state: SearchState):
+    """Whether the host must grade judgments before the search can go on with some slot."""
+    if plan.judging is None or not plan.judging.graded_outside:
+        return jnp.bool_(False)
+    return (judged(state) & ~state.judgments.graded_n).any()
+
+
 def one_round(
     plan: SearchPlan, exchange: Exchange, constants: tuple[ReaderConstants, ...], state: SearchState
 ) -> SearchState:
@@ -100,7 +115,7 @@ def one_round(
     def of_shard(constants, state, batch, candidates, quantum_y):
         settled = functools.partial(settle, plan, constants, batch=batch, candidates=candidates)
         state = when(shards.agreed(batch.valid_r.any()), settled, state)
-        return write(plan, constants, state, quantum_y[0])
+        return write_all(plan, constants, state, quantum_y[0])
 
     return shards.each(of_shard, constants, state, SubBatch(now.slot_r, valid_r), candidates, quantum_y)
 
@@ -109,8 +124,12 @@ def due(plan: SearchPlan, state: SearchState) -> tuple[SearchState, Due]:
     """Chooses the slots that are settled now; the state has their new waiting times."""
     shards = plan.shards
     phase_n, waits_n = state.clock.phase_n, ~rows_running(state)
+    judged_n = jnp.zeros_like(waits_n)
+    if plan.judging is not None:
+        judged_n = judged(state) & state.judgments.graded_n
+        waits_n &= (phase_n != JUDGING) | judged_n
     reads_n = (phase_n == READING) | (phase_n == REVIEWING) | (waits_n & (phase_n == ANSWERING))
-    ready_n = waits_n & ((phase_n == SEARCHING) | (phase_n == RECALLING))
+    ready_n = (waits_n & ((phase_n == SEARCHING) | (phase_n == RECALLING))) | judged_n
     waited_n = jnp.where(reads_n | ready_n, state.clock.waited_n + 1, 0)
     # An exchange costs about the same for one problem as for a few, so it waits a little for company.
     full = ready_n.sum() >= shards.count * shards.rows
@@ -136,6 +155,14 @@ def settle(
     """Settles the slots of a sub-batch, each in its own way, on one shard."""
     phase_r = batch.take(state.clock.phase_n)
     expands_r, recalls_r = phase_r == SEARCHING, phase_r == RECALLING
+    if plan.judging is not None:
+        begins_r = expands_r & ~candidates.replayed_r & batch.valid_r
+        expands_r = (expands_r & candidates.replayed_r) | (phase_r == JUDGING)
+        begin = functools.partial(
+            begin_judging, plan, constants, batch=batch.among(begins_r), candidates=candidates
+        )
+        state = when(plan.shards.agreed(begins_r.any()), begin, state)
+        batch = batch.among(~begins_r)
     scored_r = expands_r if plan.scorer.scores_replayed else expands_r & ~candidates.replayed_r
     scores = plan.scorer(plan, constants, state, batch.among(scored_r), candidates)
     score_rj = jnp.where(candidates.replayed_r[:, None], candidates.score_rj, scores.score_rj)
@@ -172,6 +199,14 @@ def write(plan: SlotPlan, constants: tuple[ReaderConstants, ...], state: SlotSta
     return dataclasses.replace(state, readers=tuple(new_readers), meters=meters)
 
 
+def write_all(
+    plan: SearchPlan, constants: tuple[ReaderConstants, ...], state: SearchState, quantum
+) -> SearchState:
+    """As `write`, the rows of judgments too."""
+    state = write(plan, constants, state, quantum)
+    return state if plan.judging is None else write_judgments(plan, constants, state, quantum)
+
+
 def advance(
     plan: SearchPlan,
     exchange: Exchange,
@@ -185,7 +220,8 @@ def advance(
         rounds, state = carry
         phase_n = state.clock.phase_n
         busy = ((phase_n != FREE) & (phase_n != DONE)).any()
-        return (rounds < max_rounds) & busy & ~(phase_n == DONE).any() & ~stalled(plan, state)
+        waits = stalled(plan, state) | awaits_grading(plan, state)
+        return (rounds < max_rounds) & busy & ~(phase_n == DONE).any() & ~waits
 
     def body(carry):
         rounds, state = carry
@@ -233,8 +269,15 @@ def empty_state(plan: SearchPlan, constants: tuple[ReaderConstants, ...], sizes)
         answer=Answer(jnp.zeros((n, plan.max_answer_tokens), jnp.int32), integers_n, integers_n),
         closings=empty_closings(n, sizes.closing_width, sizes.scored_width),
         review=_empty_review(plan, sizes),
+        judgments=_empty_judgments(plan, constants),
         longest=jnp.int32(0),
     )
+
+
+def _empty_judgments(plan: SearchPlan, constants: tuple[ReaderConstants, ...]) -> Judgments | None:
+    if plan.judging is None:
+        return None
+    return empty_judgments(readers.decoder(plan.readers[plan.meta], constants[plan.meta]), plan)
 
 
 def _empty_review(plan: SearchPlan, sizes) -> Review | None:

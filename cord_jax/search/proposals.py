@@ -85,7 +85,9 @@ def propose(
             running_nq=running,
         )
         attend = attention.decode(masks, new)
-        token_nq, local = _next_tokens(plan, constants, model, state.pool, rows, position_nq, attend)
+        (token_nq, log_probability_nq), local = _next_tokens(
+            plan, constants, model, state.pool, rows, position_nq, attend
+        )
         count_nq = rows.count_nq + running
         token_class = constants.token_class_v[token_nq]
         boundary_nq = jnp.where(running, constants.table_uc[rows.boundary_nq, token_class], rows.boundary_nq)
@@ -93,6 +95,9 @@ def propose(
         stopped_nq = jnp.where(constants.done_u[boundary_nq], readers.BOUNDARY, stopped_nq)
         stopped_nq = jnp.where(constants.eos_v[token_nq], readers.EOS, stopped_nq)
         stopped_nq = jnp.where(running, stopped_nq, rows.stopped_nq)
+        if log_probability_nq is not None:
+            counts_nq = running & (stopped_nq != readers.BOUNDARY) & (stopped_nq != readers.EOS)
+            log_probability_nq = rows.log_probability_nq + jnp.where(counts_nq, log_probability_nq, 0.0)
         # A row that stands still keeps its tokens: the ring column that others write is not its own to
         # overwrite.
         kept_nq1 = lax.dynamic_slice_in_dim(rows.token_nqt, column, 1, 2)
@@ -106,6 +111,7 @@ def propose(
             boundary_nq=boundary_nq,
             stopped_nq=stopped_nq,
             running_nq=running & (stopped_nq == 0),
+            log_probability_nq=log_probability_nq,
         )
         return done + 1, (column + 1) % ring, rows, goes_on(done + 1, rows)
 
@@ -116,8 +122,12 @@ def propose(
 
 def _next_tokens(
     plan: ReaderPlan, constants: ReaderConstants, model, pool, rows: Rows, position_nq, attend
-) -> tuple[jax.Array, object]:
-    """The token that each row writes, int32 [n, q], and the rings with what was fed before it."""
+) -> tuple[tuple[jax.Array, jax.Array | None], object]:
+    """The token that each row writes, int32 [n, q], and the rings with what was fed before it.
+
+    With the token comes its log-probability, float32 [n, q], where the rows add it up: over the ids that the tokenizer
+    defines, before temperature and filters.
+    """
     running = rows.running_nq
     line = Line(None, None, running.shape)
     if plan.execution.skips_rows:
@@ -135,7 +145,12 @@ def _next_tokens(
 
     def draw(x_1pd, *of_row_1p):
         logits_pv = jnp.where(constants.defined_v, model.unembed(x_1pd[0]), -jnp.inf)
-        return sample(logits_pv, *(x_1p[0] for x_1p in of_row_1p), plan.sampling, plan.execution.argmax)[None]
+        of_row_p = [x_1p[0] for x_1p in of_row_1p]
+        token_p = sample(logits_pv, *of_row_p, plan.sampling, plan.execution.argmax)
+        if rows.log_probability_nq is None:
+            return token_p[None], None
+        log_probability_pv = jax.nn.log_softmax(logits_pv, axis=-1)
+        return token_p[None], jnp.take_along_axis(log_probability_pv, token_p[:, None], axis=1)[:, 0][None]
 
     proposer_q = np.arange(running.shape[1], dtype=np.int32) % len(plan.proposers)
     of_row_nq = (
@@ -143,7 +158,8 @@ def _next_tokens(
         rows.drawn_nq + rows.count_nq,
         jnp.broadcast_to(proposer_q, running.shape),
     )
-    return line.back(per_row(draw, x_1pd, *map(line.up, of_row_nq))), local
+    drawn = per_row(draw, x_1pd, *map(line.up, of_row_nq))
+    return jax.tree.map(line.back, drawn), local
 
 
 def sampled_tokens(rows: Rows):

@@ -62,6 +62,20 @@ class ReaderPlan:
 
 
 @pytree
+class JudgingTables:
+    """The arrays that a meta-prover who writes judgments needs besides (`judging`).
+
+    Attributes:
+      newline_v: bool, ids whose text has a new line.
+      closing_t: int32, the closing without trailing white space; closing_length: int32 scalar, tokens of it.
+    """
+
+    newline_v: jax.Array = axes("token id")
+    closing_t: jax.Array = axes("token")
+    closing_length: jax.Array = axes()
+
+
+@pytree
 class ReaderConstants:
     """A reader's arrays that never change in a run.
 
@@ -75,6 +89,7 @@ class ReaderConstants:
       cue_xt: int32, forced tokens: row 0 `</think>` and a blank line before an answer, row t the heading of
         step t.
       cue_length_x: int32.
+      judging: of a meta-prover who writes judgments, else None.
     """
 
     weights: Any = axes()
@@ -85,6 +100,7 @@ class ReaderConstants:
     eos_v: jax.Array = axes("token id")
     cue_xt: jax.Array = axes("cue", "token")
     cue_length_x: jax.Array = axes("cue")
+    judging: JudgingTables | None = None
 
 
 @pytree
@@ -106,6 +122,8 @@ class Rows:
       running_nq: bool, still inside its proposal.
       stopped_nq: int32, why it ended: `EOS`, `BOUNDARY` or `LIMIT`.
       local: ring buffers of keys and values, `[n, q, g, t, e]` a layer.
+      log_probability_nq: float32, the sum of the log-probabilities of its tokens, the one that ended it apart; None where
+        nobody asks.
     """
 
     token_nqt: jax.Array = axes("slot", "text", "own column")
@@ -120,6 +138,9 @@ class Rows:
     running_nq: jax.Array = axes("slot", "text")
     stopped_nq: jax.Array = axes("slot", "text")
     local: Any = axes(..., "slot", "text", "kv head", "own column", "width")
+    log_probability_nq: jax.Array | None = dataclasses.field(
+        default=None, metadata={"axes": ("slot", "text")}
+    )
 
     def small(self) -> "Rows":
         """The rows without their keys and values."""
@@ -177,24 +198,10 @@ def empty_state(model, plan: ReaderPlan, slot_plan, prompt_width: int) -> Reader
       slot_plan: a `state.SlotPlan`.
     """
     n, b, s = slot_plan.slots, slot_plan.places, plan.columns
-    q, t = b * len(plan.proposers), slot_plan.max_step_tokens
     integers = functools.partial(jnp.zeros, dtype=jnp.int32)
     rows = None
     if plan.proposers:
-        rows = Rows(
-            token_nqt=integers((n, q, t)),
-            start_nq=integers((n, q)),
-            count_nq=integers((n, q)),
-            limit_nq=integers((n, q)),
-            drawn_nq=integers((n, q)),
-            key_nq2=jnp.zeros((n, q, 2), jnp.uint32),
-            feed_nq=integers((n, q)),
-            position_nq=integers((n, q)),
-            boundary_nq=integers((n, q)),
-            running_nq=jnp.zeros((n, q), bool),
-            stopped_nq=integers((n, q)),
-            local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), t, model.dtype),
-        )
+        rows = empty_rows(model, plan, n, b * len(plan.proposers), slot_plan.max_step_tokens)
     return ReaderState(
         pool=kv_cache.empty_pool(model.config, model.is_stacked, n, plan.blocks, model.dtype),
         token_ns=integers((n, s)),
@@ -208,4 +215,23 @@ def empty_state(model, plan: ReaderPlan, slot_plan, prompt_width: int) -> Reader
         prompt_length_n=integers((n,)),
         tick_y=integers((slot_plan.shards.count,)),
         rows=rows,
+    )
+
+
+def empty_rows(model, plan: ReaderPlan, n: int, q: int, t: int) -> Rows:
+    """Makes rows that stand still: q rows of t tokens in each of n slots."""
+    integers = functools.partial(jnp.zeros, dtype=jnp.int32)
+    return Rows(
+        token_nqt=integers((n, q, t)),
+        start_nq=integers((n, q)),
+        count_nq=integers((n, q)),
+        limit_nq=integers((n, q)),
+        drawn_nq=integers((n, q)),
+        key_nq2=jnp.zeros((n, q, 2), jnp.uint32),
+        feed_nq=integers((n, q)),
+        position_nq=integers((n, q)),
+        boundary_nq=integers((n, q)),
+        running_nq=jnp.zeros((n, q), bool),
+        stopped_nq=integers((n, q)),
+        local=kv_cache.empty_rings(model.config, model.is_stacked, (n, q), t, model.dtype),
     )

@@ -34,6 +34,15 @@ def row_key(problem_key, step, beam, proposer):
     return jax.random.key_data(key)
 
 
+def judgment_key(problem_key, step, beam, proposer, number):
+    """The key of the draws of a candidate's judgment: that of its proposal, and the judgment's number (uint32).
+
+    Numbers count from the other end than the positions of the proposal's own draws.
+    """
+    key = jax.random.wrap_key_data(row_key(problem_key, step, beam, proposer))
+    return jax.random.key_data(jax.random.fold_in(key, ~number))
+
+
 def problem_key(seed, digest_2):
     """The key of a problem: the seed and 64 bits of a hash of its id, as raw key data uint32 [2]."""
     key = jax.random.key(seed)

@@ -14,13 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cord_jax.search.closings import Closings
 from cord_jax.search.decodings import Decoding
 from cord_jax.search.jax_tools import axes, axis_of, data_specs, pytree
+from cord_jax.search.judgments import Judging, Judgments
 from cord_jax.search.readers import ReaderPlan, ReaderState
 from cord_jax.search.shards import Shards
 from cord_jax.search.tree import NONE, Frontier, Tree
 from models.attention import kv_cache
 from models.sharding import heads_or_columns
 
-FREE, READING, SEARCHING, RECALLING, REVIEWING, ANSWERING, DONE = range(7)
+FREE, READING, SEARCHING, JUDGING, RECALLING, REVIEWING, ANSWERING, DONE = range(8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,11 @@ class SearchPlan(SlotPlan):
       num_proposers: K.
       decoding: which nodes are extended next; its places are B.
       scorer: what ranks candidates.
+      judging: the judgments that it asks for, None for none.
       max_steps: steps of a trace, at most.
       max_thinking_tokens: budget in the meta-prover's tokens.
       max_answer_tokens: cap of the answer after `</think>`.
+      answers: winners are reviewed and answered; else a search is over when it has chosen.
       step_width: capacity of a canonical step in any vocabulary's tokens.
       num_forms: most accepted forms of an answer.
       score_group: candidates of a problem that are scored in one pass: all, or fewer to bound memory.
@@ -79,9 +82,11 @@ class SearchPlan(SlotPlan):
     num_proposers: int
     decoding: Decoding
     scorer: Any
+    judging: Judging | None
     max_steps: int
     max_thinking_tokens: int
     max_answer_tokens: int
+    answers: bool
     step_width: int
     num_forms: int
     score_group: int
@@ -98,8 +103,8 @@ class Clock:
     """The phase of each slot, and what belongs to it.
 
     Attributes:
-      phase_n: int32, FREE, READING (the prompt), SEARCHING, RECALLING (texts of nodes that were left aside), REVIEWING
-        (the winner), ANSWERING or DONE.
+      phase_n: int32, FREE, READING (the prompt), SEARCHING, JUDGING (the candidates), RECALLING (texts of nodes that were
+        left aside), REVIEWING (the winner), ANSWERING or DONE.
       problem_n: int32, the host's number of the problem.
       key_n2: uint32, raw random key of the problem.
       read_n: int32, tokens of the prompts that have been read.
@@ -186,6 +191,7 @@ class SearchState(SlotState):
       progress, answer: of each slot.
       closings: of each slot's problem.
       review: of each slot's winner; None where winners are not reviewed.
+      judgments: of the candidates that are being judged; None where none are.
       longest: int32, tokens of the longest canonical step so far; above `step_width` the host must widen.
     """
 
@@ -197,6 +203,7 @@ class SearchState(SlotState):
     answer: Answer
     closings: Closings
     review: Review | None
+    judgments: Judgments | None
     longest: jax.Array = axes()
 
 
@@ -220,28 +227,36 @@ def state_shardings(shapes: Any, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, shapes, data_specs(shapes))
 
 
-def with_columns(plan: SlotPlan, wider: SlotPlan, state: SearchState) -> SearchState:
+def with_columns(plan: SearchPlan, wider: SearchPlan, state: SearchState) -> SearchState:
     """The state for a plan whose readers' caches have more columns, and nothing short any more."""
     readers = []
     for old, new, s in zip(plan.readers, wider.readers, state.readers):
         columns = new.columns - old.columns
         if columns:
-            noted = {}
-            for field in dataclasses.fields(s):
-                axis = axis_of(s, field.name, "column")
-                if axis is not None:
-                    x = getattr(s, field.name)
-                    padding = [(0, 0)] * x.ndim
-                    padding[axis] = (0, columns)
-                    empty = NONE if field.name == "node_ns" else 0
-                    noted[field.name] = jnp.pad(x, padding, constant_values=empty)
-            s = dataclasses.replace(
-                s, pool=kv_cache.widened(old.execution.stacked, s.pool, new.blocks), **noted
-            )
+            s = _padded(s, columns)
+            s = dataclasses.replace(s, pool=kv_cache.widened(old.execution.stacked, s.pool, new.blocks))
         readers.append(s)
+    judgments = state.judgments
+    if judgments is not None:
+        judgments = _padded(judgments, wider.readers[plan.meta].columns - plan.readers[plan.meta].columns)
     return dataclasses.replace(
         state,
         readers=tuple(readers),
+        judgments=judgments,
         longest=jnp.zeros_like(state.longest),
         meters=dataclasses.replace(state.meters, short_yx=jnp.zeros_like(state.meters.short_yx)),
     )
+
+
+def _padded(state: Any, columns: int) -> Any:
+    """A pytree whose fields that have columns get some more, of no node."""
+    noted = {}
+    for field in dataclasses.fields(state):
+        axis = axis_of(state, field.name, "column")
+        if axis is not None:
+            x = getattr(state, field.name)
+            padding = [(0, 0)] * x.ndim
+            padding[axis] = (0, columns)
+            empty = NONE if field.name == "node_ns" else 0
+            noted[field.name] = jnp.pad(x, padding, constant_values=empty)
+    return dataclasses.replace(state, **noted)

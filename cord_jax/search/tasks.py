@@ -17,7 +17,7 @@ import numpy as np
 from cord_jax.search import commits, packing
 from cord_jax.search.commits import Branches, Chosen, Scored
 from cord_jax.search.jax_tools import pytree, select_rows, when
-from cord_jax.search.readers import ReaderConstants, ReaderState
+from cord_jax.search.readers import ReaderConstants, ReaderState, Rows
 from cord_jax.search.sampling import row_key
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import SlotPlan, SlotState
@@ -131,30 +131,69 @@ def start_rows(
       index: of the reader.
       full_rbs: the columns of each place, its cue's included; the last holds the first token to be fed.
     """
-    reader, rows = plan.readers[index], reader_state.rows
-    if rows is None:
+    reader = plan.readers[index]
+    if reader_state.rows is None:
         return reader_state
     per_place = len(reader.proposers)
-    last_rb = commits.last_columns(full_rbs)
     proposer_q = np.tile(np.asarray(reader.proposers, np.int32), plan.places)
     place_q = np.repeat(np.arange(plan.places, dtype=np.int32), per_place)
     repeat = functools.partial(jnp.repeat, repeats=per_place, axis=1)
     answers_rq = (place_q == 0) & (proposer_q == start.writer_r[:, None])
     keys = jax.vmap(jax.vmap(row_key, (None, 0, 0, 0)), (0, 0, 0, None))
     zeros_rq = jnp.zeros(answers_rq.shape, jnp.int32)
+    texts = Texts(
+        limit_rq=repeat(start.limit_rb),
+        drawn_rq=zeros_rq + start.drawn_r[:, None],
+        key_rq2=keys(
+            batch.take(state.clock.key_n2), repeat(start.step_rb), repeat(start.label_rb), proposer_q
+        ),
+        boundary_rq=zeros_rq + jnp.where(start.answering_r, reader.free, reader.start)[:, None],
+        running_rq=jnp.where(start.answering_r[:, None], answers_rq, repeat(start.open_rb)),
+    )
+    return dataclasses.replace(reader_state, rows=begin_texts(reader_state, batch, full_rbs, texts))
+
+
+@pytree
+class Texts:
+    """The texts that rows of a sub-batch begin to write, place by place.
+
+    Attributes:
+      limit_rq: int32, tokens that each may sample.
+      drawn_rq: int32, draws of it so far.
+      key_rq2: uint32, raw random keys.
+      boundary_rq: int32, states of the boundary automaton.
+      running_rq: bool, the rows that write.
+    """
+
+    limit_rq: jax.Array
+    drawn_rq: jax.Array
+    key_rq2: jax.Array
+    boundary_rq: jax.Array
+    running_rq: jax.Array
+
+
+def begin_texts(reader_state: ReaderState, batch: SubBatch, full_rbs, texts: Texts) -> Rows:
+    """The reader's rows, set to write from the columns of their places.
+
+    Args:
+      full_rbs: as in `start_rows`; each place has as many rows.
+    """
+    rows, last_rb = reader_state.rows, commits.last_columns(full_rbs)
+    repeat = functools.partial(jnp.repeat, repeats=texts.limit_rq.shape[1] // last_rb.shape[1], axis=1)
+    zeros_rq = jnp.zeros_like(texts.limit_rq)
     fresh = dict(
         start_nq=zeros_rq + reader_state.tick_y[0],
         count_nq=zeros_rq,
-        limit_nq=repeat(start.limit_rb),
-        drawn_nq=zeros_rq + start.drawn_r[:, None],
-        key_nq2=keys(
-            batch.take(state.clock.key_n2), repeat(start.step_rb), repeat(start.label_rb), proposer_q
-        ),
+        limit_nq=texts.limit_rq,
+        drawn_nq=texts.drawn_rq,
+        key_nq2=texts.key_rq2,
         feed_nq=repeat(packing.pick(batch.take(reader_state.token_ns), last_rb)),
         position_nq=repeat(packing.pick(batch.take(reader_state.depth_ns), last_rb)),
-        boundary_nq=zeros_rq + jnp.where(start.answering_r, reader.free, reader.start)[:, None],
-        running_nq=jnp.where(start.answering_r[:, None], answers_rq, repeat(start.open_rb)),
+        boundary_nq=texts.boundary_rq,
+        running_nq=texts.running_rq,
         stopped_nq=zeros_rq,
     )
+    if rows.log_probability_nq is not None:
+        fresh["log_probability_nq"] = zeros_rq.astype(jnp.float32)
     written = {name: batch.put(getattr(rows, name), value) for name, value in fresh.items()}
-    return dataclasses.replace(reader_state, rows=dataclasses.replace(rows, **written))
+    return dataclasses.replace(rows, **written)

@@ -10,11 +10,15 @@ from cord_jax.search.round_record import CandidateText, SettledRound
 
 @dataclasses.dataclass
 class _Search:
-    """One problem: texts of each round in the order of candidates, the frontiers that they extend, what is replayed."""
+    """One problem: texts of each round in the order of candidates, the frontiers that they extend, what is replayed, and
+    the round that is being judged.
+    """
 
     texts: dict[int, list[CandidateText | None]] = dataclasses.field(default_factory=dict)
     frontiers: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     recorded: Sequence[SettledRound] = ()
+    pending: tuple[int, SettledRound] | None = None
+    graded: tuple[int, list[bool]] | None = None
 
 
 class SearchTexts:
@@ -51,6 +55,25 @@ class SearchTexts:
         """Notes the candidates of a round, and the nodes that they extend."""
         search = self._searches[problem]
         search.texts[number], search.frontiers[number] = texts, frontier_b
+
+    def wait(self, problem: int, number: int, settled: SettledRound) -> None:
+        """Notes a round that is settled but for its scores, which judgments will give."""
+        self._searches[problem].pending = number, settled
+
+    def pending(self, problem: int, number: int) -> SettledRound:
+        """Gives the round that waits for its scores."""
+        waiting, settled = self._searches[problem].pending
+        assert waiting == number
+        return settled
+
+    def note_grades(self, problem: int, number: int, right: list[bool]) -> None:
+        """Notes whether the judgments of a round are right, those of valid candidates one behind another."""
+        self._searches[problem].graded = number, right
+
+    def graded(self, problem: int, number: int) -> list[bool] | None:
+        """Gives what `note_grades` was told of the round, None without that."""
+        graded = self._searches[problem].graded
+        return graded[1] if graded is not None and graded[0] == number else None
 
     def of_round(self, problem: int, number: int) -> list[CandidateText | None]:
         """The candidates of a round."""

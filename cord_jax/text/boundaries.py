@@ -68,6 +68,7 @@ def _byte_automaton(segmentation: str) -> tuple[np.ndarray, int, np.ndarray]:
             "prompt": (STEP_MARKER, THINK_END),
             "line_break": (LINE_BREAK, THINK_END),
             "whole": (THINK_END,),
+            "free": (THINK_END,),
         }[segmentation]
         table, done = _explore(b"", functools.partial(_next_after_byte, patterns))
     return _minimise(table, done)

@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cord_jax.errors import UserError
@@ -30,7 +31,11 @@ def _fixed_clock() -> str:
 
 
 def render_prompt(
-    vocabulary: Vocabulary, settings: PromptSettings | None, question: str, context: str | None = None
+    vocabulary: Vocabulary,
+    settings: PromptSettings | None,
+    question: str,
+    context: str | None = None,
+    more: str = "",
 ) -> str:
     """The text that a model is prompted with; it ends in `<think>` and one newline.
 
@@ -41,6 +46,7 @@ def render_prompt(
       vocabulary: of the model whose chat template is used.
       settings: how the template is filled in; None is the default of everything.
       question, context: of the user turn (`PromptSettings.user_turn`).
+      more: what follows them in the user turn.
 
     Raises:
       UserError: the tokenizer has no chat template, or the template refuses these turns or closes the thought.
@@ -49,19 +55,27 @@ def render_prompt(
     messages = (
         [] if settings.system_prompt is None else [{"role": "system", "content": settings.system_prompt}]
     )
-    messages.append({"role": "user", "content": settings.user_turn(question, context)})
+    messages.append({"role": "user", "content": settings.user_turn(question, context) + more})
     rendered = render_messages(vocabulary, messages, settings.arguments)
     return open_thinking(rendered, vocabulary, settings.arguments)
 
 
 def encode_prompts(
-    vocabulary: Vocabulary, settings: PromptSettings | None, problems: Sequence[Problem]
+    vocabulary: Vocabulary,
+    settings: PromptSettings | None,
+    problems: Sequence[Problem],
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> list[list[int]]:
-    """Each problem's prompt (`render_prompt`) as token ids."""
-    return [
-        vocabulary.encode_prompt(render_prompt(vocabulary, settings, problem.question, problem.context))
+    """Each problem's prompt (`render_prompt`) as token ids.
+
+    Args:
+      more: what follows the question in the user turn, by problem id.
+    """
+    rendered = [
+        render_prompt(vocabulary, settings, problem.question, problem.context, more.get(problem.id, ""))
         for problem in problems
     ]
+    return [vocabulary.encode_prompt(text) for text in rendered]
 
 
 def render_messages(

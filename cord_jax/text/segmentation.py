@@ -9,8 +9,9 @@ import dataclasses
 import re
 import unicodedata
 
-# `whole` is curation's (method, section 3.12): the first heading is forced and no marker ends the proposal.
-SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole")
+# `whole` is curation's (method, section 3.12): the first heading is forced and no marker ends the proposal. `free` is the
+# integrator's (section 3.15): the same without a heading.
+SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole", "free")
 
 STEP_MARKER = b"\n### Step"
 LINE_BREAK = b"\n\n"
@@ -106,7 +107,7 @@ def _find_marker(segmentation: str, body: bytes) -> int | None:
             if text[: found.start()].strip():
                 return len(text[: found.start()].encode("utf-8", "surrogateescape"))
         return None
-    if segmentation == "whole":
+    if segmentation in ("whole", "free"):
         return None
     raise ValueError(f'segmentation "{segmentation}" is not one of {", ".join(SEGMENTATIONS)}')
 

@@ -35,4 +35,5 @@ def test_the_table(flags, tmp_path):
     methods = result["methods"]
     assert methods["cord"]["tokens"]["sampled"] > methods["greedy"]["tokens"]["sampled"]
     assert methods["curation"]["steps"] == 1
+    assert methods["binary_judgment"]["tokens"]["judged"] > 0 == methods["cord"]["tokens"]["judged"]
     assert "cord / curation" in overhead.table(result)

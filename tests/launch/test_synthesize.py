@@ -134,6 +134,12 @@ BREAK = {
         lambda world: edit(world / "pool.toml", 'meta_prover = "calm"', 'meta_prover = "calmer"'),
         ["calmer", "calm"],
     ),
+    "an integrator that does not exist": (
+        lambda world: edit(
+            world / "pool.toml", 'meta_prover = "calm"', 'meta_prover = "calm"\nintegrator = "loud"'
+        ),
+        ["pool.toml", 'integrator "loud"', "calm, lively"],
+    ),
     "a key that does not exist": (
         lambda world: edit(world / "pool.toml", "temperature = 1.2", "temprature = 1.2"),
         ["temprature", "temperature"],

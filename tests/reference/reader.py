@@ -106,10 +106,10 @@ class Reader:
         self.defined = torch.zeros(self.model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.defined[[token for token in self.pieces if token < len(self.defined)]] = True
 
-    def prompt(self, problem: dict, system_prompt: str | None) -> list[int]:
-        """The ids of the model's chat template for a problem, thinking opened."""
+    def prompt(self, problem: dict, system_prompt: str | None, more: str = "") -> list[int]:
+        """The ids of the model's chat template for a problem, with more behind its question, thinking opened."""
         turns = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-        turns.append({"role": "user", "content": text.user_turn(problem)})
+        turns.append({"role": "user", "content": text.user_turn(problem) + more})
         rendered = self.template.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return self.tokenizer.encode(text.open_thinking(rendered), add_special_tokens=False).ids
 

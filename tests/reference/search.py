@@ -12,13 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from . import text
+from . import judgment, text
 from .hypotheses import Candidate, Draft, Hypothesis, Node, Step
 from .reader import Reader
 from .reward import RewardReader
 
+# Methods of whole texts, with what stands for their segmentation. "integration" is its second part alone.
+WHOLE = {"curation": "whole", "integration": "free"}
 # (a step without its heading, the steps before it likewise) -> whether it is dropped
 Unwanted = Callable[[str, list[str]], bool]
+# (a stated answer, its problem) -> whether it is right
+Right = Callable[[str, dict], bool]
+
+
+def equals_a_form(stated: str, problem: dict) -> bool:
+    """Whether an answer is one of the accepted forms, letter by letter."""
+    return stated in text.answer_forms(problem)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Settings:
     seed: int = 0
     reward_model: RewardReader | None = None
     reward_of: str = "last"
+    max_judgment_tokens: int = 32
+    right: Right = equals_a_form
     filters: Mapping[str, Unwanted] = field(default_factory=dict)
 
 
@@ -188,6 +199,18 @@ class ProblemSearch:
         found = [self.meta_prover.answer_probability(context, self.settings.closing, a) for a in answers]
         return decimal(max(found))
 
+    def judged(self, beam: Hypothesis, step_text: str) -> np.float32:
+        """Whether the answer that the meta-prover states after beam + step is right, or how sure it is of it."""
+        context = list(self.meta_prompt)
+        for piece in [*(step.text for step in beam.steps), step_text]:
+            context += self.meta_prover.encode_piece(piece)
+        said, sure = judgment.write(
+            self.meta_prover, context, self.settings.closing, self.settings.max_judgment_tokens
+        )
+        if self.settings.selector == "confidence":
+            return sure
+        return np.float32(self.settings.right(said.strip().removesuffix("."), self.problem))
+
     # One round
 
     def drafts(self, beam_number: int, beam: Hypothesis, step: int) -> list[Draft]:
@@ -196,8 +219,8 @@ class ProblemSearch:
         drafts: list[Draft] = []
         for proposer in range(len(self.pool.proposers)):
             left = settings.max_thinking_tokens - self.meta_tokens(beam)
-            if settings.method == "curation":
-                segmentation, limit, stopped = "whole", left, "budget"
+            if settings.method in WHOLE:
+                segmentation, limit, stopped = WHOLE[settings.method], left, "budget"
             else:
                 segmentation = settings.segmentation
                 limit = min(settings.max_step_tokens, left)
@@ -212,7 +235,7 @@ class ProblemSearch:
             ):
                 ended = "budget"
             draft = Draft(beam_number, beam, proposer, step, proposal.text, tokens, ended, dropped)
-            if dropped is None and settings.method != "curation":
+            if dropped is None and settings.method not in WHOLE:
                 for earlier in drafts:
                     if (
                         earlier.dropped is None
@@ -225,7 +248,7 @@ class ProblemSearch:
 
     def filter(self, drafts: list[Draft]) -> None:
         """Marks what the filters drop; none of them may leave nothing."""
-        segmentation = "whole" if self.settings.method == "curation" else self.settings.segmentation
+        segmentation = WHOLE.get(self.settings.method, self.settings.segmentation)
 
         def without_heading(step: int, written: str) -> str:
             forced = text.heading(segmentation, step)
@@ -253,6 +276,8 @@ class ProblemSearch:
                 score = self.score(draft.proposer, draft.parent, draft.text)
                 if self.settings.selector == "max_length":
                     score = np.float32(self.meta_tokens(draft.parent) + draft.tokens)
+                if self.settings.selector in ("binary_judgment", "confidence"):
+                    score = self.judged(draft.parent, draft.text)
                 if self.settings.reward_model is not None:
                     steps = [step.text for step in draft.parent.steps] + [draft.text]
                     score = self.settings.reward_model.reward(self.problem, steps, self.settings.reward_of)
@@ -374,7 +399,7 @@ class ProblemSearch:
         search = self.beam_search
         if self.settings.decoding == "mcts":
             search = self.mcts
-        if self.settings.method == "curation":
+        if self.settings.method in WHOLE:
             search = self.curation
         winner, status = search()
         response = None if status == "stuck" else self.answer(winner)
@@ -448,6 +473,8 @@ def reference_search(
     seed: int = 0,
     reward_model: Path | None = None,
     reward_of: str = "last",
+    max_judgment_tokens: int = 32,
+    right: Right = equals_a_form,
     filters: Mapping[str, Unwanted] = {},
 ) -> list[tuple[dict, list[dict]]]:
     """Searches a trace for every problem.
@@ -458,7 +485,9 @@ def reference_search(
       method: "cord" or "curation" (which has neither steps nor step caps, and ignores the segmentation).
       segmentation: "prompt", "line_break" or "prefix".
       decoding: "beam" or "mcts"; exploration, max_expansions: of the latter.
-      selector: "predictive_perplexity" or "max_length"; a reward model, with `reward_of`, takes its place.
+      selector: "predictive_perplexity", "max_length", "binary_judgment" or "confidence"; a reward model, with `reward_of`,
+        takes its place.
+      right: whether a judgment is.
       decoys: wrong answers that are scored after the winner's reasoning, chosen by the seed.
       margins: filled, if given, with how near to a tie the run came.
       filters: what drops drafts before they are scored, by name, in their order.
@@ -488,6 +517,8 @@ def reference_search(
         seed,
         None if reward_model is None else RewardReader(reward_model),
         reward_of,
+        max_judgment_tokens,
+        right,
         filters,
     )
     checkpoints = [spec.checkpoint for spec in (*pool.proposers, pool.meta_prover)]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 THINK_END = "</think>"
 DEFAULT_CLOSING = "</think>\n\nThe final answer is "
 
-# `whole` is the proposal of curation: a forced first heading and no markers.
-SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole")
+# `whole` is the proposal of curation: a forced first heading and no markers. `free` is the integrator's: not even that.
+SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole", "free")
 
 # The prefix words of the paper: self-verification, other methods, self-correction.
 PREFIX_WORDS = (

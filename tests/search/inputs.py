@@ -27,7 +27,7 @@ def write_inputs(directory: Path, pool, problems) -> None:
         ]
         if proposer.system_prompt is not None:
             lines.append(f"system_prompt = {json.dumps(proposer.system_prompt)}")
-    meta = f'meta_prover = {{checkpoint = "{pool.meta_prover.checkpoint}"}}'
+    meta = f'meta_prover = {{checkpoint = "{pool.meta_prover.checkpoint}", temperature = 0.0}}'
     (directory / "pool.toml").write_text("\n".join([meta, *lines]))
     (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
 

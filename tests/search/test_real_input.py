@@ -1,5 +1,6 @@
 """Real problems through networks with the real vocabularies and chat templates of the paper's teachers."""
 
+import gzip
 import json
 
 import pytest
@@ -61,6 +62,23 @@ def test_twenty_problems_keep_the_contract(directory):
     written = {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")}
     assert engine_rows(directory, "twenty", **settings) == rows
     assert {path.name: path.read_bytes() for path in (directory / "twenty").glob("*.jsonl")} == written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tatqa.jsonl.gz", "pubmedqa.jsonl"])
+def test_questions_about_a_context_keep_the_contract(directory, shared_dir, tmp_path, name):
+    """Tables and abstracts in the prompt, words and choices as answers."""
+    _, pool, _ = directory
+    path = shared_dir / "data" / name
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        problems = [json.loads(line) for line, _ in zip(file, range(20))]
+    write_inputs(tmp_path, pool, problems)
+    rows = engine_rows(tmp_path, "run", beam_width=2, slots=8, grader="auto", **LIMITS)
+    assert sorted(rows) == sorted(problem["id"] for problem in problems)
+    for problem in problems:
+        trace, tree = rows[problem["id"]]
+        assert_contract(trace, tree)
+        assert trace["messages"][0]["content"].startswith(problem["context"] + "\n\n" + problem["question"])
 
 
 @pytest.mark.slow

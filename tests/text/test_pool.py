@@ -55,13 +55,15 @@ def test_fields(write):
 def test_the_meta_prover_takes_over_its_proposer_or_has_its_own_table(write):
     path = write(TWO.replace('"large"', '"small, hot"', 1))
     small = (path.parent / "models" / "small").resolve()
-    assert read_pool(path).meta_prover == MetaProverSpec(small, "Think.", "bfloat16", "int8", "small, hot")
+    sampling = dict(temperature=1.0, top_k=20, top_p=0.95)
+    prompted = MetaProverSpec(small, "Think.", "bfloat16", "int8", "small, hot", **sampling)
+    assert read_pool(path).meta_prover == prompted
     path = write(
         TWO.replace('meta_prover = "large"', "")
-        + '[meta_prover]\ncheckpoint = "models/judge"\ndtype = "float32"\n'
+        + '[meta_prover]\ncheckpoint = "models/judge"\ndtype = "float32"\ntop_k = 3\n'
     )
     judge = (path.parent / "models" / "judge").resolve()
-    assert read_pool(path).meta_prover == MetaProverSpec(judge, None, "float32", None, None)
+    assert read_pool(path).meta_prover == MetaProverSpec(judge, None, "float32", None, None, top_k=3)
 
 
 @pytest.mark.parametrize(

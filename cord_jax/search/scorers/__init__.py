@@ -6,7 +6,7 @@ A scorer is one file, with a frozen dataclass that is a `Scorer` and a function 
 import abc
 import dataclasses
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -35,6 +35,20 @@ class Scores:
     memory: Any = ()
 
 
+class Judged(NamedTuple):
+    """The judgments that a scorer asks for.
+
+    Attributes:
+      texts: of each candidate.
+      max_tokens: most tokens of one.
+      graded: whether the exchange says how many are right; that is a candidate's score then.
+    """
+
+    texts: int
+    max_tokens: int
+    graded: bool
+
+
 class Scorer(abc.ABC):
     """A way of ranking candidates; static, so hashable.
 
@@ -42,11 +56,13 @@ class Scorer(abc.ABC):
       needs_answer: whether it cannot do without a gold answer.
       needs_reward_model: whether the pool's reward model is one of the readers.
       scores_replayed: whether it scores rounds that an earlier run has settled, too, though their scores are known.
+      judgments: the answers that the meta-prover writes after every candidate before it is scored; None for none.
     """
 
     needs_answer = False
     needs_reward_model = False
     scores_replayed = False
+    judgments: Judged | None = None
 
     def empty_memory(self, slots: int, rounds: int, candidates: int) -> Any:
         """Makes what it remembers of each slot when a search begins: a pytree whose fields declare their axes."""

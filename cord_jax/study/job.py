@@ -1,0 +1,172 @@
+"""The study as a job: which cell is computed next, by whom, and the page at the end.
+
+Several processes may work on one output directory. Each takes the first task, in the order of the arms, that is not done,
+that nobody has and whose traces are there. Killed at any moment, a study loses what was under way, of which searches
+continue where they were. A task that fails is told, noted in `failed/` and left out until the note is removed.
+"""
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cord_jax.run_directory import write_atomically
+from cord_jax.study import arms, cells, members
+from cord_jax.study.arms import Arm, Learner, Writing
+from cord_jax.study.config import StudyConfig
+
+_PAUSE_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one process does at a time: the seeds of a way of writing that have no cell, or whose rows a student needs and
+    are gone; or one student.
+    """
+
+    arm: Arm
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its lock."""
+        return self.arm.name if isinstance(self.arm, Writing) else f"{self.arm.name}.seed_{self.seeds[0]}"
+
+
+def definition_of(arm: Arm, config: StudyConfig) -> dict[str, Any]:
+    """All that decides the results of a cell, but for its seed, as JSON."""
+    if isinstance(arm, Writing):
+        values = {f.name: getattr(arm, f.name) for f in dataclasses.fields(arm)}
+        values = {name: value for name, value in values.items() if name not in ("name", "label", "groups")}
+        values["pool"], values["lengths"] = list(arm.pool), list(arm.lengths)
+        values["settings"] = dict(arm.settings)
+        return values | {
+            "train_problems": config.train_problems,
+            "members": members.digests((*arm.pool, arm.meta_prover)),
+        }
+    traces = None if arm.traces is None else definition_of(arms.BY_NAME[arm.traces], config)
+    return {
+        "rows": arm.rows,
+        "traces": traces,
+        "held_out_problems": config.held_out_problems,
+        "samples": config.samples,
+        "members": members.digests(("student",)),
+    }
+
+
+def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:
+    """Computes what is missing and nobody else computes; returns whether all is there.
+
+    The page is written by whoever finds everything done, or the time limit passed.
+
+    Args:
+        say: is told one line for every task, and where the page is.
+
+    Raises: `UserError` if the output directory holds results of other arms or sizes.
+    """
+    from cord_jax.study.page import write_page
+
+    start = time.monotonic()
+    chosen = arms.choose(config.arms)
+    for arm in chosen:
+        if isinstance(arm, Writing) and arm.absent:
+            say(f"{arm.name} is left out: there is no {arm.absent}")
+    chosen = tuple(arm for arm in chosen if _can_run(arm))
+    while not config.only_page:
+        if not tasks(chosen, config) or (config.time_limit and time.monotonic() - start > config.time_limit):
+            break
+        if not _do_one(chosen, config, say):
+            time.sleep(_PAUSE_SECONDS)
+    done = not tasks(chosen, config)
+    path = write_page(config)
+    say(f"{'all is done' if done else 'not all is done'}: {path}")
+    return done
+
+
+def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
+    """What is left to do, has not failed, and does not wait for something that has, in order."""
+    from cord_jax.study.writing import rows_path
+
+    directory, seeds = Path(config.output_dir), tuple(config.all_seeds)
+    missing = {
+        arm.name: tuple(
+            seed
+            for seed in seeds
+            if cells.read_cell(directory, arm.name, seed, definition_of(arm, config)) is None
+        )
+        for arm in chosen
+    }
+    needed = {(arm.traces, seed) for arm in chosen if isinstance(arm, Learner) for seed in missing[arm.name]}
+    found: list[Task] = []
+    to_come: set[tuple[str, int]] = set()  # rows that will be there
+    for arm in sorted(chosen, key=lambda arm: isinstance(arm, Learner)):
+        if isinstance(arm, Learner):
+            possible = [
+                Task(arm, (seed,))
+                for seed in missing[arm.name]
+                if arm.traces is None
+                or (arm.traces, seed) in to_come
+                or rows_path(arm.traces, directory, seed).exists()
+            ]
+        else:
+            to_write = tuple(
+                seed
+                for seed in seeds
+                if seed in missing[arm.name]
+                or ((arm.name, seed) in needed and not rows_path(arm.name, directory, seed).exists())
+            )
+            possible = [Task(arm, to_write)] if to_write else []
+        possible = [task for task in possible if not _note(directory, task).exists()]
+        if isinstance(arm, Writing):
+            to_come |= {(arm.name, seed) for task in possible for seed in task.seeds}
+        found += possible
+    return sorted(found, key=lambda task: chosen.index(task.arm))
+
+
+def _can_run(arm: Arm) -> bool:
+    if isinstance(arm, Learner):
+        return arm.traces is None or _can_run(arms.BY_NAME[arm.traces])
+    return arm.absent is None
+
+
+def _do_one(chosen: tuple[Arm, ...], config: StudyConfig, say: Callable[[str], None]) -> bool:
+    """Does the first task that can be done now; returns whether there was one."""
+    from cord_jax.study.learning import learn
+    from cord_jax.study.writing import rows_path, write_traces
+
+    directory = Path(config.output_dir)
+    for listed in tasks(chosen, config):
+        arm = listed.arm
+        if isinstance(arm, Learner) and arm.traces is not None:
+            if not rows_path(arm.traces, directory, listed.seeds[0]).exists():
+                continue
+        with cells.claimed(directory / "locks", listed.name) as mine:
+            # Somebody may have done it, or a part, since it was listed.
+            left = [task for task in tasks(chosen, config) if task.name == listed.name] if mine else []
+            for task in left:
+                start = time.monotonic()
+                try:
+                    if isinstance(arm, Writing):
+                        results = write_traces(arm, config, task.seeds)
+                    else:
+                        results = {seed: learn(arm, config, seed) for seed in task.seeds}
+                except Exception as error:  # of many arms one may ask for what it cannot get
+                    note = _note(directory, task)
+                    note.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(note, traceback.format_exc())
+                    say(f"{task.name} failed: {type(error).__name__}; {note} tells how")
+                    return True
+                definition = definition_of(arm, config)
+                for seed, of_seed in results.items():
+                    if cells.read_cell(directory, arm.name, seed, definition) is None:
+                        cells.write_cell(directory, arm.name, seed, definition, of_seed)
+                say(f"{task.name}: {time.monotonic() - start:.0f} s")
+                return True
+    return False
+
+
+def _note(directory: Path, task: Task) -> Path:
+    """The file that says how a task failed."""
+    return directory / "failed" / f"{task.name}.txt"
