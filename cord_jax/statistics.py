@@ -111,7 +111,6 @@ def paired_difference(
     )
 
 
-<<<<<<< HEAD
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
     """A share of the total, sum(parts) / sum(wholes) over problems, with its standard error over problems.
 
@@ -127,7 +126,8 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
         return Estimate(math.nan, math.nan, 0)
     share = float(part.sum() / whole.sum())
     return Estimate(share, _standard_error((part - share * whole) / whole.mean()), whole.size)
-=======
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected for their number (Holm 1979): of those at most 0.05 one is wrong in at most 5 % of families.
 
@@ -139,7 +139,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     values = np.empty(order.size)
     values[order] = np.minimum(corrected, 1.0)
     return values.tolist()
->>>>>>> main
 
 
 def position(index: int, count: int) -> str:

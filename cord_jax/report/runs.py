@@ -68,11 +68,12 @@ class SynthesisRun(Run):
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The proposers' names, in the pool's order."""
-        pool = self.settings.get("proposers")
-        if pool:
-            return tuple(proposer["name"] for proposer in pool)
-        return tuple(dict.fromkeys(name for trace in self.traces for name in trace.usage))
+        """The proposers' names, in the pool's order, and whoever else has written, such as an integrator."""
+        pool = [proposer["name"] for proposer in self.settings.get("proposers", ())]
+        others = [name for trace in self.traces for name in trace.usage]
+        return tuple(
+            dict.fromkeys([*pool, *others, *(s.teacher for trace in self.traces for s in trace.steps)])
+        )
 
     def trees(self) -> Iterator[tuple[Trace, tuple[Candidate, ...]]]:
         """Each trace with the candidates of its search, in the order of `tree.jsonl`; one without any comes last."""

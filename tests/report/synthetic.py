@@ -26,11 +26,12 @@ def write_synthesis(
     seed: int = 0,
     finished: bool = True,
     decoys: bool = True,
+    integrator: str | None = None,
 ) -> None:
     """A run of synthesis; texts of step, question and response hold markup that must not become part of a page."""
     random = np.random.default_rng(seed)
     settings = {
-        "method": "cord",
+        "method": "integration" if integrator else "cord",
         "decoding": decoding,
         "selector": "predictive_perplexity",
         "beam_width": width,
@@ -46,6 +47,9 @@ def write_synthesis(
             trace, candidates = _search(
                 f"p{number} <i>&", random, steps, words, width, decoding, accuracy, decoys
             )
+            if integrator:
+                step = Step("All in all 12.\n\n", integrator, trace.score, 5, "think_end")
+                trace = dataclasses.replace(trace, steps=(step,), reasoning=step.text)
             traces.append(trace)
             rows["traces"].append(trace.to_row())
             rows["tree"] += [candidate.to_row() for candidate in candidates]

@@ -176,6 +176,16 @@ def test_the_same_runs_give_the_same_bytes_and_are_left_alone(runs, tmp_path):
     assert {path: path.read_bytes() for path in one.iterdir()} == before
 
 
+def test_a_winner_by_somebody_who_proposes_nothing(tmp_path):
+    write_synthesis(tmp_path / "run", 4, steps=1, integrator="meta_prover")
+    page = Document(write_report([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "whole traces, written anew as one" in page.text
+    assert re.search(r"meta_prover\s+100\.0 ± 0\.0 %", page.text)
+    for key, tree in unpack(page).items():
+        if key.startswith("tree-"):
+            assert tree["winner"] == [] and tree["teachers"][tree["steps"][0][0]] == "meta_prover"
+
+
 def test_unfinished_runs_are_told_and_not_touched(tmp_path):
     write_synthesis(tmp_path / "traces", 3, finished=False)
     write_evaluation(tmp_path / "answers", 2, 2, accuracy=0.5, seed=0, finished=False)

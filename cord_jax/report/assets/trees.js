@@ -61,7 +61,9 @@ async function showTrees(mount) {
     const drawing = tree.nodes.length ? drawTree(tree, runs[state.run].mcts, (number) => choose(number, true)) : null;
     const board = drawing ? make("div", { class: "board", tabindex: "0", role: "group", "aria-label": "Search tree; arrow keys go from candidate to candidate", keydown: walk }, drawing.picture)
       : make("p", { class: "note" }, "The run has no candidates of this problem.");
-    main.replaceChildren(head, drawing ? legendOf(tree) : "", board, make("div", { class: "texts" }, steps, detail));
+    const apart = tree.nodes.length && tree.steps.length && !tree.winner.length
+      ? make("p", { class: "note" }, "The winner is none of these: it was written from them.") : "";
+    main.replaceChildren(head, drawing ? legendOf(tree) : "", board, apart, make("div", { class: "texts" }, steps, detail));
     choose(byNumber.has(node) ? node : tree.winner[tree.winner.length - 1] ?? tree.nodes[0]?.node ?? null);
     if (drawing) board.scrollLeft = 0;
 
@@ -129,7 +131,7 @@ function legendOf(tree) {
 /** The winner's steps in full, each a button that chooses it in the drawing. */
 function winnerSteps(tree, choose) {
   const items = tree.steps.map(([teacher, score, tokens, ended, text], i) => make("li", { "data-node": tree.winner[i] ?? null },
-    make("button", { type: "button", class: "by", click: () => choose(tree.winner[i]) }, badge(teacher), make("b", {}, tree.teachers[teacher]),
+    make("button", { type: "button", class: "by", click: () => tree.winner[i] && choose(tree.winner[i]) }, badge(teacher), make("b", {}, tree.teachers[teacher]),
       make("span", { class: "meta" }, `${digits(score)} · ${tokens} tokens`)),
     make("pre", {}, text.trimEnd() || "(nothing to add)")));
   return make("div", { class: "winner" }, make("h4", {}, "The winner"), make("ol", {}, items),

@@ -13,6 +13,13 @@ _FOLDED_FROM = 7
 _WORDS = {"predictive_perplexity": "predictive perplexity", "process_reward": "process rewards"}
 
 
+_METHODS = {
+    "curation": "whole traces, the best kept",
+    "integration": "whole traces, written anew as one",
+    "cord": "step by step",
+}
+
+
 def section(runs: Runs, tallies: Mapping[str, Tally]) -> Section | None:
     """A row for each run, and one for each pair of runs."""
     if not runs.synthesis:
@@ -42,9 +49,10 @@ def describe(run: SynthesisRun) -> str:
     """How a run searches, and how far it has come, in a phrase."""
     settings = run.settings
     selector = settings.get("selector", "")
+    method = settings.get("method", "")
     how = [
-        "whole traces, the best kept" if settings.get("method") == "curation" else settings.get("method", ""),
-        "" if settings.get("method") == "curation" else settings.get("decoding", ""),
+        _METHODS.get(method, method),
+        settings.get("decoding", "") if method == "cord" else "",
         f"by {_WORDS.get(selector, selector)}",
         f"filters {settings['filters']}" if settings.get("filters") else "",
         run.state,
