@@ -27,6 +27,10 @@ SEGMENTATIONS = {
     "line_break": "at a blank line",
     "prefix": "before a word such as 'wait'",
 }
+OBJECTIVES = {
+    "sft": "the learnt text of a row becomes likely (supervised fine-tuning)",
+    "dpo": "of the two continuations of a pair, the chosen one gains over the rejected one (direct preference optimization)",
+}
 GRADERS = {
     "auto": "words, choices, numbers with units and mathematics, each in their own way",
     "exact": "as text",

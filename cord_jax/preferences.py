@@ -7,7 +7,8 @@ scores differ by a margin become a pair: the one with the higher score is `chose
 A row of `pairs.jsonl`, every field of one type in every row:
 
 - `prompt`, `chosen`, `rejected`: texts, as TRL names them. The prompt ends in `<think>`, a newline and the reasoning so
-  far; chosen and rejected continue it. Behind a step whose teacher ended the reasoning stands `</think>`.
+  far; chosen and rejected continue it. Behind a step whose teacher ended the reasoning stands `</think>` and
+  a blank line, as in a whole trace.
 - `margin`: the difference of the scores, in the selector's unit.
 - `problem`, `step`: the problem's id; the depth of both steps in the tree, from 1.
 - `chosen_teacher`, `rejected_teacher`, `chosen_score`, `rejected_score`: of the two candidates.
@@ -34,6 +35,13 @@ from cord_jax.run_directory import open_run, read_lines, write_atomically
 from cord_jax.traces import SUMMARY, TRACES, TREE
 
 PAIRS = "pairs.jsonl"
+_TREE_NEEDS = {
+    **dict.fromkeys(("node", "parent", "step"), int),
+    **dict.fromkeys(("problem", "teacher", "text", "ended"), str),
+    "score": int | float | None,
+}
+# Its line breaks belong to it: many vocabularies have a token of `>` and both.
+THINK_END = "</think>\n\n"
 _CONCLUDES = ("think_end", "eos")  # the teacher's own end of the reasoning
 
 
@@ -58,6 +66,8 @@ def pairs_of(
       questions: problem id -> the user's turn; problems that are not in it are passed over.
       margin: least difference of the scores, in the selector's unit; at 0, any difference.
       prompt_of: makes the text before the reasoning, up to `<think>` and a newline, of a question.
+
+    Raises: ValueError if a row extends one that is not before it.
     """
     for problem, rows in itertools.groupby(tree_rows, key=operator.itemgetter("problem")):
         if problem in questions:
@@ -93,9 +103,9 @@ def write_preferences(config: PreferencesConfig) -> dict[str, Any]:
     def pairs(margin: float) -> Iterator[dict[str, Any]]:
         for path, questions in sources:
             try:
-                yield from pairs_of(read_lines(path / TREE), questions, margin, prompt_of)
-            except KeyError as error:
-                raise _another_version(path / TREE, error) from None
+                yield from pairs_of(read_lines(path / TREE, _TREE_NEEDS), questions, margin, prompt_of)
+            except ValueError as error:
+                raise UserError(f"{path / TREE}: {error}") from None
 
     if next(pairs(config.margin), None) is None:
         raise UserError(_why_none(pairs(0), config))
@@ -151,8 +161,12 @@ def _pairs_of_problem(
     reasoning = {0: ""}  # of each node, with its step
     children: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
+        if row["parent"] not in reasoning:
+            raise ValueError(
+                f"node {row['node']} of problem {row['problem']} extends node {row['parent']}, which is not before it"
+            )
         reasoning[row["node"]] = reasoning[row["parent"]] + row["text"]
-        if row["score"] is not None:
+        if row.get("score") is not None:
             children.setdefault(row["parent"], []).append(row)
     for parent, siblings in children.items():
         texts = {row["node"]: _continuation(row) for row in siblings}
@@ -180,7 +194,7 @@ def _pairs_of_problem(
 
 def _continuation(row: Mapping[str, Any]) -> str:
     """The text that a candidate continues its parent with."""
-    return row["text"] + ("</think>" if row["ended"] in _CONCLUDES else "")
+    return row["text"] + (THINK_END if row["ended"] in _CONCLUDES else "")
 
 
 def _source(path: Path) -> tuple[Path, dict[str, str]]:
@@ -192,13 +206,11 @@ def _source(path: Path) -> tuple[Path, dict[str, str]]:
             "written a trace"
         )
     try:
-        return path, questions_of(read_lines(path / TRACES))
-    except KeyError as error:
-        raise _another_version(path / TRACES, error) from None
-
-
-def _another_version(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: a row has no {error}; give a run of this version of launch.synthesize")
+        return path, questions_of(read_lines(path / TRACES, {"id": str, "messages": list}))
+    except (KeyError, IndexError, TypeError):
+        raise UserError(
+            f"{path / TRACES}: the messages of a row do not begin with a user's turn; give a run of launch.synthesize"
+        ) from None
 
 
 def _prompts_of(student: Path | str) -> Callable[[str], str]:

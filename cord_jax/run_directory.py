@@ -67,7 +67,7 @@ class JsonLines:
         if self.path.exists():
             _cut_torn_line(self.path)
 
-    def read(self, needs: Mapping[str, type] = {}) -> list[dict[str, Any]]:
+    def read(self, needs: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
         """All rows, in the order they were written; arguments and errors as of `read_lines`."""
         return list(read_lines(self.path, needs)) if self.path.exists() else []
 
@@ -83,11 +83,11 @@ class JsonLines:
         write_atomically(self.path, _encode_lines(rows))
 
 
-def read_lines(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, needs: Mapping[str, Any] = {}) -> Iterator[dict[str, Any]]:
     """The rows of a file that a run writes, one after another; a last line without its end is passed over.
 
     Args:
-      needs: fields that every row must have, with their types.
+      needs: fields that every row must have, with their types; those that may be null need not be there.
 
     Raises: `UserError` that names a line which is not a JSON object, or lacks a field.
     """

@@ -3,7 +3,7 @@
   python -m launch.train_student --student=DIR --traces=runs/pool/traces.jsonl --output_dir=runs/student
 
 Rows are traces as launch.synthesize writes them, or objects with `messages`, or with raw `prompt` and
-`completion`. The defaults are the paper's recipe: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a
+`completion`; with --objective=dpo they are pairs as launch.preferences writes them. The defaults are the paper's recipe: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a
 cosine. Run again on the same output directory it continues at the last checkpoint, to the same weights.
 """
 
@@ -35,6 +35,8 @@ def _print_row(row: Mapping[str, Any]) -> None:
     shown = {
         "loss": "{:.4f}",
         "held_out_loss": "{:.4f}",
+        "reward_margin": "{:.3f}",
+        "reward_accuracy": "{:.2f}",
         "grad_norm": "{:.3f}",
         "learning_rate": "{:.2e}",
         "tokens_per_second": "{:,.0f} tokens/s",

@@ -128,13 +128,9 @@ def dense_config(fields: Fields, family: str, **switches: Any) -> ModelConfig:
     head_dim = fields.integer(
         "head_dim", fields.defaults.get("head_dim") or hidden // heads, 1, LARGEST_WIDTH
     )
-    settings: dict[str, Any] = {
-        "activation": _activation(fields, "hidden_act"),
-        "rope": rope_from_hf(fields, head_dim, switches.pop("partial_rotary", False)),
-        "tie_word_embeddings": fields.boolean(
-            "tie_word_embeddings", fields.defaults.get("tie_word_embeddings", False)
-        ),
-    }
+    partial = switches.pop("partial_rotary", False)
+    rope = switches.pop("rope", None) or rope_from_hf(fields, head_dim, partial)
+    activation = switches.pop("activation", None) or activation_of(fields, "hidden_act")
     return ModelConfig(
         family=family,
         vocab_size=fields.integer("vocab_size"),
@@ -144,18 +140,23 @@ def dense_config(fields: Fields, family: str, **switches: Any) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
+        activation=activation,
+        rope=rope,
+        tie_word_embeddings=fields.boolean(
+            "tie_word_embeddings", fields.defaults.get("tie_word_embeddings", False)
+        ),
         rms_norm_eps=fields.number("rms_norm_eps", above=-1e-30, at_most=1.0),
         max_position_embeddings=fields.integer("max_position_embeddings"),
         dtype=_dtype(fields),
         initializer_range=fields.number("initializer_range", 0.02, above=-1e-30, at_most=100.0),
         hf=json.dumps(dict(fields.values), sort_keys=True),
-        **(settings | switches),
+        **switches,
     )
 
 
-def _activation(fields: Fields, name: str) -> str:
+def activation_of(fields: Fields, name: str) -> str:
     """The activation of the feed-forward, by our name for it."""
-    found = fields.text(name, "silu")
+    found = fields.text(name, fields.defaults.get(name, "silu"))
     if found not in ACTIVATIONS:
         raise CheckpointError(
             f"config.json: {name} {found!r} is not supported; supported are {', '.join(map(repr, ACTIVATIONS))}"

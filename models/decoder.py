@@ -1,6 +1,7 @@
 """The decoder of all families: pre-norm layers of rotary grouped-query attention and a gated feed-forward."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from models.attention.dense import NO_WINDOW, causal_mask, dense_attention
 from models.attention.kv_cache import Attend, LayerCache
 from models.config import ModelConfig
 from models.layers import MLP, Embedding, Linear, MixtureOfExperts, RewardHead, RMSNorm
-from models.parameters import Maker
+from models.parameters import Axes, Maker
 from models.rope import rotary_tables, rotate
 
 # `Attend` for one layer, with its cache and window.
@@ -39,35 +40,50 @@ class Attention(nnx.Module):
         self.v = Linear(embed, key, make, config.attention_bias)
         self.o = Linear(query, embed, make, config.attention_out_bias)
         head = {"head_dim": config.head_dim}
-        self.q_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
-        self.k_norm = RMSNorm(head, config.rms_norm_eps, make) if config.qk_norm else None
+        self.q_norm = _norm(head, config, make) if config.qk_norm else None
+        self.k_norm = _norm(head, config, make) if config.qk_norm else None
+        # Attention divides logits by the root of the head's width.
+        self.query_factor = (config.head_dim / (config.query_scale or config.head_dim)) ** 0.5
 
     def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, per_row: RowWise):
         q_bthe, k_btge, v_btge = per_row(lambda x_btd: (self.q(x_btd), self.k(x_btd), self.v(x_btd)), x_btd)
         if self.q_norm is not None:
             q_bthe, k_btge = self.q_norm(q_bthe), self.k_norm(k_btge)
         q_bthe, k_btge = rotate(q_bthe, *rotary), rotate(k_btge, *rotary)
+        if self.query_factor != 1:
+            q_bthe = q_bthe * jnp.asarray(self.query_factor, q_bthe.dtype)
         out_bthe, written = attend(q_bthe, k_btge, v_btge)
         return per_row(self.o, out_bthe), written
 
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the mlp is a mixture of experts if `sparse`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); the mlp is a mixture of experts if `sparse`.
+
+    With `post_norms`, what attention and mlp give goes through a norm of its own before it is added.
+    """
 
     def __init__(self, config: ModelConfig, make: Maker, sparse: bool):
-        width = {"embed": config.hidden_size}
-        self.attention_norm = RMSNorm(width, config.rms_norm_eps, make)
+        width, post = {"embed": config.hidden_size}, config.post_norms
+        self.attention_norm = _norm(width, config, make)
         self.attention = Attention(config, make)
-        self.mlp_norm = RMSNorm(width, config.rms_norm_eps, make)
+        self.attention_post_norm = _norm(width, config, make) if post else None
+        self.mlp_norm = _norm(width, config, make)
+        self.mlp_post_norm = _norm(width, config, make) if post else None
         if sparse:
-            self.mlp = MixtureOfExperts(config.experts, config.hidden_size, make)
+            self.mlp = MixtureOfExperts(config.experts, config.hidden_size, make, config.activation)
         else:
-            self.mlp = MLP(config.hidden_size, config.intermediate_size, make, config.mlp_bias)
+            sizes = config.hidden_size, config.intermediate_size
+            self.mlp = MLP(*sizes, make, config.mlp_bias, config.activation)
 
     def __call__(self, x_btd: jax.Array, rotary: tuple, attend: LayerAttend, per_row: RowWise):
         out_btd, written = self.attention(self.attention_norm(x_btd), rotary, attend, per_row)
-        x_btd = x_btd + out_btd
-        return x_btd + per_row(self.mlp, self.mlp_norm(x_btd)), written
+        x_btd = x_btd + (out_btd if self.attention_post_norm is None else self.attention_post_norm(out_btd))
+        out_btd = per_row(self.mlp, self.mlp_norm(x_btd))
+        return x_btd + (out_btd if self.mlp_post_norm is None else self.mlp_post_norm(out_btd)), written
+
+
+def _norm(axes: Axes, config: ModelConfig, make: Maker) -> RMSNorm:
+    return RMSNorm(axes, config.rms_norm_eps, make, config.norm_offset)
 
 
 class Decoder(nnx.Module):
@@ -114,7 +130,7 @@ class Decoder(nnx.Module):
         self.config = config
         make = Maker(rngs, dtype, config.initializer_range, mesh, outputs_first=outputs_first)
         layers = dataclasses.replace(make, int8=weights == "int8")
-        self.embed = Embedding(config.vocab_size, config.hidden_size, make)
+        self.embed = Embedding(config.vocab_size, config.hidden_size, make, config.embedding_scale)
         sparse = config.experts.layers if config.experts else (False,) * config.num_layers
         if stacked and len(set(sparse)) > 1:
             raise ValueError("layers with and without experts cannot be stacked: use stacked=False")
@@ -123,7 +139,7 @@ class Decoder(nnx.Module):
         else:
             self.layers = nnx.List([Layer(config, layers, sparse[i]) for i in range(config.num_layers)])
         width = {"embed": config.hidden_size}
-        self.norm = RMSNorm(width, config.rms_norm_eps, make)
+        self.norm = _norm(width, config, make)
         untied = config.head == "language_model" and not config.tie_word_embeddings
         self.lm_head = Linear(width, {"vocab": config.vocab_size}, make) if untied else None
         rewards = config.head == "process_reward"
@@ -204,13 +220,18 @@ class Decoder(nnx.Module):
         Returns:
           x_btd after the final norm, and `written` as it is then.
         """
-        rotary = rotary_tables(self.config.rope, positions_bt)
+        rope, local = self.config.rope, self.config.local_rope
+        rotary = rotary_tables(rope, positions_bt)
+        local_rotary = None if local is None else rotary_tables(local, positions_bt)
         windows = self.config.sliding_windows
         if windows is not None:
             windows = tuple(NO_WINDOW if window is None else window for window in windows)
 
         def run(layer, x_btd, cache, window):
-            return layer(x_btd, rotary, _bound(attend, cache, window), per_row)
+            tables = rotary
+            if local_rotary is not None:
+                tables = jax.tree.map(functools.partial(jnp.where, window == NO_WINDOW), rotary, local_rotary)
+            return layer(x_btd, tables, _bound(attend, cache, window), per_row)
 
         layers = self._scan_layers if self.is_stacked else self._unrolled_layers
         x_btd, written = layers(run, x_btd, read, written, windows, remat)

@@ -1,6 +1,7 @@
 """The parts of a decoder: projection, norm, embedding, feed-forward, mixture of experts, reward head."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,6 +11,9 @@ from jax import lax
 
 from models.config import ExpertConfig
 from models.parameters import Axes, Maker
+
+# `ModelConfig.activation` -> the function.
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 class Linear(nnx.Module):
@@ -53,27 +57,30 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · scale over the last axis, in float32; returned in the dtype of x."""
+    """x / rms(x) · (offset + scale) over the last axis, in float32; returned in the dtype of x."""
 
-    def __init__(self, axes: Axes, eps: float, make: Maker):
-        self.eps = eps
-        self.scale = make.ones(axes)
+    def __init__(self, axes: Axes, eps: float, make: Maker, offset: float = 0.0):
+        self.eps, self.offset = eps, offset
+        self.scale = make.zeros(axes) if offset else make.ones(axes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         x32 = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return (x32 * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        scale = self.scale[...].astype(jnp.float32)
+        return (x32 * (self.offset + scale if self.offset else scale)).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
-    """embedding: [vocab, embed]."""
+    """embedding: [vocab, embed]; scale: what rows of it are multiplied by, rounded to its dtype."""
 
-    def __init__(self, vocab_size: int, width: int, make: Maker):
+    def __init__(self, vocab_size: int, width: int, make: Maker, scale: float = 1.0):
+        self.scale = scale
         self.embedding = make.normal({"vocab": vocab_size, "embed": width})
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int [...] -> [..., embed]."""
-        return self.embedding[...][tokens]
+        x = self.embedding[...][tokens]
+        return x if self.scale == 1 else x * jnp.asarray(self.scale, x.dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:
         """x [..., embed] -> logits, float32 [..., vocab]: the head of a model with tied embeddings."""
@@ -84,15 +91,18 @@ class Embedding(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Gated feed-forward: down(silu(gate(x)) * up(x))."""
+    """Gated feed-forward: down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, intermediate: int, make: Maker, bias: bool = False):
+    def __init__(
+        self, width: int, intermediate: int, make: Maker, bias: bool = False, activation: str = "silu"
+    ):
+        self.activation = activation
         self.gate = Linear({"embed": width}, {"mlp": intermediate}, make, bias)
         self.up = Linear({"embed": width}, {"mlp": intermediate}, make, bias)
         self.down = Linear({"mlp": intermediate}, {"embed": width}, make, bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
 
 class ExpertLinear(nnx.Module):
@@ -113,14 +123,16 @@ class ExpertLinear(nnx.Module):
 class Experts(nnx.Module):
     """The gated feed-forwards of all experts."""
 
-    def __init__(self, config: ExpertConfig, width: int, make: Maker):
+    def __init__(self, config: ExpertConfig, width: int, make: Maker, activation: str):
+        self.activation = activation
         embed, hidden = {"embed": width}, {"mlp": config.intermediate_size}
         self.gate = ExpertLinear(config.num_experts, embed, hidden, make)
         self.up = ExpertLinear(config.num_experts, embed, hidden, make)
         self.down = ExpertLinear(config.num_experts, hidden, embed, make)
 
     def __call__(self, x_td: jax.Array, tokens_x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x_td, tokens_x)) * self.up(x_td, tokens_x), tokens_x)
+        gate_tf = ACTIVATIONS[self.activation](self.gate(x_td, tokens_x))
+        return self.down(gate_tf * self.up(x_td, tokens_x), tokens_x)
 
 
 class MixtureOfExperts(nnx.Module):
@@ -130,11 +142,11 @@ class MixtureOfExperts(nnx.Module):
     expert, so that each expert multiplies one block of rows.
     """
 
-    def __init__(self, config: ExpertConfig, width: int, make: Maker):
+    def __init__(self, config: ExpertConfig, width: int, make: Maker, activation: str = "silu"):
         self.config = config
         exact = dataclasses.replace(make, int8=False)  # the choice of experts is all or nothing
         self.router = Linear({"embed": width}, {"experts": config.num_experts}, exact)
-        self.experts = Experts(config, width, make)
+        self.experts = Experts(config, width, make, activation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., embed] -> [..., embed]."""

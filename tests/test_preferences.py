@@ -76,7 +76,9 @@ def by_beams(tree, margin):
             same = ("problem", "step") if row["step"] == 1 else ("problem", "step", "beam")
             siblings = all(row[name] == other[name] for name in same)
             if siblings and row["score"] is not None and other["score"] is not None:
-                end = [r["text"] + "</think>" * (r["ended"] in ("think_end", "eos")) for r in (row, other)]
+                end = [
+                    r["text"] + "</think>\n\n" * (r["ended"] in ("think_end", "eos")) for r in (row, other)
+                ]
                 difference = Decimal(str(row["score"])) - Decimal(str(other["score"]))
                 if end[0] != end[1] and difference > 0 and difference >= Decimal(str(margin)):
                     found.add((row["problem"], row["step"], before, *end, float(difference)))
@@ -127,7 +129,7 @@ def test_scores_are_decimals_and_equal_texts_make_no_pair():
         ("t3", "t2", 0.6),
         ("t3", "t5", 0.6),
     ]
-    assert rows[1]["rejected"] == "a\n\n</think>"
+    assert rows[1]["rejected"] == "a\n\n</think>\n\n"
     assert not list(pairs_of(tree, {"q": "?"}, 0.1))
 
 
@@ -196,8 +198,26 @@ def test_refusals_are_one_line_and_leave_nothing_behind(runs, flags, says, tmp_p
 def test_rows_of_another_version_are_named(runs, tmp_path):
     traces, tree = runs["drawn"]
     run = write_run(tmp_path / "run", traces, [{k: v for k, v in row.items() if k != "node"} for row in tree])
-    with pytest.raises(UserError, match=r"tree.jsonl: a row has no 'node'; give a run of this version"):
-        write_preferences(PreferencesConfig(run=run, output_dir=tmp_path / "out"))
+    config = PreferencesConfig(run=run, output_dir=tmp_path / "out")
+    with pytest.raises(
+        UserError, match='tree.jsonl, line 1: damaged .field "node" is missing or of another type'
+    ):
+        write_preferences(config)
+    (run / "tree.jsonl").write_text(json.dumps(tree[0] | {"score": "high"}) + "\n")
+    with pytest.raises(
+        UserError, match='tree.jsonl, line 1: damaged .field "score" is missing or of another type'
+    ):
+        write_preferences(config)
+    (run / "tree.jsonl").write_text(json.dumps(tree[0] | {"parent": 7}) + "\n")
+    with pytest.raises(
+        UserError, match="tree.jsonl: node 1 of problem .* extends node 7, which is not before it"
+    ):
+        write_preferences(config)
+    (run / "traces.jsonl").write_text(json.dumps({"id": "p", "messages": [{}]}) + "\n")
+    with pytest.raises(
+        UserError, match="traces.jsonl: the messages of a row do not begin with a user's turn"
+    ):
+        write_preferences(config)
 
 
 def test_a_pool_that_agrees_has_nothing_to_prefer(tmp_path):

@@ -168,6 +168,8 @@ REFUSED = {
             ("score>=nan", "no condition"),
             (None, "a text"),
         ],
+        "objective": [("ppo", "one of sft, dpo"), (None, "a text")],
+        "beta": [(0, "above 0"), (-1, "above 0"), (math.nan, "a finite number"), (0.2, "give that")],
         "max_length": [(0, "at least 1")],
         "overlong": [("keep", "one of drop, cut")],
         "pack": [(1, "true or false"), (None, "true or false"), ("no", "true or false")],
@@ -241,6 +243,8 @@ CONTRADICTIONS = [
     ("synthesize", {"exploration": 0.5}, ["--exploration", "--decoding=mcts"]),
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
+    ("train_student", {"beta": 0.2}, ["--beta=0.2", "--objective=dpo"]),
+    ("train_student", {"objective": "dpo", "overlong": "cut"}, ["--overlong=cut", "--objective=dpo"]),
 ]
 
 
@@ -338,6 +342,7 @@ def test_values_are_put_into_their_normal_form():
     "table, package, also",
     [
         (names.METHODS, "cord_jax.methods", ()),
+        (names.OBJECTIVES, "cord_jax.student.objectives", ()),
         (names.SELECTORS, "cord_jax.search.scorers", ()),
         (names.DECODINGS, "cord_jax.search.decodings", ("whole",)),  # curation's, which no flag names
     ],

@@ -120,7 +120,7 @@ def load_teachers(
         if path in model_of:
             continue
         length, config = None, models.read_config(path)
-        if new_tokens and config.rope.depends_on_length:
+        if new_tokens and config.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
         execution = execution_of(config, mesh, key.dtype, decodes=True)

@@ -27,12 +27,15 @@ class Batch:
     positions: from 0 in each example.
     segments: 1, 2, ... for the examples of a window, 0 for padding. Attention never crosses them.
     labels: the token to predict after this place, `NO_LABEL` where nothing is learnt.
+    references: float32 [accumulation, rows, examples], for objectives with a reference: its log-probability of the
+      target of segment 1, 2, ...; 0 where a window has fewer. None for others.
     """
 
     tokens: jax.Array
     positions: jax.Array
     segments: jax.Array
     labels: jax.Array
+    references: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Plan:
         """Number of steps of the run."""
         return len(self.windows)
 
+    @property
+    def most_examples(self) -> int:
+        """The greatest number of examples in one window."""
+        return max(len(window) for step in self.windows for window in step)
+
 
 def plan(
     lengths: Sequence[int],
@@ -63,21 +71,25 @@ def plan(
     pack: bool,
     seed: int,
     max_steps: int | None = None,
+    together: int = 1,
 ) -> Plan:
     """Assigns the examples to windows and the windows to steps.
 
     Packed, an epoch's examples are placed in random order, each into the fullest window that still has room
     for it (best fit), and all windows of the run are padded to one length. Unpacked, a window is one example,
-    and the windows of a step are padded to the smallest bucket that holds the longest of them.
+    and the windows of a step are padded to the smallest bucket that holds the longest of them. Examples that
+    belong together are placed as if they were one, one behind the other.
 
     Args:
-      lengths: tokens of each example, none above `max_length`.
+      lengths: tokens of each example; none, nor those that belong together, above `max_length`.
       epochs: times that each example is shown.
       batch_size: windows of a step.
       max_length: capacity of a packed window, in tokens.
       seed: of the order.
       max_steps: ends the run earlier; None for all epochs.
+      together: so many successive examples belong together.
     """
+    lengths = [sum(lengths[i : i + together]) for i in range(0, len(lengths), together)]
     steps: list[tuple[tuple[int, ...], ...]] = []
     epoch_ends = []
     for epoch in range(epochs):
@@ -96,6 +108,11 @@ def plan(
     filled = [max(sum(lengths[i] for i in window) for window in windows) for windows in steps]
     if pack:
         filled = [max(filled)] * len(filled)
+    if together > 1:
+        steps = [
+            tuple(tuple(together * i + n for i in window for n in range(together)) for window in windows)
+            for windows in steps
+        ]
     return Plan(tuple(steps), tuple(bucket(n, max_length) for n in filled), tuple(epoch_ends))
 
 
@@ -144,16 +161,25 @@ def assemble(
     length: int,
     batch_size: int,
     accumulation: int = 1,
+    references: np.ndarray | None = None,
+    most_examples: int = 0,
 ) -> Batch:
     """The arrays of one step: `batch_size` windows of `length` tokens, the missing ones empty.
+
+    Args:
+      references: float32 [all examples], the log-probability of each target under the reference; None without one.
+      most_examples: room for so many of them in each window.
 
     Returns: a `Batch` of numpy arrays [accumulation, batch_size // accumulation, length].
     """
     shape = (batch_size, length)
     tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     labels = np.full(shape, NO_LABEL, np.int32)
+    of_windows = None if references is None else np.zeros((batch_size, most_examples), np.float32)
     for row, window in enumerate(windows):
         start = 0
+        if references is not None:
+            of_windows[row, : len(window)] = references[list(window)]
         for segment, index in enumerate(window, start=1):
             example = examples[index]
             n = len(example.tokens)
@@ -163,8 +189,8 @@ def assemble(
             first = max(example.prompt_length, 1)
             labels[row, start + first - 1 : start + n - 1] = example.tokens[first:]
             start += n
-    arrays = (tokens, positions, segments, labels)
-    return Batch(*(a.reshape(accumulation, batch_size // accumulation, length) for a in arrays))
+    arrays = Batch(tokens, positions, segments, labels, of_windows)
+    return jax.tree.map(lambda a: a.reshape(accumulation, batch_size // accumulation, -1), arrays)
 
 
 def _next_power_of_two(size: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cord_jax import settings
+from cord_jax import names, settings
 from cord_jax.config import MESH_HELP, OUTPUT_HELP, TEMPLATE_ARGUMENTS_HELP, USER_PROMPT_HELP
 from cord_jax.errors import UserError
 from cord_jax.mesh_text import parse_sizes
@@ -33,6 +33,14 @@ class StudentConfig:
     )
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
 
+    objective: str = setting(default="sft", help="what is learnt of a row", choices=names.OBJECTIVES)
+    beta: float = setting(
+        default=None,
+        unset=0.1,
+        help="with --objective=dpo, the weight of log-probabilities against those of the student as it was: the greater, the "
+        "closer to it the student stays",
+        above=0,
+    )
     row_filter: str = setting(
         default="all",
         flag="filter",
@@ -41,7 +49,7 @@ class StudentConfig:
     )
     max_length: int = setting(
         default=20480,
-        help="tokens of a row at most, prompt included, and of a packed window",
+        help="tokens of a row at most, prompt included, and of a packed window; of a pair, both texts with their prompts",
         at_least=1,
     )
     overlong: str = setting(
@@ -186,7 +194,7 @@ class StudentConfig:
                 object.__setattr__(
                     self, name, [getattr(row, "to_row", lambda row=row: row)() for row in rows]
                 )
-        settings.check(self, _equal_parts, _something_to_evaluate)
+        settings.check(self, _equal_parts, _something_to_evaluate, _settings_of_pairs)
 
 
 def _equal_parts(config: StudentConfig) -> None:
@@ -200,3 +208,12 @@ def _equal_parts(config: StudentConfig) -> None:
 def _something_to_evaluate(config: StudentConfig) -> None:
     if config.eval_every and config.held_out is None:
         raise UserError(f"--eval_every={config.eval_every} has nothing to evaluate; give --held_out=FILE")
+
+
+def _settings_of_pairs(config: StudentConfig) -> None:
+    if config.objective != "dpo" and config.beta is not None:
+        raise UserError(f"--beta={config.beta:g} is of --objective=dpo; give that, or leave --beta out")
+    if config.objective == "dpo" and config.overlong == "cut":
+        raise UserError(
+            "--overlong=cut would compare texts without their ends; leave it out with --objective=dpo"
+        )

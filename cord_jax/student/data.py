@@ -13,13 +13,15 @@ A row is a JSON object of one of three kinds:
 - a raw pair: `prompt` and `completion`, taken literally. The completion is learnt; EOS follows it if `"eos":
   true`.
 
+Those are the rows of `cord_jax.student.objectives.sft`; an objective says how it reads a row (`Texts`).
+
 The learnt text is built by hand, never by the template: several templates delete the reasoning, or end a turn
 with something other than what the model must write to stop. It is encoded as one piece, as a continuation of
 the prompt.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,24 @@ class Example:
     id: str
     tokens: np.ndarray
     prompt_length: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One row as texts.
+
+    prompt: the student's own template, or what a row gives in its place.
+    targets: what is learnt, each behind the prompt; an example of its own each.
+    eos: whether EOS follows a target.
+    begun: the beginning of the assistant's text, between prompt and targets.
+    goes_on: whether the assistant's text goes on behind a target.
+    """
+
+    prompt: str
+    targets: tuple[str, ...]
+    eos: bool
+    begun: str = ""
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,21 +97,24 @@ class Counts:
 def read_examples(
     source: Path | Sequence[Mapping[str, Any]],
     vocabulary: Vocabulary,
+    read_row: Callable[[Mapping[str, Any], Vocabulary, PromptSettings], Texts] | None = None,
     *,
     row_filter: str = "all",
     max_length: int,
     overlong: str = "drop",
     prompt: PromptSettings | None = None,
 ) -> tuple[list[Example], Counts]:
-    """Reads rows, in their order.
+    """Reads rows, in their order; the examples of a row follow one another.
 
     Args:
       source: JSONL or .jsonl.gz, or the rows themselves.
       vocabulary: the student's.
+      read_row: an objective's way to read a row, `row_to_learn` by default. Raises ValueError with the reason why a row
+        is none.
       row_filter: see `RowFilter.parse`.
-      max_length: tokens of a row, prompt and EOS included.
+      max_length: tokens of a row, prompt and EOS included; of all examples of the row together.
       overlong: `drop` longer rows, or `cut` them to `max_length`; one whose prompt alone is that long is
-        dropped.
+        dropped. Rows of several examples are only ever dropped.
       prompt: how the template is filled in; the user prompt is for traces, the system prompt for traces and for
         conversations without one, the template's arguments for both. None is the default of everything.
 
@@ -109,7 +132,7 @@ def read_examples(
             elif row.get("response", "") is None:
                 counts["without_response"] += 1
             else:
-                rows.append(_prompt_and_target(row, vocabulary, prompt or PromptSettings()))
+                rows.append((read_row or row_to_learn)(row, vocabulary, prompt or PromptSettings()))
                 ids.append(str(row.get("id", number)))
         except KeyError as error:
             raise UserError(
@@ -118,17 +141,24 @@ def read_examples(
         except ValueError as error:
             raise UserError(f"{name}, {unit} {number}: {error}") from None
     examples, end = [], end_of_turn(vocabulary)
-    prompts = [vocabulary.encode_prompt(prompt) for prompt, _, _ in rows]
-    targets = vocabulary.encode_batch([target for _, target, _ in rows])
-    for id_, prompt, target, (_, _, eos) in zip(ids, prompts, targets, rows, strict=True):
-        tokens = [*prompt, *target, *([end] if eos else [])]
-        if len(tokens) > max_length:
-            if overlong == "drop" or len(prompt) >= max_length:
+    prompts = [vocabulary.encode_prompt(row.prompt) for row in rows]
+    begun = vocabulary.encode_pieces([row.begun for row in rows], "prompt")
+    texts = [target for row in rows for target in row.targets]
+    pieces = any(row.goes_on for row in rows)
+    targets = iter(vocabulary.encode_pieces(texts, "prompt") if pieces else vocabulary.encode_batch(texts))
+    for id_, row, before, then in zip(ids, rows, prompts, begun, strict=True):
+        before = [*before, *then]
+        learnt = [[*next(targets), *([end] if row.eos else [])] for _ in row.targets]
+        if sum(len(before) + len(target) for target in learnt) > max_length:
+            if overlong == "drop" or len(before) >= max_length or len(learnt) > 1:
                 counts["too_long"] += 1
                 continue
             counts["cut"] += 1
-        examples.append(Example(id_, np.asarray(tokens[:max_length], np.int32), len(prompt)))
-    counts["used"] = len(examples)
+        examples += [
+            Example(id_, np.asarray([*before, *target][:max_length], np.int32), len(before))
+            for target in learnt
+        ]
+        counts["used"] += 1
     if not examples:
         raise UserError(
             f"{name}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length"
@@ -155,23 +185,28 @@ def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
     return "\n".join(lines) + "\n"
 
 
+def row_to_learn(row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings) -> Texts:
+    """The texts of a trace, a conversation or a raw pair. Raises: ValueError with the reason why the row is none."""
+    prompt, target, eos = _prompt_and_target(row, vocabulary, settings)
+    return Texts(prompt, (target,), eos)
+
+
 def _prompt_and_target(
     row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings
 ) -> tuple[str, str, bool]:
-    """The prompt, the text that is learnt, and whether EOS follows. Raises: ValueError with the reason."""
     if "messages" in row and "reasoning" not in row:  # traces have both
         return _conversation(row["messages"], vocabulary, settings)
     if "completion" in row:
-        _need_text(row, "prompt", "completion")
-        if not isinstance(row.get("eos", False), bool):
-            raise ValueError("eos must be true or false")
+        need_text(row, "prompt", "completion")
         if not row["completion"]:
             raise ValueError("completion is empty")
-        return row["prompt"], row["completion"], row.get("eos", False)
+        return row["prompt"], row["completion"], eos_follows(row)
+    if "chosen" in row:
+        raise ValueError("is a pair of a chosen and a rejected text, which --objective=dpo learns from")
     if "reasoning" in row:
-        _need_text(row, "question", "reasoning", "response")
+        need_text(row, "question", "reasoning", "response")
         if row.get("context") is not None:
-            _need_text(row, "context")
+            need_text(row, "context")
         prompt = render_prompt(vocabulary, settings, row["question"], row.get("context"))
         return prompt, row["reasoning"] + _THINK_END + row["response"], True
     raise ValueError(
@@ -208,7 +243,15 @@ def _conversation(messages: Any, vocabulary: Vocabulary, settings: PromptSetting
     return prompt, answer, True
 
 
-def _need_text(row: Mapping[str, Any], *names: str) -> None:
+def eos_follows(row: Mapping[str, Any]) -> bool:
+    """Whether a raw row asks for EOS behind its learnt text. Raises: ValueError with the reason."""
+    if not isinstance(row.get("eos", False), bool):
+        raise ValueError("eos must be true or false")
+    return row.get("eos", False)
+
+
+def need_text(row: Mapping[str, Any], *names: str) -> None:
+    """Raises: ValueError that names the first of the fields that is no text."""
     for name in names:
         if not isinstance(row.get(name), str):
             raise ValueError(

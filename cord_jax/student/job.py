@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ from cord_jax.errors import UserError
 from cord_jax.student.batches import Plan, plan
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import Example, read_examples
+from cord_jax.student.objectives import objective_of
 from cord_jax.text.vocabulary import Vocabulary
 from models.checkpoint.load_save import companions_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The student's configuration and vocabulary, its rows as tokens, and which of them each step learns from."""
+    """The student's configuration and vocabulary, its rows as tokens, and which of them each step learns from.
+
+    `together` successive examples are one row.
+    """
 
     model_config: models.ModelConfig
     vocabulary: Vocabulary
     examples: list[Example]
     held_out: list[Example]
+    together: int
     plan: Plan
     summary: str
 
@@ -51,11 +57,19 @@ def prepare(config: StudentConfig) -> Job:
         )
     companions_of(config.student)  # what the export copies is refused now, not after the training
     vocabulary = Vocabulary.load(config.student)
-    options = dict(max_length=config.max_length, overlong=config.overlong, prompt=config.prompt)
-    examples, counts = read_examples(config.traces, vocabulary, row_filter=config.row_filter, **options)
+    objective = objective_of(config)
+    read = partial(
+        read_examples,
+        vocabulary=vocabulary,
+        read_row=objective.texts,
+        max_length=config.max_length,
+        overlong=config.overlong,
+        prompt=config.prompt,
+    )
+    examples, counts = read(config.traces, row_filter=config.row_filter)
     held_out, summary = [], f"{_named(config.traces)}: {counts}"
     if config.held_out is not None:
-        held_out, held_counts = read_examples(config.held_out, vocabulary, **options)
+        held_out, held_counts = read(config.held_out)
         summary += f"; {_named(config.held_out)}: {held_counts}"
     largest = max(int(example.tokens.max()) for example in examples + held_out)
     if largest >= model_config.vocab_size:
@@ -78,6 +92,7 @@ def prepare(config: StudentConfig) -> Job:
         pack=config.pack,
         seed=config.seed,
         max_steps=config.max_steps,
+        together=objective.examples,
     )
     tokens = sum(lengths)
     room = sum(length * config.batch_size for length in steps.lengths[: steps.epoch_ends[0]])
@@ -85,7 +100,7 @@ def prepare(config: StudentConfig) -> Job:
         f"; {tokens} tokens in {steps.epoch_ends[0]} steps of the first epoch, {steps.steps} steps in all, "
         f"windows up to {max(steps.lengths)} tokens, {min(tokens / room, 1):.0%} full"
     )
-    return Job(model_config, vocabulary, examples, held_out, steps, summary)
+    return Job(model_config, vocabulary, examples, held_out, objective.examples, steps, summary)
 
 
 def _named(source: Any) -> str:

@@ -88,28 +88,36 @@ class Events:
         self._writer.close()
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes a PNG of loss (and held-out loss), gradient norm and learning rate over the steps."""
+def draw_curves(rows: Sequence[Mapping[str, Any]], unit: str, path: Path) -> None:
+    """Writes a PNG of loss (and held-out loss), gradient norm, learning rate and, of pairs, rewards over the steps.
+
+    Args:
+      unit: of the loss.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rewards = any("reward_margin" in row for row in rows)
     figure = Figure(figsize=(7, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    loss_axes, norm_axes, rate_axes = figure.subplots(3, 1, sharex=True)
-    curves = (
+    loss_axes, norm_axes, rate_axes, *reward_axes = figure.subplots(5 if rewards else 3, 1, sharex=True)
+    curves = [
         (loss_axes, "loss", "training", "-"),
         (loss_axes, "held_out_loss", "held out", "o-"),
         (norm_axes, "grad_norm", None, "-"),
         (rate_axes, "learning_rate", None, "-"),
-    )
+    ]
+    for axes, name in zip(reward_axes, ("reward_margin", "reward_accuracy")):
+        curves += [(axes, name, "training", "-"), (axes, f"held_out_{name}", "held out", "o-")]
+        axes.set_ylabel(name.replace("_", " "))
     for axes, name, label, style in curves:
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1, label=label)
-    loss_axes.set_ylabel("loss (nats per target token)")
+    loss_axes.set_ylabel(f"loss ({unit})")
     loss_axes.legend()
     norm_axes.set_ylabel("gradient norm")
     norm_axes.set_yscale("log")
     rate_axes.set_ylabel("learning rate")
-    rate_axes.set_xlabel("step")
+    (reward_axes or [rate_axes])[-1].set_xlabel("step")
     figure.savefig(path, dpi=110)

@@ -5,8 +5,8 @@
     program = step.compile_step(state, batch)
     state, report = program(state, batch)
 
-The gradient is that of the mean loss over the batch's target tokens, wherever they are: parts of an
-accumulated batch and devices add up sums, and the sum is divided by the global number of targets.
+The gradient is that of the objective's mean over the batch, of target tokens or of pairs, wherever they are: parts of
+an accumulated batch and devices add up sums, and the sum is divided by the global count.
 """
 
 import math
@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
+from cord_jax.student.objectives import Objective, objective_of
 from models import lora
 from models.attention.packed import PackedAttention
 from models.config import ModelConfig
@@ -57,7 +58,8 @@ class TrainState:
 class Report:
     """The report of a step: float32 scalars, and `finite` (bool), false for a skipped step.
 
-    loss: mean negative log-likelihood of the target tokens, in nats. grad_norm: before clipping.
+    loss: the objective's, in nats. grad_norm: before clipping. figures: the objective's others, by their names in
+    metrics.jsonl.
     """
 
     loss: jax.Array
@@ -65,6 +67,7 @@ class Report:
     learning_rate: jax.Array
     finite: jax.Array
     skipped: jax.Array
+    figures: dict[str, jax.Array]
 
 
 def learning_rate(config: StudentConfig, total_steps: int) -> optax.Schedule:
@@ -177,13 +180,14 @@ class Step:
     """The functions of a run that are compiled, and what they are compiled for.
 
     graphdef: of the decoder. params: the weights that are learnt, as shapes. config, total_steps: recipe and length
-    of the run. attention: of the layers. mesh, shardings: where the batch and the state lie.
+    of the run. objective: what is minimised. attention: of the layers. mesh, shardings: where the batch and the state lie.
     """
 
     graphdef: nnx.GraphDef
     params: nnx.State
     config: StudentConfig
     total_steps: int
+    objective: Objective
     attention: PackedAttention
     mesh: Mesh
     shardings: TrainState
@@ -206,7 +210,8 @@ class Step:
         shardings = state_shardings(
             parameter_shardings(params, mesh), parameter_shardings(frozen, mesh), shapes, mesh, config
         )
-        step = cls(graphdef, params, config, total_steps, execution.packed, mesh, shardings)
+        objective = objective_of(config)
+        step = cls(graphdef, params, config, total_steps, objective, execution.packed, mesh, shardings)
         return step, jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
         )
@@ -227,7 +232,7 @@ class Step:
         return nnx.merge(self.graphdef, params, frozen)
 
     def losses(self, params: nnx.State, frozen: nnx.State, batch_bt: Batch) -> jax.Array:
-        """Loss of every place of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
+        """Negative log-likelihood of every label of a batch [b, t], float32 [b, t], 0 where nothing is learnt.
 
         Weights are cast to the compute dtype as late as each is used, so that what they get from many places
         (a token's embedding, the head from chunk to chunk) is summed in their own dtype.
@@ -249,33 +254,40 @@ class Step:
     def _row_shards(self) -> int:
         return math.prod(self.mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
 
-    def gradient(self, params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[jax.Array, nnx.State]:
-        """The batch's mean loss and its gradient with respect to `params`, float32."""
-        targets = jnp.maximum(jnp.sum(batch.labels >= 0), 1).astype(jnp.float32)
+    def totals(
+        self, params: nnx.State, frozen: nnx.State, batch_bt: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The objective's sums over a batch [b, t]: of its loss, and of its other figures."""
+        return self.objective.total(self.losses(params, frozen, batch_bt), batch_bt)
 
-        def part(batch_bt: Batch) -> tuple[jax.Array, nnx.State]:
-            total, grads = jax.value_and_grad(lambda p: jnp.sum(self.losses(p, frozen, batch_bt)))(params)
-            return total, _cast(grads, jnp.float32)
+    def gradient(
+        self, params: nnx.State, frozen: nnx.State, batch: Batch
+    ) -> tuple[jax.Array, nnx.State, dict[str, jax.Array]]:
+        """The batch's mean loss, its gradient with respect to `params` and the objective's other means, float32."""
+        count = self.objective.count(batch)
 
+        def part(batch_bt: Batch) -> tuple[jax.Array, nnx.State, dict[str, jax.Array]]:
+            totals = lambda p: self.totals(p, frozen, batch_bt)  # noqa: E731
+            (total, figures), grads = jax.value_and_grad(totals, has_aux=True)(params)
+            return total, _cast(grads, jnp.float32), figures
+
+        first = jax.tree.map(lambda a: a[0], batch)
         if batch.labels.shape[0] == 1:
-            total, grads = part(jax.tree.map(lambda a: a[0], batch))
+            total, grads, figures = part(first)
         else:
-            zeros = (
-                jnp.zeros((), jnp.float32),
-                jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
-            )
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), jax.eval_shape(part, first))
 
             def add(sums, batch_bt):
                 return jax.tree.map(jnp.add, sums, part(batch_bt)), None
 
-            (total, grads), _ = jax.lax.scan(add, zeros, batch)
+            (total, grads, figures), _ = jax.lax.scan(add, zeros, batch)
         grads = jax.lax.with_sharding_constraint(grads, self.shardings.params)
-        return total / targets, jax.tree.map(lambda g: g / targets, grads)
+        return total / count, *jax.tree.map(lambda a: a / count, (grads, figures))
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         """Gradient, clipping, AdamW. If the loss or the gradient is not finite, no weight changes."""
         config = self.config
-        loss, grads = self.gradient(state.params, state.frozen, batch)
+        loss, grads, figures = self.gradient(state.params, state.frozen, batch)
         norm = optax.tree_utils.tree_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         rate = jnp.asarray(learning_rate(config, self.total_steps)(state.step), jnp.float32)
@@ -289,7 +301,7 @@ class Step:
             step=state.step + 1,
             skipped=state.skipped + jnp.where(finite, 0, 1),
         )
-        return state, Report(loss, norm, rate, finite, state.skipped)
+        return state, Report(loss, norm, rate, finite, state.skipped, figures)
 
     def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """`step` for arrays of these shapes, or for their shapes; the state given to it is consumed."""

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,14 @@ from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.mesh import parse_mesh
 from cord_jax.run_directory import RunDirectory, open_run, write_atomically
-from cord_jax.student.batches import Batch, assemble, plan
+from cord_jax.student.batches import Batch, assemble
 from cord_jax.student.checkpoints import Checkpoints
 from cord_jax.student.config import StudentConfig
-from cord_jax.student.data import Example, end_of_turn, show_examples
+from cord_jax.student.data import end_of_turn, show_examples
+from cord_jax.student.forward import HeldOut, place
 from cord_jax.student.job import Job, prepare, resolve
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
+from cord_jax.student.reference import Reference
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
@@ -88,7 +89,7 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
         if run and not run.continued:
             write_atomically(
                 config.output_dir / "first_rows.txt",
-                show_examples(job.examples[: config.show_rows], job.vocabulary),
+                show_examples(job.examples[: config.show_rows * job.together], job.vocabulary),
             )
         _run(config, job, mesh, run, progress)
     return hf
@@ -113,10 +114,17 @@ def _run(
             )
         )
         state = checkpoints.restore(shapes)
-        if state is None or config.lora_rank:
+        reference = Reference.read(job, run) if step_program.objective.has_reference else Reference()
+        if state is None or config.lora_rank or reference is None:
             dtype = config.compute_dtype if config.lora_rank else config.param_dtype
             started = step_program.start(nnx.state(models.load(config.student, mesh, dtype)))
+            if reference is None:
+                log(
+                    f"computing the reference's log-probabilities of {len(job.examples + job.held_out)} texts"
+                )
+                reference = Reference.compute(step_program, started, job, run)
             state = started if state is None else dataclasses.replace(state, frozen=started.frozen)
+            del started
         first = int(state.step)
         if first:
             log(f"continuing after step {first} of {job.plan.steps}")
@@ -124,8 +132,8 @@ def _run(
         reports = _Reports(config, job, mesh, run, first, progress, stack)
         stop = stack.enter_context(_stop_signals())
         programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
-        sum_of_losses = jax.jit(lambda *arguments: jnp.sum(step_program.losses(*arguments)))
-        batches = _Batches(config, job, mesh)
+        held_out = HeldOut(step_program, job.held_out, reference.held_out)
+        batches = _Batches(config, job, mesh, reference.examples)
         batch = batches.of_step(first) if first < job.plan.steps else None
         for index in range(first, job.plan.steps):
             if batch.tokens.shape not in programs:
@@ -135,13 +143,12 @@ def _run(
             if index + 1 < job.plan.steps:
                 batch = batches.of_step(index + 1)  # made while the devices compute
             done = index + 1
-            held_out = None
+            figures = {}
             if job.held_out and (
                 done == job.plan.steps or (config.eval_every and done % config.eval_every == 0)
             ):
-                losses = partial(sum_of_losses, state.params, state.frozen)
-                held_out = _held_out_loss(losses, job.held_out, config, mesh)
-            reports.add(done, jax.device_get(report), held_out)
+                figures = held_out.figures(state)
+            reports.add(done, jax.device_get(report), figures)
             checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
             if stop(done) and done < job.plan.steps:
                 checkpoints.save(done, state, force=True)
@@ -149,7 +156,8 @@ def _run(
                 raise KeyboardInterrupt
 
         if config.plot and run:
-            draw_curves(run.json_lines(METRICS).read(), config.output_dir / "curves.png")
+            unit = step_program.objective.unit
+            draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
         _export(config, job, lora.merge(model) if config.lora_rank else model)
 
@@ -157,8 +165,8 @@ def _run(
 class _Batches:
     """The batch of each step, on the devices."""
 
-    def __init__(self, config: StudentConfig, job: Job, mesh: Mesh):
-        self.config, self.job = config, job
+    def __init__(self, config: StudentConfig, job: Job, mesh: Mesh, references: np.ndarray | None):
+        self.config, self.job, self.references = config, job, references
         self.sharding = batch_sharding(mesh)
 
     def of_step(self, step: int) -> Batch:
@@ -169,15 +177,10 @@ class _Batches:
             length=self.job.plan.lengths[step],
             batch_size=self.config.batch_size,
             accumulation=self.config.accumulation,
+            references=self.references,
+            most_examples=self.job.plan.most_examples,
         )
-        return _place(arrays, self.sharding)
-
-
-def _place(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
-    """Puts numpy arrays on the devices; every process has all of them and places its own part."""
-    return jax.tree.map(
-        lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), batch
-    )
+        return place(arrays, self.sharding)
 
 
 class _Reports:
@@ -211,8 +214,11 @@ class _Reports:
         """Forgets the steps since the last row, whose time holds something that is not training."""
         self.since, self.tokens, self.flops = time.perf_counter(), 0, 0.0
 
-    def add(self, step: int, report: Any, held_out_loss: float | None) -> None:
-        """Takes in what step `step` (from 1) told. Raises: `UserError` after too many skipped steps."""
+    def add(self, step: int, report: Any, held_out: Mapping[str, float]) -> None:
+        """Takes in what step `step` (from 1) told, and what was found on held-out rows, if anything was.
+
+        Raises: `UserError` after too many skipped steps.
+        """
         rows = [i for window in self.job.plan.windows[step - 1] for i in window]
         examples = [self.job.examples[i] for i in rows]
         self.tokens += sum(len(e.tokens) for e in examples)
@@ -223,8 +229,8 @@ class _Reports:
             frozen=bool(self.config.lora_rank),
         )
         if not report.finite:
-            self._skipped_step(step, int(report.skipped), [e.id for e in examples])
-        if step % self.config.log_every and step < self.job.plan.steps and held_out_loss is None:
+            self._skipped_step(step, int(report.skipped), list(dict.fromkeys(e.id for e in examples)))
+        if step % self.config.log_every and step < self.job.plan.steps and not held_out:
             return
         seconds = time.perf_counter() - self.since
         row = {
@@ -235,8 +241,7 @@ class _Reports:
             "tokens_per_second": _finite(self.tokens / seconds),
             "mfu": None if self.peak is None else _finite(self.flops / seconds / self.peak),
         }
-        if held_out_loss is not None:
-            row["held_out_loss"] = _finite(held_out_loss)
+        row |= {name: _finite(value) for name, value in {**report.figures, **held_out}.items()}
         if self.lines:
             self.lines.append(row)
         if self.events:
@@ -256,27 +261,6 @@ class _Reports:
                 f"step {step}: {skipped} steps had a loss or gradient that is not finite; their rows are in "
                 f"{self.config.output_dir / NON_FINITE}; lower --learning_rate or look at those rows"
             )
-
-
-def _held_out_loss(
-    sum_of_losses: Callable[[Batch], jax.Array], examples: list[Example], config: StudentConfig, mesh: Mesh
-) -> float:
-    """Mean loss of all target tokens of `examples`, in nats."""
-    rows = config.batch_size // config.accumulation
-    batches = plan(
-        [len(example.tokens) for example in examples],
-        epochs=1,
-        batch_size=rows,
-        max_length=config.max_length,
-        pack=config.pack,
-        seed=0,
-    )
-    total, targets = 0.0, 0
-    for windows, length in zip(batches.windows, batches.lengths, strict=True):
-        batch = jax.tree.map(lambda a: a[0], assemble(examples, windows, length=length, batch_size=rows))
-        targets += int(np.sum(batch.labels >= 0))
-        total += float(sum_of_losses(_place(batch, batch_sharding(mesh, leading=False))))
-    return total / targets
 
 
 def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:

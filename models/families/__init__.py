@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from models.config import ModelConfig
 from models.errors import CheckpointError
-from models.families import llama, mistral, phi3, qwen2, qwen3, qwen3_moe
+from models.families import gemma3, llama, mistral, phi3, qwen2, qwen3, qwen3_moe
 from models.families.keys import Entry
 from models.files import Fields
 
@@ -18,6 +18,7 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "gemma3": Family(gemma3.config, gemma3.KEYS),
     "llama": Family(llama.config, llama.KEYS),
     "mistral": Family(mistral.config, mistral.KEYS),
     "phi3": Family(phi3.config, phi3.KEYS),
@@ -26,6 +27,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family(qwen3_moe.config, qwen3_moe.KEYS),
 }
 
+# `model_type` where it is not the family's name.
+MODEL_TYPES = {"gemma3_text": "gemma3"}
 # Class named in `architectures` of config.json -> family.
 ARCHITECTURES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -35,6 +38,7 @@ ARCHITECTURES: dict[str, str] = {
     "Qwen2ForProcessRewardModel": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3_moe",
+    "Gemma3ForCausalLM": "gemma3",
 }
 
 
@@ -48,8 +52,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     fields = Fields("config.json", hf)
     names, model_type = fields.texts("architectures"), fields.text("model_type", "")
     family = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
-    if family is None and not names and model_type in FAMILIES:
-        family = model_type
+    if family is None and not names:
+        family = MODEL_TYPES.get(model_type, model_type if model_type in FAMILIES else None)
     if family is None:
         raise CheckpointError(
             f"config.json: architecture {', '.join(names) or model_type!r} is not supported; "

@@ -20,6 +20,7 @@ CLASSES = {
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
     "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
+    "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
 }
 FAMILIES = tuple(CLASSES)
 
@@ -46,6 +47,8 @@ def draw_rope(rng: np.random.Generator, family: str, head_dim: int) -> tuple[dic
     kinds = (
         ["default", "longrope"]
         if family == "phi3"
+        else ["default", "linear", "yarn", "llama3"]
+        if family == "gemma3"
         else ["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
     )
     kind = str(rng.choice(kinds))
@@ -79,11 +82,13 @@ def draw_fields(rng: np.random.Generator, family: str) -> dict[str, Any]:
     # Phi derives the head width from the model width.
     head_dim = width // heads if family == "phi3" else int(rng.choice([width // heads, 12, 20]))
     rope, max_length = draw_rope(rng, family, head_dim)
+    vocab_size, intermediate_size = 2 * int(rng.integers(30, 70)) + 1, int(rng.integers(20, 70))
+    layers = int(rng.integers(1, 4))
     fields = dict(
-        vocab_size=2 * int(rng.integers(30, 70)) + 1,
+        vocab_size=vocab_size,
         hidden_size=width,
-        intermediate_size=int(rng.integers(20, 70)),
-        num_hidden_layers=int(rng.integers(1, 4)),
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=groups,
         head_dim=head_dim,
@@ -95,6 +100,17 @@ def draw_fields(rng: np.random.Generator, family: str) -> dict[str, Any]:
         eos_token_id=2,
         pad_token_id=0,
     )
+    if family == "gemma3":
+        rope.pop("truncate", None)  # transformers reads it beside the two rotations, and not in them
+        local = {"rope_type": "default", "rope_theta": float(rng.choice([100.0, 1000.0]))}
+        kinds = [["full_attention", "sliding_attention"][rng.integers(2)] for _ in range(layers)]
+        fields |= {
+            "rope_parameters": {"full_attention": rope, "sliding_attention": local},
+            "layer_types": kinds,
+            "sliding_window": int(rng.integers(1, TOKENS)),
+            "query_pre_attn_scalar": int(rng.choice([head_dim, 7])),
+            "attention_bias": bool(rng.integers(2)),
+        }
     if family == "phi3":
         fields["original_max_position_embeddings"] = rope.get("original_max_position_embeddings", 4096)
     if family in ("llama", "qwen3", "qwen3_moe"):
@@ -132,14 +148,14 @@ def make_reference(directory: Path, family: str, fields: dict[str, Any], seed: i
         model.set_experts_implementation("eager")  # the grouped kernel of torch refuses small widths
     for name, parameter in model.named_parameters():
         scale = 0.05 if "embed_tokens" in name or "lm_head" in name else 0.3 / parameter.shape[-1] ** 0.5
-        offset = 1.0 if name.endswith("norm.weight") else 0.0
+        offset = 1.0 if name.endswith("norm.weight") and family != "gemma3" else 0.0
         parameter.data = offset + scale * torch.randn_like(parameter)
     model.tie_weights()
     model.save_pretrained(directory)
     tokens = np.random.default_rng(seed).integers(0, fields["vocab_size"], (2, TOKENS))
     with torch.no_grad():
         logits = model(torch.tensor(tokens)).logits.numpy()
-    dynamic = fields["rope_parameters"]["rope_type"] in ("dynamic", "longrope")
+    dynamic = fields["rope_parameters"].get("rope_type") in ("dynamic", "longrope")
     return Reference(model, directory, tokens.astype(np.int32), logits, TOKENS if dynamic else None)
 
 

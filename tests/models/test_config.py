@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -101,3 +102,52 @@ def test_a_config_is_static_under_jit():
 
 def test_model_type_serves_where_no_architecture_is_named():
     assert models.config_from_hf(MINIMAL | {"architectures": None, "model_type": "qwen3"}).family == "qwen3"
+
+
+# Gemma 3 of 1 billion parameters, in the older spelling of its rotations.
+GEMMA = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 256,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 262144,
+}
+
+
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 8.0}])
+def test_older_files_of_gemma_are_read_as_transformers_reads_them(scaling):
+    fields = GEMMA | {"rope_scaling": scaling}
+    config = models.config_from_hf(fields)
+    theirs = transformers.Gemma3TextConfig(**{k: v for k, v in fields.items() if k != "architectures"})
+    assert config.sliding_windows == tuple(
+        512 if kind == "sliding_attention" else None for kind in theirs.layer_types
+    )
+    with torch.device("cpu"):
+        rotary = transformers.models.gemma3.modeling_gemma3.Gemma3RotaryEmbedding(theirs)
+    for rope, kind in ((config.rope, "full_attention"), (config.local_rope, "sliding_attention")):
+        expected = getattr(rotary, f"{kind}_inv_freq").numpy()
+        np.testing.assert_allclose(models.rope.inverse_frequencies(rope), expected, rtol=1e-6)
+    assert count(config, stacked=True) == count(config, stacked=False) == 999_885_952
+
+
+@pytest.mark.parametrize(
+    "field", ["final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention"]
+)
+def test_what_changes_gemmas_arithmetic_is_refused(field):
+    with pytest.raises(models.CheckpointError, match=f"{field} is not supported"):
+        models.config_from_hf(GEMMA | {field: True})

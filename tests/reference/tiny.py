@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config
 
 from .reader import token_bytes
 from .search import MetaProver, Pool, Proposer
@@ -157,7 +157,12 @@ def _config(family: str, vocab_size: int, hidden_size: int, num_layers: int, eos
         pad_token_id=None,
         eos_token_id=eos_token_id,
     )
-    families = {"qwen2": Qwen2Config, "llama": LlamaConfig, "phi3": Phi3Config}
+    families = {"qwen2": Qwen2Config, "llama": LlamaConfig, "phi3": Phi3Config, "gemma3": Gemma3TextConfig}
+    if family == "gemma3":
+        windows = ["sliding_attention", "full_attention"] * num_layers
+        shape |= dict(
+            head_dim=16, query_pre_attn_scalar=24, sliding_window=40, layer_types=windows[:num_layers]
+        )
     return families[family](**shape)
 
 
@@ -166,7 +171,8 @@ def _randomise(model, generator: torch.Generator) -> None:
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         if "norm" in name:
-            weight.copy_(1 + 0.1 * noise)
+            offset = 0.0 if model.config.model_type == "gemma3_text" else 1.0
+            weight.copy_(offset + 0.1 * noise)
         elif "embed_tokens" in name:
             # What all embeddings have in common gives the output rows a direction that works as a bias.
             weight.copy_(noise + torch.randn(weight.shape[1], generator=generator))
@@ -227,7 +233,7 @@ def write_checkpoint(
     padded_rows: int = 24,
     habits: Habits = Habits(),
 ) -> Path:
-    """Writes a random float32 checkpoint of a family (`qwen2`, `llama`, `phi3`) with a copy of a tokenizer.
+    """Writes a random float32 checkpoint of a family (`qwen2`, `llama`, `phi3`, `gemma3`) with a copy of a tokenizer.
 
     Args:
       tokenizer: a directory with `tokenizer.json` and `tokenizer_config.json`.
@@ -296,7 +302,12 @@ def write_checkpoint(
 
 
 def write_pool(
-    directory: Path, seed: int, *, tokenizers: tuple[Path, ...] | None = None, habits: Habits = Habits()
+    directory: Path,
+    seed: int,
+    *,
+    tokenizers: tuple[Path, ...] | None = None,
+    habits: Habits = Habits(),
+    families: tuple[str, ...] = ("qwen2", "llama", "phi3"),
 ) -> Pool:
     """Three teachers of three families and vocabularies, and a fourth proposer on the first one's checkpoint.
 
@@ -305,7 +316,6 @@ def write_pool(
     """
     if tokenizers is None:
         tokenizers = tuple(write_tokenizer(directory / f"tokenizer-{kind}", kind) for kind in TOKENIZERS)
-    families = ("qwen2", "llama", "phi3")
     checkpoints = [
         write_checkpoint(
             directory / f"{family}-{index}",

@@ -13,9 +13,9 @@ from cord_jax.synthesis import SynthesisConfig, synthesize
 from models.attention.tree_blocks import TreeBlocks
 from models.attention.tree_triton import TreeTriton
 from tests.reference.search import reference_search
-from tests.reference.tiny import PROBLEMS
+from tests.reference.tiny import PROBLEMS, write_pool
 from tests.search import own_filters
-from tests.search.inputs import LIMITS, changed
+from tests.search.inputs import LIMITS, changed, write_inputs
 
 
 def engine_rows(directory: Path, output: str, execution_of=models.execution_of, **settings):
@@ -91,6 +91,15 @@ def test_the_attention_of_accelerators_equals_brute_force(pools, attention):
     directory, pool = pools("prompt", 1)
     run = type(attention).__name__
     found = engine_rows(directory, run, changed(tree=attention), beam_width=2, slots=8, **LIMITS)
+    for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
+        assert_same(found[trace["id"]], (trace, tree))
+
+
+@pytest.mark.slow
+def test_a_pool_with_gemma_equals_brute_force(tmp_path):
+    pool = write_pool(tmp_path, 0, families=("gemma3", "llama", "gemma3"))
+    write_inputs(tmp_path, pool, PROBLEMS)
+    found = engine_rows(tmp_path, "gemma", beam_width=2, slots=8, **LIMITS)
     for trace, tree in reference_search(pool, PROBLEMS, beam_width=2, **LIMITS):
         assert_same(found[trace["id"]], (trace, tree))
 

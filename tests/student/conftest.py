@@ -13,6 +13,11 @@ def rows(tmp_path_factory):
     return _students().write_rows(tmp_path_factory.mktemp("rows") / "traces.jsonl")
 
 
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    return _students().write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl")
+
+
 def _students():
     """The module that makes them with transformers, which needs torch for that."""
     pytest.importorskip("torch")

@@ -74,3 +74,27 @@ def write_rows(path: Path, count: int = 60) -> Path:
 def read_metrics(output_dir: Path) -> list[dict]:
     """The rows of metrics.jsonl."""
     return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_pairs(path: Path, count: int = 24) -> Path:
+    """Pairs of a right and a wrong next step of sums, of different lengths, as launch.preferences writes them."""
+    rng = random.Random(1)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(count):
+            a, b, step = rng.randrange(100), rng.randrange(100), rng.randrange(1, 4)
+            right, wrong = (
+                f"### Step {step}: the sum {a} + {b} is {c}.\n\n"
+                for c in (a + b, a + b + rng.randrange(1, 9))
+            )
+            row = {
+                "prompt": "not read where question and reasoning are given",
+                "chosen": right,
+                "rejected": wrong if i % 3 else "</think>\n\n",
+                "margin": 0.25,
+                "problem": f"p{i}",
+                "step": step,
+                "question": f"the sum {a} + {b}?",
+                "reasoning": "".join(f"### Step {t}: so.\n\n" for t in range(1, step)),
+            }
+            file.write(json.dumps(row) + "\n")
+    return path

@@ -64,10 +64,10 @@ def test_gradient_is_that_of_the_merged_weights_by_the_chain_rule(student):
     """dA = s · dW · Bᵀ and dB = s · Aᵀ · dW, with dW the gradient of an ordinary run at the merged weights."""
     program, state = lora_step(student)
     batch, _ = make_batch()
-    loss, grads = program.gradient(state.params, state.frozen, batch)
+    loss, grads, _ = program.gradient(state.params, state.frozen, batch)
     merged = lora.merge(program.model(state.params, state.frozen))
     whole, _ = make_step(student)
-    expected_loss, whole_grads = whole.gradient(nnx.state(merged), nnx.State({}), batch)
+    expected_loss, whole_grads, _ = whole.gradient(nnx.state(merged), nnx.State({}), batch)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
     for layer in range(len(merged.layers)):
         for part, name in (("attention", "q"), ("attention", "o"), ("mlp", "down")):

@@ -1,0 +1,39 @@
+"""Supervised fine-tuning: the mean negative log-likelihood of all target tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from cord_jax.student.batches import Batch
+from cord_jax.student.config import StudentConfig
+from cord_jax.student.data import Texts, row_to_learn
+from cord_jax.student.objectives import Objective
+from cord_jax.text.prompt_settings import PromptSettings
+from cord_jax.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Likelihood(Objective):
+    """Every target token counts alike, whichever row it is of."""
+
+    unit: ClassVar[str] = "nats per target token"
+
+    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> Texts:
+        """Reads a trace, a conversation or a raw pair."""
+        return row_to_learn(row, vocabulary, prompt)
+
+    def count(self, batch: Batch) -> jax.Array:
+        """Counts the target tokens."""
+        return jnp.maximum(jnp.sum(batch.labels >= 0), 1).astype(jnp.float32)
+
+    def total(self, losses_bt: jax.Array, batch_bt: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Adds up the losses of all places."""
+        return jnp.sum(losses_bt), {}
+
+
+def objective(config: StudentConfig) -> Likelihood:
+    """The objective of a training; it has no settings of its own."""
+    return Likelihood()
