@@ -225,22 +225,27 @@ def _fit(
       urgent: element id -> what blocks are sorted by.
     """
     listed = pack(index)
-    for limit in _LIMITS:
-        if limit != _LIMITS[-1] and _TRIED * _size(blocks(limit), every=_TRIED) > 1.25 * (
-            budget - len(listed)
-        ):
-            continue  # hopeless, by some of its blocks
-        viewer = Viewer(listed, {key: pack(make()) for key, make in blocks(limit)}, limit, 0)
-        if viewer.size <= budget:
-            return viewer
-    kept: dict[str, str] = {}
     room = budget - len(listed)
-    for key in sorted(viewer.blocks, key=urgent.__getitem__):
-        room -= len(viewer.blocks[key]) + len(key) + _ELEMENT
+    for limit in _LIMITS[:-1]:
+        if limit is not None and _TRIED * _size(blocks(limit), every=_TRIED) > 1.25 * room:
+            continue  # hopeless, by some of its blocks
+        packed: dict[str, str] = {}
+        left = room
+        for key, make in blocks(limit):
+            packed[key] = pack(make())
+            left -= len(packed[key]) + len(key) + _ELEMENT
+            if left < 0:
+                break
+        else:
+            return Viewer(listed, packed, limit, 0)
+    packed = {key: pack(make()) for key, make in blocks(_LIMITS[-1])}
+    kept: dict[str, str] = {}
+    for key in sorted(packed, key=urgent.__getitem__):
+        room -= len(packed[key]) + len(key) + _ELEMENT
         if room < 0:
             break
-        kept[key] = viewer.blocks[key]
-    return dataclasses.replace(viewer, blocks=kept, left_out=len(viewer.blocks) - len(kept))
+        kept[key] = packed[key]
+    return Viewer(listed, kept, _LIMITS[-1], len(packed) - len(kept))
 
 
 def _size(blocks: _Blocks, every: int) -> int:

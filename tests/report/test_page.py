@@ -180,7 +180,7 @@ def test_a_winner_by_somebody_who_proposes_nothing(tmp_path):
     write_synthesis(tmp_path / "run", 4, steps=1, integrator="meta_prover")
     page = Document(write_report([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "whole traces, written anew as one" in page.text
-    assert re.search(r"meta_prover\s+100\.0 ± 0\.0 %", page.text)
+    assert re.search(r"meta_prover\s*100\.0 ± 0\.0 %", page.text)
     for key, tree in unpack(page).items():
         if key.startswith("tree-"):
             assert tree["winner"] == [] and tree["teachers"][tree["steps"][0][0]] == "meta_prover"
