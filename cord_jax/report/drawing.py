@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Each stands for a variable of the page's style sheet, which alone knows what it looks like.
 _VARIABLES = {
@@ -105,7 +106,7 @@ def draw_histogram(
         edges = [float(edge) for edge in found]
         counts.append([int(n) for n in count])
     axes.set_ylabel("problems")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return edges, counts
 
 

@@ -111,15 +111,15 @@ def pack_samples(runs: Sequence[EvaluationRun], budget: int) -> Viewer | None:
         for i, problem in enumerate(problems):
             yield f"samples-{i}", functools.partial(block, problem, limit)
 
-    rows = []
-    for problem in problems:
-        counts = [[sum(run.correct.get(problem, ())), len(run.samples.get(problem, ()))] for run in runs]
+    rows: list[list[Any]] = []
+    urgent, correct = {}, [run.correct for run in runs]
+    for i, problem in enumerate(problems):
+        counts = [[sum(right.get(problem, ())), len(right.get(problem, ()))] for right in correct]
         given = known.get(problem)
         rows.append(
             [problem, shorten(given.question, _LISTED) if given else "", given and given.answer, counts]
         )
-    share = [sum(right for right, _ in counts) for *_, counts in rows]
-    urgent = {f"samples-{i}": (share[i], i) for i in range(len(problems))}
+        urgent[f"samples-{i}"] = (sum(right for right, _ in counts), i)
     return _fit({"runs": [{"name": run.name} for run in runs], "problems": rows}, blocks, urgent, budget)
 
 

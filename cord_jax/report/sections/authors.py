@@ -1,6 +1,7 @@
 """The section `authors`: which teacher wins, and when."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -51,7 +52,7 @@ def _chart(run: SynthesisRun) -> Chart:
     def paint(axes: Axes) -> None:
         for i, (teacher, by_part) in enumerate(found.items()):
             places = [place + 0.09 * (i - (len(found) - 1) / 2) for place in range(len(parts))]
-            style = {
+            style: dict[str, Any] = {
                 "color": drawing.SERIES[i % 8],
                 "marker": drawing.MARKERS[i % 8],
                 "linestyle": "",

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from cord_jax import statistics
@@ -64,7 +66,7 @@ def _by_step(run: SynthesisRun) -> Chart:
             axes.fill_between(steps, means - errors, means + errors, color=colour, alpha=0.15, linewidth=0)
         if all(e.mean <= 1 for _, _, found in groups for e in found):
             axes.set_ylim(0, 1.02)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel("score of the winner")
         drawing.legend(axes)
@@ -157,7 +159,7 @@ def _decoys(run: SynthesisRun) -> Chart | None:
     groups = [(label, colour, leads[label]) for label, colour, _ in _split(run) if leads[label]]
     if not groups:
         return None
-    counted: list = []
+    counted: list[Any] = []
 
     def paint(axes: Axes) -> None:
         counted.extend(drawing.draw_histogram(axes, groups, bins=20, limits=(-1, 1)))
@@ -174,7 +176,10 @@ def _decoys(run: SynthesisRun) -> Chart | None:
         "such a trace says nothing about its answer."
     )
     return Chart(
-        label, svg, caption, histogram_table("Traces by that difference", groups, *counted, digits=1)
+        label,
+        svg,
+        caption,
+        histogram_table("Traces by that difference", groups, counted[0], counted[1], digits=1),
     )
 
 

@@ -1,6 +1,7 @@
 """The section `students`: what was learnt, and how."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -153,7 +154,11 @@ def _curve(runs: Sequence[TrainingRun], key: str) -> Chart | None:
             stride = -(-len(points) // _MOST_POINTS)
             shown = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
             marker = drawing.MARKERS[i % 8] if len(shown) <= 30 else ""
-            style = {"color": drawing.SERIES[i % 8], "linestyle": drawing.DASHES[i % 4], "marker": marker}
+            style: dict[str, Any] = {
+                "color": drawing.SERIES[i % 8],
+                "linestyle": drawing.DASHES[i % 4],
+                "marker": marker,
+            }
             axes.plot(*zip(*shown), label=name, **style)
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
