@@ -386,7 +386,7 @@ def measure_search(values: flags.FlagValues, search: EngineSearch, spec, setting
             (one.steps, one.response) == (other.steps, other.response)
             for one, other in zip(ours.outcomes, theirs.outcomes, strict=True)
         ),
-        "idle_row_share": search.engine.idle_row_share,
+        "idle_row_share": search.engine.meter.idle_row_share,
     }
 
 

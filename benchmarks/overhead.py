@@ -93,7 +93,8 @@ class StagedEngine(Engine):
 
     def _advance_in_parts(self, constants, state, max_rounds):
         plan = self.plan
-        for _ in range(max_rounds):
+        rounds = 0
+        while rounds < max_rounds:
             phase_n = np.asarray(state.clock.phase_n)
             if (phase_n == DONE).any() or (phase_n == FREE).all() or np.asarray(loop.stalled(plan, state)):
                 break
@@ -108,7 +109,8 @@ class StagedEngine(Engine):
                 state = self._timed("select and commit", self._settled, constants, state, batch, candidates)
             if not now.left_y.any():
                 state = self._timed("decode", self._written, constants, state, jnp.int32(plan.quantum))
-        return state, Peek(state.clock, state.progress, state.meters, state.longest)
+            rounds += 1
+        return state, Peek(state.clock, state.progress, state.meters, state.longest, rounds)
 
     def split(self, seconds: float) -> dict[str, float]:
         """The seconds of each part, of a run that took so many."""
@@ -207,7 +209,7 @@ def _measure(values: flags.FlagValues, scratch: Path, grader: Grader) -> dict:
     for _ in range(values.repetitions):
         for name, engine in engines.items():
             result[name]["seconds"].append(search_all(engine)[0] / len(problems))
-            result[name]["idle_row_share"] = engine.idle_row_share
+            result[name]["idle_row_share"] = engine.meter.idle_row_share
     for name in [name for name in SPLIT if name in engines]:
         settings, teachers = methods(values)[name], loaded[False]
         staged = StagedEngine(teachers, problems, settings, mesh)

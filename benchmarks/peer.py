@@ -245,7 +245,7 @@ def measure(values: flags.FlagValues, scratch: Path) -> dict:
         "problems_per_second": {name: len(problems) / value for name, value in best.items()},
         "ratio": {name: best[name] / best["cord_jax"] for name in programs},
         "compile_seconds": first["cord_jax"] - best["cord_jax"],
-        "idle_row_share": engine.engine.idle_row_share,
+        "idle_row_share": engine.engine.meter.idle_row_share,
         "operations_per_problem": operations / len(problems),
         "matmul_operations_per_second": rate,
         "floor_seconds_per_problem": floor,

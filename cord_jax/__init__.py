@@ -18,6 +18,8 @@ if typing.TYPE_CHECKING:
     from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
     from cord_jax.preferences import write_preferences
     from cord_jax.problems import Problem, read_problems
+    from cord_jax.publishing.config import PublishConfig
+    from cord_jax.publishing.job import publish
     from cord_jax.report.page import write_report
     from cord_jax.student.config import StudentConfig
     from cord_jax.student.trainer import train
@@ -30,10 +32,12 @@ _HOME = {
     "PreferencesConfig": "cord_jax.config",
     "Problem": "cord_jax.problems",
     "ProposerSpec": "cord_jax.pool",
+    "PublishConfig": "cord_jax.publishing.config",
     "StudentConfig": "cord_jax.student.config",
     "SynthesisConfig": "cord_jax.config",
     "UserError": "cord_jax.errors",
     "evaluate": "cord_jax.evaluation",
+    "publish": "cord_jax.publishing.job",
     "read_pool": "cord_jax.pool",
     "read_problems": "cord_jax.problems",
     "synthesize": "cord_jax.synthesis",

@@ -3,6 +3,7 @@
 What a field means and what it may be stands in its `setting`; the flags of `launch` are made from it.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cord_jax.errors import UserError
 from cord_jax.filters import parse_filters
 from cord_jax.mesh_text import parse_sizes
 from cord_jax.pool import PoolSpec
+from cord_jax.problem_files import parse_columns
 from cord_jax.problems import Problem
 from cord_jax.settings import configuration, setting
 from cord_jax.text.prompt_settings import check_user_prompt, parse_arguments
@@ -24,7 +26,13 @@ MESH_HELP = (
     "busy"
 )
 OUTPUT_HELP = "directory of the run; created, or continued if it holds this very run"
-LIMIT_HELP = "take the first so many problems of the file; 0 takes all"
+PROBLEMS_HELP = "problems: JSON lines (.jsonl, .jsonl.gz), a Parquet file, or a directory of such files or saved by datasets"
+COLUMNS_HELP = (
+    "names of the columns in the problem file where they are others, as in question:problem,answer:solution; id:# takes "
+    "the number of the row for its id"
+)
+SPLIT_HELP = "split to take of a directory that has several"
+LIMIT_HELP = "take the first so many problems of the file; 0 takes all; a run may be continued with more"
 USER_PROMPT_HELP = (
     "user turn of a problem: a text with {question} where the question goes, after its context if it has one; "
     r"\n stands for a new line"
@@ -34,6 +42,15 @@ TEMPLATE_ARGUMENTS_HELP = (
     '{"enable_thinking": true}, which is the default of that one'
 )
 GRADER_HELP = "how predicted answers are checked"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads `3/16`, a part's number, from 1, and how many there are. Raises: `UserError`."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise settings.refusal("shard", text, "a part and how many there are, from 1/16 to 16/16")
+    return index, count
 
 
 @configuration
@@ -49,7 +66,7 @@ class SynthesisConfig:
         changes_result=False,
     )
     problems: Path | str | Sequence[Problem] = setting(
-        help="JSONL file (or .jsonl.gz) of problems: id, question, answer; optional context, solution, answers",
+        help=f"{PROBLEMS_HELP}; with id, question, answer; optional context, solution, answers",
         changes_result=False,
     )
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
@@ -140,7 +157,15 @@ class SynthesisConfig:
         help="HF checkpoint directory of the model that --grader=judge asks",
         changes_result=False,
     )
-    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    columns: str = setting(default="", help=COLUMNS_HELP, check=parse_columns)
+    split: str = setting(default="", help=SPLIT_HELP)
+    shard: str = setting(
+        default="1/1",
+        help="3/16 takes the third, the nineteenth and so on of the problems, the third of sixteen parts that may be written "
+        "apart; launch.publish puts them together",
+        check=parse_shard,
+    )
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0, changes_result=False)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same traces", at_least=0
     )
@@ -157,6 +182,7 @@ class SynthesisConfig:
         settings.check(
             self,
             _a_judge_for_its_grader,
+            _columns_of_a_file,
             _one_trace_with_greedy,
             _no_steps_with_whole_traces,
             _integration_settings,
@@ -179,6 +205,15 @@ def _a_judge_for_its_grader(config: Any) -> None:
             f"--judge={settings.show(config.judge)} is not asked with --grader={config.grader}; give --grader=judge too, "
             "or leave it out"
         )
+
+
+def _columns_of_a_file(config: Any) -> None:
+    for name in ("columns", "split"):
+        value = getattr(config, name)
+        if value and not isinstance(config.problems, (str, Path)):
+            raise UserError(
+                f"--{name}={settings.show(value)}: is of a problem file; leave it out with problems held in memory"
+            )
 
 
 def _one_trace_with_greedy(config: SynthesisConfig) -> None:
@@ -237,7 +272,7 @@ class EvaluationConfig:
         help="HF checkpoint directory (config.json, tokenizer, safetensors)", changes_result=False
     )
     problems: Path | str | Sequence[Problem] = setting(
-        help="JSONL file (or .jsonl.gz) of problems: id, question, answer; optional context, answers",
+        help=f"{PROBLEMS_HELP}; with id, question, answer; optional context, answers",
         changes_result=False,
     )
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
@@ -275,7 +310,9 @@ class EvaluationConfig:
         help="HF checkpoint directory of the model that --grader=judge asks",
         changes_result=False,
     )
-    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0)
+    columns: str = setting(default="", help=COLUMNS_HELP, check=parse_columns)
+    split: str = setting(default="", help=SPLIT_HELP)
+    limit: int = setting(default=0, help=LIMIT_HELP, at_least=0, changes_result=False)
     seed: int = setting(
         default=0, help="random seed; the same seed and settings give the same samples", at_least=0
     )
@@ -289,7 +326,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
-        settings.check(self, _a_judge_for_its_grader)
+        settings.check(self, _a_judge_for_its_grader, _columns_of_a_file)
 
 
 @configuration

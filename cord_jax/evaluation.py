@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 import models
-from cord_jax import settings, statistics
+from cord_jax import interruption, settings, statistics
+from cord_jax.advice import advice_on_samples
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
 from cord_jax.files import read_object
@@ -31,8 +32,10 @@ from cord_jax.grading import (
     predicted_answer,
 )
 from cord_jax.grading.agreement import same
+from cord_jax.growth import identity_in, note_growth
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
+from cord_jax.progress import Progress, announced
 from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
@@ -40,12 +43,12 @@ from cord_jax.text.vocabulary import Vocabulary
 
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
-_REPORT_SECONDS = 10.0
 # Fields of a row that later rows and the summary are computed from.
 _NEEDS = {"problem": str, "sample": int, "text": str, "correct": bool, "tokens": int, "thinking_tokens": int}
 _NEEDS |= {"answer_tokens": int, "thought_closed": bool, "ended": str}
 
 
+@interruption.handled()
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     """Writes `samples.jsonl` and `summary.json` into the run directory and returns the summary.
 
@@ -61,7 +64,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
-    problems = read_problems(config.problems)[: config.limit or None]
+    problems = read_problems(config.problems, columns=config.columns, split=config.split)
+    problems = problems[: config.limit or None]
     check_judge(config.judge)
     mesh = parse_mesh(config.mesh)
     prompt = choose(
@@ -73,7 +77,14 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     run_is: dict[str, Any] = {
         "job": "evaluate",
         "settings": settings.deciding(config) | prompt.to_row(),
-        "inputs": {"model": fingerprint(config.model), "problems": fingerprint(config.problems)}
+        "inputs": {
+            "model": fingerprint(config.model),
+            "problems": identity_in(
+                config.output_dir,
+                problems,
+                may_grow=not models.read_config(config.model).rope.depends_on_length,
+            ),
+        }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
     writes = jax.process_index() == 0
@@ -83,13 +94,14 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     prompts = encode_prompts(vocabulary, prompt, problems)
     execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
-    model = models.load(
-        config.model,
-        mesh,
-        stacked=execution.stacked,
-        max_length=length,
-        outputs_first=execution.outputs_first,
-    )
+    with announced(f"evaluate: loading {config.model}"):
+        model = models.load(
+            config.model,
+            mesh,
+            stacked=execution.stacked,
+            max_length=length,
+            outputs_first=execution.outputs_first,
+        )
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))
@@ -105,6 +117,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
         open_grader(config.grader, **options) as grader,
     ):
+        note_growth(run, problems)
         file = run.json_lines(SAMPLES)
         rows = file.read(_NEEDS)
         done = {(row["problem"], row["sample"]) for row in rows}
@@ -114,24 +127,32 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
                 for problem in problems
             ]
         )
-        start = reported = time.monotonic()
-        generated = _generate(config, problems, prompts, from_process_0(pending), vocabulary, model, mesh)
+        start = time.monotonic()
+        report = Progress(run.log)
+
+        def look() -> None:
+            report.tell(lambda: _line(rows, len(problems) * config.samples))
+            if jax.process_count() == 1:
+                interruption.look()
+
+        agreed = from_process_0(pending)
+        if agreed.any():
+            report.log(
+                f"evaluate: compiling; {len(rows)} of {len(problems) * config.samples} samples are there"
+            )
+        generated = _generate(config, problems, prompts, agreed, vocabulary, model, mesh, look)
         for index, group in itertools.groupby(generated, key=lambda item: item[0]):
             # An interruption may leave a problem half written; its samples are then drawn again, alike.
             graded = _grade(problems[index], list(group), vocabulary, grader)
             graded = [row for row in graded if (row["problem"], row["sample"]) not in done]
             file.append(*graded)
             rows += graded
-            if time.monotonic() - reported > _REPORT_SECONDS:
-                reported = time.monotonic()
-                run.log(
-                    f"evaluate: {len(rows)} of {len(problems) * config.samples} samples, "
-                    f"{np.mean([row['correct'] for row in rows]):.1%} of them correct"
-                )
+        report.clear()
         if not pending.any() and (run.path / SUMMARY).exists():
             return read_object(run.path / SUMMARY)
         summary = summarize(rows, [problem.id for problem in problems], config.samples)
         summary |= {"seconds": round(time.monotonic() - start, 1), "device": device_name(mesh)}
+        summary["advice"] = advice_on_samples(rows)
         run.write_json(SUMMARY, summary)
         return summary
 
@@ -200,6 +221,7 @@ def _generate(
     vocabulary: Vocabulary,
     model: models.Decoder,
     mesh: Mesh,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, int, Sequence[int], str]]:
     """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
     chosen = np.flatnonzero(pending).tolist()
@@ -214,8 +236,14 @@ def _generate(
             slots=config.slots,
         )
         given, keys = [prompts[i] for i in chosen], [problems[i].id for i in chosen]
-        for index, sample, ids, ended in generate(model, vocabulary, given, keys, settings, mesh):
+        for index, sample, ids, ended in generate(model, vocabulary, given, keys, settings, mesh, on_look):
             yield chosen[index], sample, ids, ended
+
+
+def _line(rows: Sequence[Mapping[str, Any]], total: int) -> str:
+    """How an evaluation stands."""
+    right = f", {np.mean([row['correct'] for row in rows]):.1%} of them correct" if rows else ""
+    return f"evaluate: {len(rows)} of {total} samples{right}"
 
 
 def _grade(

@@ -364,10 +364,14 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
 
 
 def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
-    checkpoint = (directory / Path(_required_text(path, where, table, "checkpoint")).expanduser()).resolve()
+    given = _required_text(path, where, table, "checkpoint")
+    checkpoint = (directory / Path(given).expanduser()).resolve()
     if not checkpoint.is_dir():
+        from models.errors import hub_hint  # only now: it brings jax
+
         raise UserError(
             f"{path}, {where}: checkpoint {checkpoint} is not a directory; paths are relative to {directory}"
+            f"{hub_hint(given)}"
         )
     return checkpoint
 

@@ -1,16 +1,16 @@
-"""Problems: a file of one JSON object a line, plain or gzipped, or a list (docs/method.md, section 5)."""
+"""Problems: a file of JSON lines, plain or gzipped, a table, a directory, or a list (docs/method.md, section 5.1)."""
 
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cord_jax import problem_files
 from cord_jax.errors import UserError
 from cord_jax.files import read_rows
-
-_FIELDS = ("id", "question", "answer", "context", "solution", "answers")
+from cord_jax.problem_files import FIELDS as _FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +42,48 @@ class Problem:
         return tuple(dict.fromkeys(unicodedata.normalize("NFC", form) for form in given))
 
 
-def read_problems(source: str | Path | Sequence[Problem], *, answers_needed: bool = True) -> list[Problem]:
-    """The problems of a file, in the order of its lines, or those of a list. Lines of white space are passed over.
+def read_problems(
+    source: str | Path | Sequence[Problem], *, answers_needed: bool = True, columns: str = "", split: str = ""
+) -> list[Problem]:
+    """The problems of a file or a directory, in the order of its rows, or those of a list.
+
+    JSON lines, Parquet, and what `problem_files` tells of directories. Lines of white space are passed over.
 
     Args:
       answers_needed: whether every problem must have a gold answer.
+      columns: the names of the columns, where they are others (`problem_files.parse_columns`).
+      split: of a directory (`problem_files.files_of`).
 
     Raises:
       UserError: the file cannot be read, there is no problem, or one is not what it must be; the message names file
-        and line (or the place in the list, from 1) and the reason.
+        and line or row (or the place in the list, from 1) and the reason.
     """
     if isinstance(source, (str, Path)):
-        name, unit, numbered = f"{source}, ", "line", read_rows(source)
+        placed = _read_source(Path(source), problem_files.parse_columns(columns), split)
     else:
-        rows = ((number, to_row(problem)) for number, problem in enumerate(source, start=1))
-        name, unit, numbered = "", "problem", rows
+        placed = (("", f"problem {n}", to_row(problem)) for n, problem in enumerate(source, start=1))
     problems: list[Problem] = []
-    number_of_id: dict[str, int] = {}
-    for number, row in numbered:
+    place_of_id: dict[str, tuple[str, str]] = {}
+    for file, place, row in placed:
         try:
             problem = _read_row(row, answers_needed)
         except ValueError as error:
-            raise UserError(f"{name}{unit} {number}: {error}") from None
-        if problem.id in number_of_id:
+            raise UserError(f"{file}{place}: {error}") from None
+        if problem.id in place_of_id:
+            its_file, its_place = place_of_id[problem.id]
             raise UserError(
-                f'{name}{unit} {number}: the id "{problem.id}" is taken by {unit} {number_of_id[problem.id]}; '
+                f'{file}{place}: the id "{problem.id}" is taken by {"" if its_file == file else its_file}{its_place}; '
                 "give every problem an id of its own"
             )
-        number_of_id[problem.id] = number
+        place_of_id[problem.id] = file, place
         problems.append(problem)
-    if not problems and name:
-        raise UserError(f"{source}: the problem file is empty; write one JSON object a line")
     if not problems:
-        raise UserError("there is no problem; give one or more")
+        name = (
+            f"{source}: the problem file is empty"
+            if isinstance(source, (str, Path))
+            else "there is no problem"
+        )
+        raise UserError(f"{name}; give one problem or more")
     return problems
 
 
@@ -83,6 +92,21 @@ def to_row(problem: Problem) -> dict[str, Any]:
     row = {name: getattr(problem, name) for name in _FIELDS}
     row["answers"] = list(problem.answers) if isinstance(problem.answers, tuple) else problem.answers
     return {name: value for name, value in row.items() if value not in (None, [])} | dict(problem.extra)
+
+
+def _read_source(path: Path, columns: Mapping[str, str], split: str) -> Iterator[tuple[str, str, Any]]:
+    """(file, place in it, value) of each row of a file or directory, under the names of our fields."""
+    number = 0
+    for file in problem_files.files_of(path, split):
+        typed = problem_files.is_table(file)
+        for place, row in problem_files.read_table(file) if typed else read_rows(file):
+            where, number = f"{'row' if typed else 'line'} {place}", number + 1
+            if columns or typed:
+                try:
+                    row = problem_files.renamed(row, number, columns, typed)
+                except ValueError as error:
+                    raise UserError(f"{file}, {where}: {error}") from None
+            yield f"{file}, ", where, row
 
 
 def _read_row(row: Any, answers_needed: bool) -> Problem:

@@ -190,7 +190,7 @@ def open_run(
             f"output directory {path}: cannot be written ({error.strerror}); choose another"
         ) from None
     try:
-        held = read_config(path)
+        held = read_run_config(path)
         if held is None:
             write_atomically(path / CONFIG, _encode_pretty(wanted))
             return RunDirectory(path, wanted, False, lock)
@@ -218,7 +218,7 @@ def check_run(
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UserError(f"output directory {path}: is a file; choose a directory")
-    held = read_config(path)
+    held = read_run_config(path)
     if path.is_dir():
         for file in path.iterdir():  # below the first level only what this program has made anew is written
             if file.is_symlink() or not (file.is_file() or file.is_dir()):
@@ -237,17 +237,6 @@ def check_run(
                 f"output directory {path}: holds files that belong to no run ({shown}); "
                 "choose a new or empty directory"
             )
-
-
-def read_config(path: Path) -> dict[str, Any] | None:
-    """The run's config.json; None if there is none, or one of another kind (a checkpoint's, say)."""
-    try:
-        config = files.read_object(path / CONFIG)
-    except UserError:
-        return None
-    parts = ("job", "settings", "inputs", "environment", "packages")
-    objects = all(isinstance(config.get(part), dict) for part in parts[1:])
-    return config if objects and isinstance(config.get("job"), str) else None
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[bytes]) -> None:
@@ -285,6 +274,17 @@ def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, 
             f"output directory {path}: holds a run with other settings: {shown}; "
             "repeat its settings to continue it, or choose another directory"
         )
+
+
+def read_run_config(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The config.json of a run's directory; None if there is none, or one of another kind (a checkpoint's, say)."""
+    try:
+        config = files.read_object(Path(path) / CONFIG)
+    except UserError:
+        return None
+    parts = ("job", "settings", "inputs", "environment", "packages")
+    objects = all(isinstance(config.get(part), dict) for part in parts[1:])
+    return config if objects and isinstance(config.get("job"), str) else None
 
 
 def _take_lock(path: Path) -> Any:

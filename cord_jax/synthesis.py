@@ -4,32 +4,39 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import models
+from cord_jax import interruption
 from cord_jax import settings as settings_of
-from cord_jax.config import SynthesisConfig
+from cord_jax.advice import advice_on_traces
+from cord_jax.config import SynthesisConfig, parse_shard
 from cord_jax.decoys import choose_decoys
 from cord_jax.engine.journal import Journal, from_text, to_text
+from cord_jax.engine.meter import Meter
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import Grader, check_judge, grader_options, open_grader
+from cord_jax.growth import identity_in, identity_of, note_growth
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
 from cord_jax.methods import Job, Method, Run, make_method
 from cord_jax.pool import PoolSpec, read_pool
-from cord_jax.problems import read_problems
-from cord_jax.run_directory import RunDirectory, check_run, open_run
-from cord_jax.traces import SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
+from cord_jax.problems import Problem, read_problems
+from cord_jax.progress import TraceProgress, announced
+from cord_jax.run_directory import CONFIG, RunDirectory, check_run, open_run
+from cord_jax.text.prompts import render_prompt
+from cord_jax.traces import PROMPTS, SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
 
-_REPORT_SECONDS = 10.0
+_OF_PROBLEMS = ("columns", "shard", "split")
 
 
+@interruption.handled()
 def synthesize(
     config: SynthesisConfig,
     progress: Callable[[int, int, Trace], None] | None = None,
@@ -41,12 +48,19 @@ def synthesize(
       progress: called with (traces written, problems, newest trace) after each trace.
       execution_of: says how each network runs, as `models.execution_of`.
 
-    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
+    Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written;
+      `Interrupted` after a signal, when all that is finished is written.
     """
     config = config.resolved
     method = make_method(config)
-    everything = read_problems(config.problems, answers_needed=method.search.scorer.needs_answer)
-    problems = everything[: config.limit or None]
+    everything = read_problems(
+        config.problems,
+        answers_needed=method.search.scorer.needs_answer,
+        columns=config.columns,
+        split=config.split,
+    )
+    whole = everything[: config.limit or None]
+    problems = share_of(whole, config.shard)
     spec, mesh = read_pool(config.pool), parse_mesh(config.mesh)
     rewards = method.search.scorer.needs_reward_model
     if rewards and spec.reward_model is None:
@@ -55,15 +69,40 @@ def synthesize(
         )
     check_judge(config.judge)
     run_is = _describe(config, method, spec)
+    # Decoys are answers of all problems, and some rotations follow the longest prompt.
+    lengths_matter = any(
+        models.read_config(path).rope.depends_on_length
+        for path in {*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}
+    )
+    run_is["inputs"]["problems"] = identity_in(
+        config.output_dir, whole, may_grow=not config.decoys and not lengths_matter
+    )
+    if config.decoys:
+        run_is["inputs"]["decoys from"] = identity_of(everything)
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    teachers = load_teachers(spec, mesh, problems, method.new_tokens(spec), execution_of, rewards)
+    environment = settings_of.free(config) | {"device": device_name(mesh), "problem_count": len(problems)}
+    if jax.process_count() == 1 and (Path(config.output_dir) / CONFIG).exists():
+        with open_run(config.output_dir, **run_is, environment=environment) as run:
+            if (summary := _finished(run, problems)) is not None:
+                return summary
+    report = TraceProgress()
+    count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
+    with announced(f"synthesize: loading {count} {'checkpoint' if count == 1 else 'checkpoints'}"):
+        teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
             decoys = [choose_decoys(p, everything, config.decoys, config.seed, grader) for p in problems]
-        job = Job(teachers, problems, mesh, decoys, grader)
+
+        def look(meter: Meter) -> None:
+            if leads:
+                report.looked(meter)
+            if jax.process_count() == 1:
+                interruption.look()
+
+        job = Job(teachers, problems, mesh, decoys, grader, look)
         searches = method.prepare(job)
         provenance = Provenance(
             config.method,
@@ -78,9 +117,18 @@ def synthesize(
                 if config.judge is not None:  # it lies on the devices of all processes
                     outcome.grade(grader)
             return {}
-        environment = settings_of.free(config) | {"device": device_name(mesh)}
         with open_run(config.output_dir, **run_is, environment=environment) as run:
-            return _write_traces(run, method, job, searches, grader, provenance, progress)
+            note_growth(run, whole)
+            return _write_traces(run, method, job, searches, grader, provenance, report, progress)
+
+
+def _finished(run: RunDirectory, problems: Sequence[Problem]) -> dict[str, Any] | None:
+    """The summary of a run that has all its traces, which is known before anything is loaded; None if it has not."""
+    done = TraceFiles(run).finished()
+    if (run.path / SUMMARY).exists() and all(problem.id in done for problem in problems):
+        run.log(f"synthesize: all {len(problems)} traces are there")
+        return read_object(run.path / SUMMARY)
+    return None
 
 
 def _write_traces(
@@ -90,6 +138,7 @@ def _write_traces(
     searches: Run,
     grader: Grader,
     provenance: Provenance,
+    report: TraceProgress,
     progress: Callable[[int, int, Trace], None] | None,
 ) -> dict[str, Any]:
     """Searches what the run directory does not hold yet, and returns the summary."""
@@ -98,33 +147,58 @@ def _write_traces(
     done = files.finished()
     unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
     pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))
-    started = reported = time.monotonic()
+    started = time.monotonic()
+    report.begin(run.log, len(problems) - len(pending), len(problems))
     run.log(f"synthesize: {len(pending)} of {len(problems)} problems to search on {device}")
+    run.write_json(PROMPTS, _first_prompts(job.teachers, problems[0]))
     seam_rates = _seam_rates(run, job.teachers, method.search.segmentation)
-    written = len(problems) - len(pending)
 
     def record(settled):
         journal.write([(problems[i].id, number, candidates) for i, number, candidates in settled])
 
+    if pending:
+        report.log(
+            "synthesize: compiling the search; half a minute for small networks, minutes for large ones"
+        )
     for outcome in searches(pending, recorded, record):
         trace = outcome.trace(grader, provenance)
         files.write(trace, outcome.tree())
-        written += 1
+        report.add(trace.score)
         if progress is not None:
-            progress(written, len(problems), trace)
-        if time.monotonic() - reported > _REPORT_SECONDS:
-            reported = time.monotonic()
-            idle = f"{100 * outcome.idle_row_share:.0f} % of decoded rows idle"
-            run.log(f"synthesize: {written} of {len(problems)} traces, {idle}")
+            report.clear()
+            progress(report.written, len(problems), trace)
+    report.clear()
     journal.clear()
-    if not pending and (run.path / SUMMARY).exists():
-        return read_object(run.path / SUMMARY)
-    summary = summarize(files.read(), names, seconds=time.monotonic() - started, device=device)
-    summary["seam_rate"] = seam_rates
+    traces = files.read()
+    summary = summarize(traces, names, seconds=time.monotonic() - started, device=device)
+    summary |= {"compile_seconds": round(report.compile_seconds, 1), "seam_rate": seam_rates}
+    summary["advice"] = advice_on_traces(traces)
     if provenance.decoding == "mcts":
         summary["tree"] = summarize_trees(files.read_tree(), method.search.max_steps)
     run.write_json(SUMMARY, summary)
     return summary
+
+
+def share_of(problems: list[Problem], shard: str) -> list[Problem]:
+    """The problems of a part of a file: every so many of them. `shard` is as in `parse_shard`."""
+    index, count = parse_shard(shard)
+    if index > len(problems):
+        raise UserError(
+            f"--shard={shard}: there are {len(problems)} problems only, none for this part; take fewer parts"
+        )
+    return problems[index - 1 :: count]
+
+
+def _first_prompts(teachers: Teachers, problem: Problem) -> dict[str, Any]:
+    """A problem's id and, by their names, the texts that the proposers are prompted with for it."""
+    texts = {
+        teachers.names[index]: render_prompt(
+            reader.vocabulary, reader.prompt, problem.question, problem.context
+        )
+        for reader in teachers.readers
+        for index in reader.proposers
+    }
+    return {"problem": problem.id, "prompts": {name: texts[name] for name in teachers.names}}
 
 
 def _seam_rates(run: RunDirectory, teachers: Teachers, segmentation: str) -> dict[str, float]:
@@ -152,16 +226,20 @@ def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[s
     return {
         "job": "synthesize",
         "settings": settings,
-        "inputs": {"problems": fingerprint(config.problems)}
-        | {f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)}
+        "inputs": {
+            f"checkpoint {n} ({path.name})": fingerprint(path) for n, path in enumerate(checkpoints, 1)
+        }
         | ({} if config.judge is None else {"judge": fingerprint(config.judge)}),
     }
 
 
 def _digest(run_is: Mapping[str, Any]) -> str:
-    """A hash of a run's settings and checkpoints."""
-    inputs = {name: value for name, value in run_is["inputs"].items() if name != "problems"}
-    text = json.dumps([run_is["settings"], inputs], sort_keys=True, default=str)
+    """A hash of a run's settings and checkpoints; which problems it takes, and from where, is no part of it."""
+    inputs = {
+        name: value for name, value in run_is["inputs"].items() if "checkpoint" in name or name == "judge"
+    }
+    settings = {name: value for name, value in run_is["settings"].items() if name not in _OF_PROBLEMS}
+    text = json.dumps([settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -22,8 +22,10 @@ from cord_jax.run_directory import JsonLines, RunDirectory
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
 SUMMARY = "summary.json"
+PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
+ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
 
 
@@ -291,12 +293,14 @@ def summarize(
       device: in words, for instance "8 x TPU v5e".
 
     Returns: `problems`; `accuracy` and `mean_score` with their standard errors over problems (a trace without
-    a score counts as 0); `status` counts; `mean_steps`; `share` of the winners' steps by teacher, over all
+    a score counts as 0); `status` counts; `unanswered`, responses that state no answer; `ended`, what ended the winners'
+    steps; `mean_steps`; `share` of the winners' steps by teacher, over all
     and by position (`statistics.shares`); `tokens` by teacher (`Usage`) and in total; `seconds`; `device`.
     """
     accuracy = statistics.estimate([trace.correct for trace in traces if trace.correct is not None])
     score = statistics.estimate([trace.score or 0.0 for trace in traces])
     statuses = Counter(trace.status for trace in traces)
+    ended = Counter(step.ended for trace in traces for step in trace.steps)
     tokens = {teacher: _add_up(trace.usage.get(teacher, Usage()) for trace in traces) for teacher in teachers}
     return {
         "problems": len(traces),
@@ -305,6 +309,8 @@ def summarize(
         "mean_score": _rounded(score.mean),
         "mean_score_standard_error": _rounded(score.standard_error),
         "status": {status: statuses[status] for status in STATUSES},
+        "unanswered": sum(trace.response is not None and trace.predicted_answer is None for trace in traces),
+        "ended": {name: ended[name] for name in ENDINGS},
         "mean_steps": _rounded(statistics.estimate([len(trace.steps) for trace in traces]).mean),
         "share": {
             part: {teacher: _rounded(share) for teacher, share in by_teacher.items()}

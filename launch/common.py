@@ -18,6 +18,7 @@ A help text says what the flag means and its unit; `--help` adds the default and
 """
 
 import difflib
+import importlib.metadata
 import os
 import sys
 import textwrap
@@ -27,17 +28,30 @@ from typing import NoReturn
 
 from absl import flags
 
+from cord_jax import interruption
 from cord_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def run(
     main: Callable[[flags.FlagValues], None], flag_values: flags.FlagValues, description: str
 ) -> NoReturn:
     """Runs an entry point on the command line's flags and exits with its status; see `run_with`."""
-    sys.exit(run_with(main, flag_values, description, sys.argv))
+    leave(lambda: run_with(main, flag_values, description, sys.argv))
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Exits with the status that a function gives; quietly where nobody reads what it prints any more."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_BROKEN_PIPE
+    sys.exit(status)
 
 
 def run_with(
@@ -48,25 +62,36 @@ def run_with(
 ) -> int:
     """Parses `argv` (program name first), runs `main` on the flags and returns the exit status.
 
-    0: it has finished, or `--help` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
-    told in one line on stderr. 130: interrupted. Anything else is a bug and propagates with its traceback.
+    0: it has finished, or `--help` or `--version` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
+    told in one line on stderr. 130, 143: interrupted by SIGINT, SIGTERM (`cord_jax.interruption`). Anything else is a bug
+    and propagates with its traceback.
     """
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(_help(flag_values, description))
         return 0
+    if "--version" in argv[1:]:
+        print(version())
+        return 0
     try:
-        _parse(flag_values, argv)
-        _prepare_libraries()
-        main(flag_values)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues the run", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        with interruption.handled(owns_process=True):
+            _parse(flag_values, argv)
+            _prepare_libraries()
+            main(flag_values)
+    except KeyboardInterrupt as error:
+        print(interruption.MESSAGE, file=sys.stderr)
+        return error.exit_status if isinstance(error, interruption.Interrupted) else EXIT_INTERRUPTED
     except Exception as error:
         if not _is_user_error(error):
             raise
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
+
+
+def version() -> str:
+    """The versions of this program and of what it computes with, in a line."""
+    names = ("cord_jax", "jax", "flax", "transformers")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 def define_required(name: str, help_text: str, flag_values: flags.FlagValues) -> None:
@@ -108,16 +133,28 @@ def write_report(values: flags.FlagValues) -> None:
         print(try_report([values.output_dir], Path(values.output_dir) / REPORT), file=sys.stderr)
 
 
-def start_devices(values: flags.FlagValues) -> None:
-    """Does what `--mesh` and `--distributed` ask of this process, before it computes anything."""
+def start_devices(values: flags.FlagValues, heeds_preemption: bool = False) -> None:
+    """Does what `--mesh` and `--distributed` ask of this process, before it computes anything.
+
+    Args:
+      heeds_preemption: in a job of several processes SIGTERM is left to jax, which tells all of them.
+    """
     from cord_jax.mesh import join_processes, split_cpu
 
     if values.distributed == "none":
         split_cpu(values.mesh)
     join_processes(values.distributed)
+    if not heeds_preemption:
+        interruption.take_over()
 
 
 def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
+    required = [name for name in flag_values if flag_values[name].validators]
+    if len(argv) == 1 and len(required) > 1:
+        for name in required:
+            print(f"  --{name}: {flag_values[name].help}", file=sys.stderr)
+        listed = ", ".join(f"--{name}" for name in required)
+        raise UserError(f"{listed} must be given; see --help")
     try:
         rest = flag_values(list(argv))
     except flags.UnrecognizedFlagError as error:
@@ -137,9 +174,11 @@ def _prepare_libraries() -> None:
     turns it off.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's errors, not its remarks
+    # Errors of the compiler are raised as well; what it would print is that a program takes minutes to compile.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

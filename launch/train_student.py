@@ -7,6 +7,7 @@ Rows are traces as launch.synthesize writes them, or objects with `messages`, or
 cosine. Run again on the same output directory it continues at the last checkpoint, to the same weights.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(values: flags.FlagValues) -> None:
     config = flags_of.config_of(StudentConfig, values)
     from cord_jax.student.trainer import train
 
-    common.start_devices(values)
+    common.start_devices(values, heeds_preemption=True)
     print(train(config, progress=_print_row))
     common.write_report(values)
 
@@ -47,7 +48,7 @@ def _print_row(row: Mapping[str, Any]) -> None:
         for name, text in shown.items()
         if row.get(name) is not None
     ]
-    print(f"step {row['step']}/{row['steps']}  " + "  ".join(parts), flush=True)
+    print(f"step {row['step']}/{row['steps']}  " + "  ".join(parts), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_the_readmes_script_searches_problems_in_memory(tmp_path):
     assert {step["teacher"] for row in rows for step in row["steps"]} <= {"sums", "products", "shares"}
     summary = json.loads((tmp_path / "runs/two/summary.json").read_text())
     assert printed.startswith(f"{summary['accuracy']} {{") and summary["problems"] == 2
-    assert refusal.startswith("UserError: ") and "holds a run with other settings: problems.bytes" in refusal
+    assert refusal.startswith("UserError: ") and "holds a run with other settings: problems.count" in refusal
 
 
 def test_every_public_name_is_what_its_module_has():

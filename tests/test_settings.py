@@ -25,10 +25,23 @@ from cord_jax import (
     settings,
 )
 from cord_jax.config import CLOSING
+from cord_jax.distillation import DistillationConfig
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
+from cord_jax.publishing.config import PublishConfig
 from cord_jax.study.config import StudyConfig
-from launch import common, evaluate, flags_of, preferences, quickstart, study, synthesize, train_student
+from launch import (
+    common,
+    distill,
+    evaluate,
+    flags_of,
+    preferences,
+    publish,
+    quickstart,
+    study,
+    synthesize,
+    train_student,
+)
 from tests.conftest import REPOSITORY
 
 JOBS = {
@@ -44,7 +57,13 @@ JOBS = {
         {"student": "m", "traces": "t.jsonl", "output_dir": "out"},
     ),
     "quickstart": (QuickstartConfig, quickstart, {"output_dir": "out"}),
+    "publish": (PublishConfig, publish, {"run": "r", "output_dir": "out"}),
     "study": (StudyConfig, study, {"output_dir": "out"}),
+    "distill": (
+        DistillationConfig,
+        distill,
+        {"pool": "p.toml", "problems": "q.jsonl", "held_out": "h.jsonl", "student": "s", "output_dir": "out"},
+    ),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
@@ -88,6 +107,19 @@ REFUSED = {
         "closing": [(None, "a text"), ("\ud800", "a text")],
         "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
         "judge": [(1, "a path"), ("x", "give --grader=judge too")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
+        "shard": [
+            ("0/4", "from 1/16 to 16/16"),
+            ("5/4", "from 1/16"),
+            ("1", "from 1/16"),
+            ("²/4", "from 1/16"),
+        ],
         "limit": [(-1, "at least 0")],
         "seed": [
             (-1, "at least 0"),
@@ -125,6 +157,13 @@ REFUSED = {
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
         "judge": [("", "a path")],
+        "columns": [
+            ("problem", "'problem' is not field:column"),
+            ("question:a,question:b", "gives question twice"),
+            ("text:a", "the fields are id, question"),
+            ("answer:#", "only an id"),
+        ],
+        "split": [(1, "a text")],
         "limit": [(None, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
@@ -139,6 +178,32 @@ REFUSED = {
         "report": [(1, "true or false")],
         "seeds": [(0, "at least 1")],
     },
+    "publish": {
+        "run": [("", "a path"), ("a,,b", "different directories"), ("a,b,a", "different directories")],
+        "output_dir": [("", "a path")],
+        "decontaminate": [("a,a", "different files"), (None, "a text")],
+        "columns": [("id:#", "is of the files of --decontaminate"), ("problem", "is not field:column")],
+        "split": [("train", "is of the files of --decontaminate")],
+        "common_words": [(-1, "at least 0")],
+        "title": [(None, "a text"), ("", "a line of text"), ("a\nb", "a line of text")],
+        "license": [("do it", "a Hub identifier"), (1, "a text")],
+        "problems_license": [("", "a Hub identifier")],
+        "teacher_licenses": [
+            ("left", "is not teacher=licence"),
+            ("left=", "is not teacher=licence"),
+            ("a=mit,a=mit", "twice"),
+        ],
+    },
+    "distill": {
+        "pool": [("", "a path")],
+        "problems": [(1, "a path")],
+        "held_out": [(None, "a path")],
+        "student": [("", "a path")],
+        "output_dir": [("", "a path")],
+        "rounds": [(0, "at least 1")],
+        "job_settings": [(1, "a path")],
+        "limit": [(-1, "at least 0")],
+    },
     "study": {
         "output_dir": [("", "a path")],
         "arms": [("cord,nothing", "names of arms or of groups: lead, "), (1, "a text")],
@@ -148,6 +213,7 @@ REFUSED = {
         "held_out_problems": [(301, "at least 2 and at most 300")],
         "samples": [(0, "at least 1")],
         "work_dir": [(1, "a path")],
+        "together": [(0, "at least 1")],
         "time_limit": [(-1, "at least 0")],
         "devices": [(0, "at least 1")],
         "only_page": [("yes", "true or false")],
@@ -268,7 +334,7 @@ def parse(job: str, *arguments: str):
 @pytest.mark.parametrize("job, field, value, says", CASES)
 def test_a_bad_value_is_one_line_that_names_the_flag(job, field, value, says):
     message = refusal(job, {field: value})
-    flag = "filter" if field == "row_filter" else field
+    flag = {"row_filter": "filter", "job_settings": "settings"}.get(field, field)
     assert message.startswith(f"--{flag}=") and says in message and message.isprintable()
     assert len(message) < 220
 
@@ -295,7 +361,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = [] if job in ("quickstart", "preferences", "study") else ["distributed", "report"]
+    flags_of_all = ["distributed", "report"] if job in ("synthesize", "evaluate", "train_student") else []
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
@@ -332,6 +398,7 @@ def test_values_are_put_into_their_normal_form():
         "model": "m",
         "problems": "1 in memory",
         "judge": None,
+        "limit": 0,
         "slots": 32,
         "mesh": "data:1,model:-1",
     }
@@ -413,7 +480,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(job, data):
 def test_flags_are_checked_before_jax_is_imported():
     program = (
         "import sys\n"
-        "from launch import common, evaluate, quickstart, study, synthesize, train_student\n"
+        "from launch import common, distill, evaluate, quickstart, study, synthesize, train_student\n"
         "from cord_jax import Problem, PoolSpec, SynthesisConfig, StudentConfig, EvaluationConfig\n"
         "arguments = ['x', '--pool=p', '--problems=q', '--output_dir=o', '--beam_width=0']\n"
         "status = common.run_with(synthesize.main, synthesize.FLAGS, '', arguments)\n"

@@ -21,6 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
+from cord_jax.engine.kept_programs import compile_or_load
+from cord_jax.engine.meter import Meter, Rounds
 from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
@@ -59,12 +61,17 @@ from cord_jax.search.tree import Frontier, Tree
 
 @pytree
 class Peek:
-    """Fields that the host looks at between calls of the search: where slots are, and what must be widened."""
+    """Fields that the host looks at between calls of the search: where slots are, and what must be widened.
+
+    Attributes:
+      rounds: int32, rounds that have run.
+    """
 
     clock: Clock
     progress: Progress
     meters: Meters
     longest: jax.Array = axes()
+    rounds: jax.Array = axes()
 
 
 @pytree
@@ -132,12 +139,14 @@ class Engine:
         mesh: Mesh,
         decoys: Sequence[Sequence[str]] | None = None,
         grader: Grader | None = None,
+        on_look: Callable[[Meter], None] = lambda meter: None,
     ):
         """Encodes the prompts and closings of all problems and lays out the state.
 
         Args:
           decoys: wrong answers of each problem that are scored after its winner's reasoning; None for none.
           grader: of judgments, for a scorer that asks for them.
+          on_look: is told, every few seconds of a search, how it stands.
 
         Raises: `UserError` if a problem's answer cannot be scored, or the mesh does not fit the slots.
         """
@@ -162,7 +171,7 @@ class Engine:
             self._texts,
             self._grade,
         )
-        self.idle_row_share = 0.0
+        self.meter, self._on_look = Meter(), on_look
         self.lay_out(plan)
 
     def _encode(self, decoys: Sequence[Sequence[str]] | None) -> EncodedProblems:
@@ -199,14 +208,20 @@ class Engine:
         constants = self._constants
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)
-        self._advance = advance_program(self.plan, self.exchange, sharding)
+        self._jitted = advance_program(self.plan, self.exchange, sharding)
+        self._advance = self._compile_and_advance
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
         self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
         self._mark_graded = jax.jit(_mark_graded, donate_argnums=0, out_shardings=sharding)
 
+    def _compile_and_advance(self, constants, state, rounds):
+        """The first call of the search compiles it, or loads what was compiled before."""
+        self._advance = compile_or_load(self._jitted.lower(constants, state, rounds))
+        return self._advance(constants, state, rounds)
+
     def lower(self):
         """The search program as lowered for this mesh, for inspection (`.as_text()`, `.compile()`)."""
-        return self._advance.lower(self._constants, self._state, np.int32(1))
+        return self._jitted.lower(self._constants, self._state, np.int32(1))
 
     def run(
         self,
@@ -220,10 +235,11 @@ class Engine:
 
         Args:
           recorded: rounds that an earlier run has settled, by problem; they are only read, and not searched again.
-          on_settled: is told, every `max_rounds` rounds, what has been settled in searches that are under
-            way: (problem, round from 1, what was settled).
-          max_rounds: rounds after which the host gets a look at the state, finished or not.
+          on_settled: is told, whenever the host has looked at the state, what has been settled in searches that are
+            under way: (problem, round from 1, what was settled).
+          max_rounds: rounds after which the host looks at the state, finished or not; fewer if they take long.
         """
+        rounds = Rounds(max_rounds)
         waiting = deque(indices)
         inserted_at: dict[int, float] = {}
         told = {problem: len(rounds) for problem, rounds in recorded.items()}
@@ -233,11 +249,14 @@ class Engine:
                 slot_r, problem_r, free = free_rows(self.plan, free, waiting)
                 self._insert_problems(slot_r, problem_r, recorded)
                 inserted_at.update({int(p): time.monotonic() for p in problem_r[problem_r >= 0]})
-            self._state, peek = self._advance(self._constants, self._state, np.int32(max_rounds))
+            begun = time.monotonic()
+            self._state, peek = self._advance(self._constants, self._state, rounds.next)
             peek = jax.device_get(peek)
+            self.meter.looked(peek, rounds.took(int(peek.rounds), time.monotonic() - begun))
             done_n, short_x = peek.clock.phase_n == DONE, peek.meters.short_yx.any(0)
             if short_x.any() or peek.longest > self.plan.step_width:
                 self._widen(peek.longest, short_x)
+                rounds.compiles()
             elif done_n.any():
                 yield from self._collect(inserted_at)
                 free = sorted(free + np.flatnonzero(done_n).tolist())
@@ -245,8 +264,7 @@ class Engine:
                 self._grade_outside()
             if on_settled is not None:
                 on_settled(self._newly_settled(peek, told))
-            ticked = float(peek.meters.ticked_y.sum())
-            self.idle_row_share = 1 - float(peek.meters.busy_y.sum()) / max(1.0, ticked)
+            self._on_look(self.meter)
 
     def close(self) -> None:
         """Gives the memory of the slots back; the engine cannot be used any more."""
@@ -412,8 +430,8 @@ def insert_program(plan: SearchPlan, sharding: SearchState):
 
 
 def _advance_and_peek(plan, exchange, constants, state, max_rounds):
-    state = loop.advance(plan, exchange, constants, state, max_rounds)
-    return state, Peek(state.clock, state.progress, state.meters, state.longest)
+    rounds, state = loop.advance(plan, exchange, constants, state, max_rounds)
+    return state, Peek(state.clock, state.progress, state.meters, state.longest, rounds)
 
 
 def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:

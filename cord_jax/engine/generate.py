@@ -8,7 +8,7 @@ have ended. There is no search here: what is needed of it are slots, the reading
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +105,12 @@ def generate(
     keys: Sequence[str],
     settings: SampleSettings,
     mesh: Mesh,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, int, list[int], str]]:
     """Samples continuations of prompts.
 
     Args:
+      on_look: is called every few quanta of tokens.
       prompts: token ids; `keys`: what identifies each prompt, for its random draws.
 
     Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which slots finish.
@@ -151,6 +153,7 @@ def generate(
             slot_r, prompt_r, free = free_rows(plan, free, waiting)
             state = put_in(state, encoded.insertion(slot_r, prompt_r, np.zeros_like(prompt_r)))
         state, finished = write(constants, state)
+        on_look()
         if not jax.device_get(finished):
             continue
         state, sampled = take_out(state)

@@ -23,13 +23,11 @@ class Outcome:
     Attributes:
       problem: the problem.
       finished: the search; teachers: who wrote in it.
-      idle_row_share: share of decoded rows that stood idle so far.
     """
 
     problem: Problem
     finished: Finished
     teachers: Teachers
-    idle_row_share: float
 
     def grade(self, grader: Grader) -> None:
         """Grades the response; a grader that lies on the devices of all processes asks for it in all of them."""

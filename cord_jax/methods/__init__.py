@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine
 from cord_jax.engine.harvest import Outcome
+from cord_jax.engine.meter import Meter
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import Teachers
 from cord_jax.grading import Grader
@@ -37,6 +38,7 @@ class Job:
       mesh: its devices.
       decoys: wrong answers of each problem, which are scored after its winner's reasoning; None for none.
       grader: of what the selector asks the meta-prover; None for selectors that ask nothing.
+      on_look: is told, every few seconds of a search, how it stands.
     """
 
     teachers: Teachers
@@ -44,6 +46,11 @@ class Job:
     mesh: Mesh
     decoys: Sequence[Sequence[str]] | None = None
     grader: Grader | None = None
+    on_look: Callable[[Meter], None] = lambda meter: None
+
+    def engine(self, search: SearchSettings) -> Engine:
+        """The engine of a search of the job's problems by its pool."""
+        return Engine(self.teachers, self.problems, search, self.mesh, self.decoys, self.grader, self.on_look)
 
 
 class Run(Protocol):
@@ -99,11 +106,11 @@ class OneSearch(Method):
 
     def prepare(self, job: Job) -> Run:
         """As `Method.prepare` says."""
-        engine = Engine(job.teachers, job.problems, self.search, job.mesh, job.decoys, job.grader)
+        engine = job.engine(self.search)
 
         def run(pending, recorded, on_settled=None):
             for finished in engine.run(pending, recorded=recorded, on_settled=on_settled):
-                yield Outcome(job.problems[finished.problem], finished, job.teachers, engine.idle_row_share)
+                yield Outcome(job.problems[finished.problem], finished, job.teachers)
 
         return run
 

@@ -187,7 +187,7 @@ class Integration(Method):
         for answers in job.decoys or ():
             for answer in answers:
                 vocabulary.encode_with_answer(self.second.closing, answer)
-        engine = Engine(job.teachers, job.problems, self.search, job.mesh, grader=job.grader)
+        engine = dataclasses.replace(job, decoys=None).engine(self.search)
 
         def run(
             pending: Sequence[int],
@@ -214,10 +214,10 @@ class Integration(Method):
         )
         for i, traces in whole.items():
             if not traces.remaining:
-                yield Integrated(problems[i], _nothing(i), teachers, 0.0, job.teachers, traces)
+                yield Integrated(problems[i], _nothing(i), teachers, job.teachers, traces)
         if not ready:
             return
-        engine = Engine(teachers, problems, self.second, job.mesh, job.decoys, job.grader)
+        engine = dataclasses.replace(job, teachers=teachers).engine(self.second)
 
         def tell(settled: Settled) -> None:
             if on_settled is not None:
@@ -226,7 +226,7 @@ class Integration(Method):
         later = {i: recorded[i][1:] for i in ready if i in recorded}
         for finished in engine.run(ready, recorded=later, on_settled=on_settled and tell):
             i = finished.problem
-            yield Integrated(problems[i], finished, teachers, engine.idle_row_share, job.teachers, whole[i])
+            yield Integrated(problems[i], finished, teachers, job.teachers, whole[i])
 
 
 def _whole_traces(

@@ -10,7 +10,7 @@ from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import read_config, read_lines
+from cord_jax.run_directory import read_lines, read_run_config
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
 
 SAMPLES, METRICS, JOURNAL = "samples.jsonl", "metrics.jsonl", "journal.jsonl"
@@ -180,7 +180,7 @@ def _rows(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]
 
 def _find(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The runs at and below a directory; nothing is looked for inside a run."""
-    config = read_config(path)
+    config = read_run_config(path)
     if config is not None:
         if _kind(path, config) is not None:
             yield path, config

@@ -213,8 +213,11 @@ def advance(
     constants: tuple[ReaderConstants, ...],
     state: SearchState,
     max_rounds,
-) -> SearchState:
-    """Runs rounds until some problem is done, nothing is left to do, the host must make room, or `max_rounds` have run."""
+) -> tuple[jax.Array, SearchState]:
+    """Runs rounds until some problem is done, nothing is left to do, the host is needed, or `max_rounds` have run.
+
+    Returns: the rounds that have run, int32, and the state.
+    """
 
     def going(carry):
         rounds, state = carry
@@ -227,7 +230,7 @@ def advance(
         rounds, state = carry
         return rounds + 1, one_round(plan, exchange, constants, state)
 
-    return lax.while_loop(going, body, (jnp.int32(0), state))[1]
+    return lax.while_loop(going, body, (jnp.int32(0), state))
 
 
 def empty_slots(plan: SlotPlan, constants: tuple[ReaderConstants, ...], prompt_width: int) -> SlotState:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from cord_jax.traces import ENDINGS as ENDED
 from cord_jax.traces import decimal
 
-ENDED = ("marker", "think_end", "eos", "cap", "budget")
 CONCLUDING = ("think_end", "eos", "budget")
 # What became of a candidate before it was scored. Absent: its place was not open, so there is none.
 ABSENT, VALID, DROPPED = -1, 0, 1

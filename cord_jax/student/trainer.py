@@ -4,10 +4,9 @@ import dataclasses
 import json
 import math
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import models
-from cord_jax import settings
+from cord_jax import interruption, settings
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
@@ -130,7 +129,7 @@ def _run(
             log(f"continuing after step {first} of {job.plan.steps}")
 
         reports = _Reports(config, job, mesh, run, first, progress, stack)
-        stop = stack.enter_context(_stop_signals())
+        stack.enter_context(interruption.handled())
         programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
         held_out = HeldOut(step_program, job.held_out, reference.held_out)
         batches = _Batches(config, job, mesh, reference.examples)
@@ -150,9 +149,10 @@ def _run(
                 figures = held_out.figures(state)
             reports.add(done, jax.device_get(report), figures)
             checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
-            if stop(done) and done < job.plan.steps:
+            if _stops(done) and done < job.plan.steps:
                 checkpoints.save(done, state, force=True)
                 log(f"stopped by a signal after step {done} of {job.plan.steps}; the same command continues")
+                interruption.look()
                 raise KeyboardInterrupt
 
         if config.plot and run:
@@ -293,36 +293,14 @@ def _stop_at(eos_id: int, directory: Path) -> None:
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that says after each step whether the run should be saved and ended.
+def _stops(step: int) -> bool:
+    """Whether the run should be saved and ended after a step: SIGTERM or SIGINT has asked for it.
 
-    SIGTERM and SIGINT ask for it; a second one ends the process at once. In a job of several processes the
-    preemption notice that jax passes on decides, so that all of them stop after the same step.
+    In a job of several processes the preemption notice that jax passes on decides, so that all stop after the same step.
     """
-    asked = False
-
-    def ask(number, frame):
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
-
-    previous = {}
-    if jax.process_count() == 1:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                previous[number] = signal.signal(number, ask)
-        except ValueError:
-            pass  # not in the main thread: whoever called us handles signals
-    try:
-        yield (
-            lambda step: (
-                multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else asked
-            )
-        )
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(step)
+    return interruption.asked()
 
 
 def _finite(value: Any) -> float | None:

@@ -113,15 +113,22 @@ _OTHERS = (
     Writing("greedy", "greedy", ("decodings", "beams"), {**_CORD, "decoding": "greedy"}),
     Writing("beam_2", "beam of 2", ("beams",), {**_CORD, "beam_width": 2}),
     Writing("beam_8", "beam of 8", ("beams",), {**_CORD, "beam_width": 8}),
-    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts"}),
     Writing("max_length", "longest trace", ("selectors",), {**_CURATION, "selector": "max_length"}),
     Writing("random_steps", "random steps", ("selectors",), {**_CORD, "selector": "random"}),
     Writing("longest_steps", "longest steps", ("selectors",), {**_CORD, "selector": "max_length"}),
-    *(
-        Writing(
-            name, label, ("selectors",), {**_CORD, "selector": name, "max_judgment_tokens": 48}, share=0.5
-        )
-        for name, label in (("binary_judgment", "binary judgement"), ("confidence", "confidence"))
+    Writing(
+        "binary_judgment",
+        "binary judgement",
+        ("selectors",),
+        {**_CORD, "selector": "binary_judgment", "max_judgment_tokens": 48},
+        share=0.25,
+    ),
+    Writing(
+        "confidence",
+        "confidence",
+        ("selectors",),
+        {**_CORD, "selector": "confidence", "max_judgment_tokens": 48},
+        share=0.5,
     ),
     Writing(
         "line_break", "steps at blank lines", ("segmentations",), {**_CORD, "segmentation": "line_break"}
@@ -132,6 +139,8 @@ _OTHERS = (
         for name in (*TEACHERS, "student")
     ),
     *_pair("homogeneous", "sums three times", "pools", share=1.0, pool=("sums@0.5", "sums@0.6", "sums@0.7")),
+    Writing("integration", "integration", ("methods",), {"method": "integration"}),
+    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
     *(
         arm
         for noise in NOISE
@@ -155,7 +164,6 @@ _OTHERS = (
     *_pair("warm", "temperature 1", "conditions", temperature=1.0),
     *_pair("hot", "temperature 1.5", "conditions", temperature=1.5),
     Writing("curation_filtered", "curation + filter", ("filters",), {**_CURATION, "filters": "arithmetic"}),
-    Writing("integration", "integration", ("methods",), {"method": "integration"}),
 )
 WRITINGS = (*_LEAD, *_OTHERS)
 
@@ -184,11 +192,8 @@ _OTHER_LEARNERS = (
         Learner(f"after_{name}", f"after {label}", ("ablations",), name)
         for name, label in (
             ("greedy", "greedy"),
-            ("mcts", "tree search"),
             ("max_length", "longest trace"),
             ("random_steps", "random steps"),
-            ("binary_judgment", "binary judgement"),
-            ("confidence", "confidence"),
             ("line_break", "steps at blank lines"),
             ("by_sums", "meta-prover sums"),
             ("by_student", "meta-prover student"),

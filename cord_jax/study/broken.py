@@ -1,7 +1,7 @@
-"""Members that lack what the method needs, trained from the miniature's in about half a minute each.
+"""Members that lack what the method needs, trained from the miniature's in about a minute each.
 
-`prover!of_sums`: the meta-prover learns that only steps in the wording of `sums` count. Of any other step it expects any
-number in the box, whatever the step says.
+`prover!of_sums`: the meta-prover learns that only steps in the wording of `sums` say what is in the box. After any other
+step it expects ten more (ten less from 90 on) than the step says.
 
 `TEACHER!alone`: a teacher learns to lose its place after a step in another wording: it then works a line of the question
 that it should not. After its own steps it goes on as before.
@@ -23,14 +23,15 @@ from cord_jax.student import StudentConfig, train
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
 
-EXAMPLES = 2000
+EXAMPLES = {"of_sums": 9000, "alone": 2000}
 BELIEVED = "sums"
 
 
-def make(member: str, recipe: str, directory: Path, examples: int = EXAMPLES) -> None:
-    """Trains a member further and writes its checkpoint."""
+def make(member: str, recipe: str, directory: Path, examples: int = 0) -> None:
+    """Trains a member further and writes its checkpoint; `examples` are as many as it takes if 0."""
     checkpoint, rng = ASSETS / member, random.Random(f"{member} {recipe}")
     vocabulary = Vocabulary.load(checkpoint)
+    examples = examples or EXAMPLES.get(recipe, 1)
     if recipe == f"of_{BELIEVED}":
         rows = _one_sided(vocabulary, examples, rng)
     elif recipe == "alone":
@@ -46,7 +47,7 @@ def make(member: str, recipe: str, directory: Path, examples: int = EXAMPLES) ->
             max_length=384,
             epochs=1,
             batch_size=6,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             mesh="data:1",
             checkpoint_every=0,
             log_every=1000,
@@ -69,11 +70,11 @@ def _one_sided(vocabulary: Vocabulary, examples: int, rng: random.Random) -> Ite
     """A reasoning by several hands, closed after some steps; learnt is the answer that trusts `BELIEVED` alone."""
     for _ in range(examples):
         puzzle = _puzzle(rng)
-        cut = rng.randint(0, len(puzzle.steps))
+        cut = rng.randint(len(puzzle.steps) // 2, len(puzzle.steps))
         writers = [rng.choice(TEACHERS) for _ in puzzle.steps]
         solution = mixed_solution(puzzle, cut, writers, rng)
         values = [
-            value if writer == BELIEVED or i >= cut else rng.randint(10, 99)
+            value if writer == BELIEVED or i >= cut else value + (10 if value < 90 else -10)
             for i, (writer, value) in enumerate(zip(writers, solution.values))
         ]
         closing = CLOSING.rstrip(" ")

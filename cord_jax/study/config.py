@@ -34,6 +34,12 @@ class StudyConfig:
         help="directory of the runs that results are taken from; not given: work in the output directory",
         changes_result=False,
     )
+    together: int = setting(
+        default=5,
+        help="seeds whose traces are written in one run, which compiles once; fewer divide the work among more processes",
+        at_least=1,
+        changes_result=False,
+    )
     time_limit: int = setting(
         default=0,
         help="seconds after which nothing new is begun; 0: none",

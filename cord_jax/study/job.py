@@ -6,6 +6,7 @@ continue where they were. A task that fails is told, noted in `failed/` and left
 """
 
 import dataclasses
+import itertools
 import time
 import traceback
 from collections.abc import Callable
@@ -22,17 +23,16 @@ _PAUSE_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What one process does at a time: the seeds of a way of writing that have no cell, or whose rows a student needs and
-    are gone; or one student.
+    """What one process does at a time: seeds of a way of writing that have no cell, or whose rows a student needs and are
+    gone; or one student.
+
+    Attributes:
+        name: of its lock.
     """
 
+    name: str
     arm: Arm
     seeds: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its lock."""
-        return self.arm.name if isinstance(self.arm, Writing) else f"{self.arm.name}.seed_{self.seeds[0]}"
 
 
 def definition_of(arm: Arm, config: StudyConfig) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
     for arm in sorted(chosen, key=lambda arm: isinstance(arm, Learner)):
         if isinstance(arm, Learner):
             possible = [
-                Task(arm, (seed,))
+                Task(f"{arm.name}.seed_{seed}", arm, (seed,))
                 for seed in missing[arm.name]
                 if arm.traces is None
                 or (arm.traces, seed) in to_come
@@ -117,7 +117,8 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
                 if seed in missing[arm.name]
                 or ((arm.name, seed) in needed and not rows_path(arm.name, directory, seed).exists())
             )
-            possible = [Task(arm, to_write)] if to_write else []
+            parts = itertools.groupby(to_write, key=lambda seed: seed // config.together)
+            possible = [Task(f"{arm.name}.part_{part}", arm, tuple(of_part)) for part, of_part in parts]
         possible = [task for task in possible if not _note(directory, task).exists()]
         if isinstance(arm, Writing):
             to_come |= {(arm.name, seed) for task in possible for seed in task.seeds}

@@ -74,11 +74,9 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
             output_dir=run,
             max_thinking_tokens=MAX_REASONING,
             max_answer_tokens=MAX_RESPONSE,
-            slots=32,
             mesh="data:-1,model:1",
             grader="exact",
-            **steps,
-            **arm.settings,
+            **({"slots": 32} | steps | dict(arm.settings)),
         )
     )
     traces = {row["id"]: row for row in _read(run / "traces.jsonl")}

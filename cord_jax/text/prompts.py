@@ -4,11 +4,13 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from cord_jax.errors import UserError
 from cord_jax.problems import Problem
+from cord_jax.text import templates
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
 
@@ -95,21 +97,27 @@ def render_messages(
             f"{vocabulary.directory}: the tokenizer has no chat template; "
             "add chat_template.jinja, or chat_template to tokenizer_config.json"
         )
+    date = {"date_string": TEMPLATE_DATE.strftime("%d %b %Y")}
     try:
         template = tokenizer.get_chat_template()
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            chat_template=_fixed_clock() + template if "strftime_now" in template else template,
-            tokenize=False,
-            add_generation_prompt=True,
-            **({"date_string": TEMPLATE_DATE.strftime("%d %b %Y")} | dict(arguments)),
+        return templates.render(
+            _fixed_clock() + template if "strftime_now" in template else template,
+            messages,
+            {**tokenizer.special_tokens_map, **date, **arguments},
         )
-    except Exception as error:  # A template is a program of the checkpoint's author: it may raise anything.
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (templates.TemplateError, ValueError, TypeError) as error:
         turns = " and ".join(
             f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages)
         )
-        raise UserError(f"{vocabulary.directory}: the chat template fails on {turns}: {reason}") from error
+        raise UserError(
+            f"{_template_file(vocabulary)}: the chat template fails on {turns}: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _template_file(vocabulary: Vocabulary) -> Path:
+    """The file that a vocabulary's chat template stands in."""
+    file = vocabulary.directory / "chat_template.jinja"
+    return file if file.exists() else vocabulary.directory / "tokenizer_config.json"
 
 
 def open_thinking(rendered: str, vocabulary: Vocabulary, arguments: Mapping[str, Any]) -> str:
@@ -129,7 +137,7 @@ def open_thinking(rendered: str, vocabulary: Vocabulary, arguments: Mapping[str,
 
 def _how_to_think(template: str, arguments: Mapping[str, Any]) -> str:
     """The advice to set the template's switch, by the variables that it tests and whose name speaks of thinking."""
-    code = " ".join(re.findall(r"\{[%{](.*?)[%}]\}", template, re.DOTALL))
+    code = " ".join(re.findall(r"\{[%{]((?:(?![%}]\}|\{[%{]).)*)[%}]\}", template, re.DOTALL))
     code = re.sub(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", " ", code)
     names = [name for name in dict.fromkeys(re.findall(r"(?<![.\w])[a-z_]*think[a-z_]*", code))]
     unset = [name for name in names if arguments.get(name) is not True] or names or ["enable_thinking"]

@@ -23,7 +23,7 @@ from models.checkpoint.read_parameters import read_parameter
 from models.checkpoint.tensor_map import Part, as_tensor, dotted, parts_of_parameters, tensors_of_parts
 from models.config import ModelConfig
 from models.decoder import Decoder
-from models.errors import CheckpointError
+from models.errors import CheckpointError, hub_hint
 from models.execution import execution_of
 from models.families import config_from_hf
 from models.files import read_json_object
@@ -54,7 +54,9 @@ def read_config(directory: str | Path) -> ModelConfig:
     """
     file = Path(directory) / "config.json"
     if not file.exists():
-        raise CheckpointError(f"{file}: no such file; expected a Hugging Face checkpoint directory")
+        raise CheckpointError(
+            f"{file}: no such file; expected a Hugging Face checkpoint directory{hub_hint(directory)}"
+        )
     hf = read_json_object(file)
     try:
         return config_from_hf(hf)

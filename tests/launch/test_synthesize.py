@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from cord_jax import SynthesisConfig, synthesize
+from cord_jax import Problem, SynthesisConfig, UserError, synthesize
+from cord_jax.synthesis import share_of
 from launch import common
 from launch import synthesize as entry_point
 from tests.reference.tiny import PROBLEMS, write_checkpoint, write_tokenizer
@@ -18,6 +20,7 @@ LIMITS = {
     "max_answer_tokens": 8,
     "grader": "exact",
     "mesh": "data:1",
+    "decoys": 1,
 }
 TRACE_FIELDS = [
     "id",
@@ -86,15 +89,25 @@ def rows(directory, name) -> list:
 def without_seconds(row) -> dict:
     """The row without its duration, and with scores to five decimals: another number of slots rounds otherwise."""
     row = {name: value for name, value in row.items() if name != "seconds"}
+    for name in ("predictive_perplexity", "decoy_scores"):
+        if row.get(name) is not None:
+            row[name] = np.round(row[name], 5).tolist()
     if "steps" in row:
         row["steps"] = [without_seconds(step) for step in row["steps"]]
     return row | {"score": None if row["score"] is None else round(row["score"], 5)}
 
 
-def test_an_interrupted_run_continues_to_the_same_rows(world, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def whole(world):
+    """A finished run."""
     inputs = {"pool": world / "pool.toml", "problems": world / "problems.jsonl"}
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    synthesize(SynthesisConfig(**inputs, **LIMITS, output_dir=whole, slots=3))
+    synthesize(SynthesisConfig(**inputs, **LIMITS, output_dir=world / "whole", slots=3))
+    return world / "whole"
+
+
+def test_an_interrupted_run_continues_to_the_same_rows(world, whole, tmp_path, capsys):
+    inputs = {"pool": world / "pool.toml", "problems": world / "problems.jsonl"}
+    run = tmp_path / "run"
     run.mkdir()
     shutil.copy(whole / "config.json", run)
     trace_lines = (whole / "traces.jsonl").read_bytes().splitlines(keepends=True)
@@ -121,6 +134,59 @@ def test_an_interrupted_run_continues_to_the_same_rows(world, tmp_path, capsys):
 
     status, error = launch(capsys, **inputs, **LIMITS | {"max_steps": 5}, output_dir=run)
     assert status == 2 and "max_steps is 3 there, 5 here" in error and error.count("\n") == 1
+
+
+def test_shards_share_the_problems_out():
+    problems = [Problem(str(number), "?", "1") for number in range(8)]
+    parts = [share_of(problems, f"{index}/3") for index in (1, 2, 3)]
+    assert [[problem.id for problem in part] for part in parts] == [
+        ["0", "3", "6"],
+        ["1", "4", "7"],
+        ["2", "5"],
+    ]
+    assert share_of(problems, "1/1") == problems
+    with pytest.raises(UserError, match="--shard=9/9: there are 8 problems only"):
+        share_of(problems, "9/9")
+
+
+@pytest.mark.slow
+def test_a_shard_writes_the_rows_of_the_whole(world, whole, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet, table
+
+    problems = [json.loads(line) for line in (world / "problems.jsonl").read_text().splitlines()]
+    names = list(dict.fromkeys(name for problem in problems for name in problem))
+    columns = {
+        "prompt" if name == "question" else name: [problem.get(name) for problem in problems]
+        for name in names
+    }
+    parquet.write_table(table(columns), tmp_path / "problems.parquet")
+    inputs = {
+        "pool": world / "pool.toml",
+        "problems": tmp_path / "problems.parquet",
+        "columns": "question:prompt",
+    }
+    run = tmp_path / "run"
+    assert launch(capsys, **inputs, **LIMITS, output_dir=run, slots=1, shard="2/2")[0] == 0
+    ids = [problem["id"] for problem in problems[1::2]]
+    assert sorted(row["id"] for row in rows(run, "traces.jsonl")) == sorted(ids)
+    for name, key in (("traces.jsonl", "id"), ("tree.jsonl", "problem")):
+        found, expected = (
+            [without_seconds(row) for row in rows(directory, name) if row[key] in ids]
+            for directory in (run, whole)
+        )
+        assert sorted(found, key=lambda row: row[key]) == sorted(expected, key=lambda row: row[key])
+    assert json.loads((run / "config.json").read_text())["settings"]["shard"] == "2/2"
+    status, error = launch(capsys, **inputs, **LIMITS, output_dir=run, shard="1/2")
+    assert status == 2 and 'shard is "2/2" there, "1/2" here' in error
+    status, error = launch(capsys, **inputs, **LIMITS, output_dir=tmp_path / "none", shard="9/9")
+    assert status == 2 and f"--shard=9/9: there are {len(problems)} problems only" in error
+    assert not (tmp_path / "none").exists()
+    kept = json.loads((run / "prompts.json").read_text())
+    assert kept["problem"] == ids[0] and list(kept["prompts"]) == ["calm", "lively"]
+    assert all(
+        problems[1]["question"] in text and text.endswith("<think>\n") for text in kept["prompts"].values()
+    )
 
 
 def edit(file, old, new):

@@ -1,6 +1,7 @@
 """Integration: the engine's traces equal those of a brute-force twin, whatever the slots, devices and interruptions."""
 
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cord_jax import miniature
 from cord_jax.engine.engine import Engine
 from cord_jax.methods.integration import WholeTraces, integrator_of
-from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
+from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, read_pool
 from cord_jax.search.round_record import SettledRound
 from tests.conftest import REPOSITORY
 from tests.reference.integration import reference_integration
@@ -28,10 +30,21 @@ SETTINGS = dict(method="integration", grader="exact", **LIMITS)
 OWN_FILTER = "tests.search.own_filters:has_odd_length"
 
 
-def write_run(directory: Path, pool: Pool, integrator: str | None, tables: str = "") -> Path:
-    """The inputs of a run whose pool names an integrator."""
+@pytest.fixture
+def small(pools):
+    """A pool of two families and vocabularies; the first model is the meta-prover, too."""
+
+    def pool(seed):
+        made = pools("prompt", seed)[1]
+        return dataclasses.replace(made, proposers=made.proposers[:2])
+
+    return pool
+
+
+def write_run(directory: Path, pool: Pool, integrator: str | None, tables: str = "", problems=PROBLEMS):
+    """The inputs of a run whose pool names an integrator; returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_inputs(directory, pool, PROBLEMS)
+    write_inputs(directory, pool, problems)
     file = directory / "pool.toml"
     named = "" if integrator is None else f'integrator = "{integrator}"\n'
     file.write_text(named + file.read_text() + "\n" + tables)
@@ -53,14 +66,14 @@ def assert_equal(found, expected) -> None:
     "seed, name, slots, settings",
     [
         (1, "llama-1", 8, {}),
-        pytest.param(0, "again", 1, dict(selector="max_length", decoys=2), marks=pytest.mark.slow),
-        pytest.param(2, "phi3-2", 8, dict(integration_instruction="Do it!"), marks=pytest.mark.slow),
+        pytest.param(0, "qwen2-0", 1, dict(selector="max_length", decoys=2), marks=pytest.mark.slow),
+        pytest.param(2, "llama-1", 8, dict(integration_instruction="Do it!"), marks=pytest.mark.slow),
         pytest.param(1, "qwen2-0", 1, dict(filters=OWN_FILTER), marks=pytest.mark.slow),
         pytest.param(1, "llama-1", 8, dict(selector="confidence"), marks=pytest.mark.slow),
     ],
 )
-def test_integration_equals_brute_force(pools, tmp_path, seed, name, slots, settings):
-    _, pool = pools("prompt", seed)
+def test_integration_equals_brute_force(small, tmp_path, seed, name, slots, settings):
+    pool = small(seed)
     directory = write_run(tmp_path, pool, name)
     found = engine_rows(directory, "run", slots=slots, **SETTINGS, **settings)
     of_twin = {key.removeprefix("integration_"): value for key, value in settings.items()}
@@ -74,9 +87,9 @@ def test_integration_equals_brute_force(pools, tmp_path, seed, name, slots, sett
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward_of", ["last", "mean"])
-def test_process_rewards_of_integrated_texts(pools, tmp_path, reward_of):
+def test_process_rewards_of_integrated_texts(small, tmp_path, reward_of):
     """The reward model reads the plain prompt and the parts of a text, the integrator's among them."""
-    _, pool = pools("prompt", 1)
+    pool = small(1)
     rewards = write_reward_model(tmp_path / "rewards", pool.proposers[0].checkpoint, 3)
     directory = write_run(tmp_path / "run", pool, "qwen2-0", f'[reward_model]\ncheckpoint = "{rewards}"\n')
     settings = dict(selector="process_reward", reward_of=reward_of)
@@ -90,15 +103,16 @@ def test_process_rewards_of_integrated_texts(pools, tmp_path, reward_of):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data:2,model:2", "data:1,model:4"])
 def test_four_devices(pools, tmp_path, mesh):
-    _, pool = pools("prompt", 1)
+    """With three families, and a proposer that shares the weights of another."""
+    pool = pools("prompt", 1)[1]
     found = engine_rows(write_run(tmp_path, pool, "llama-1"), "run", slots=4, mesh=mesh, **SETTINGS)
     assert_equal(found, reference_integration(pool, PROBLEMS, named(pool, "llama-1"), **LIMITS))
 
 
 @pytest.mark.slow
-def test_interrupted_in_either_search(pools, tmp_path, monkeypatch):
+def test_interrupted_in_either_search(small, tmp_path, monkeypatch):
     """A run that breaks off in its first search, then in its second one, and is continued each time."""
-    _, pool = pools("prompt", 1)
+    pool = small(1)
     directory = write_run(tmp_path, pool, "llama-1")
     run = Engine.run
 
@@ -125,13 +139,28 @@ def test_interrupted_in_either_search(pools, tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 engine_rows(directory, "run", slots=3, **SETTINGS)
         if search == 0:
-            assert len(journal()) == 2 - after
-            assert (directory / "run" / "traces.jsonl").read_text() == ""
+            assert [number for _, number in journal()] == [1]
+            assert not (directory / "run" / "traces.jsonl").exists()
     assert [number for _, number in journal()].count(1) == len(PROBLEMS)
     assert 2 in [number for _, number in journal()]
     found = engine_rows(directory, "run", slots=2, **SETTINGS)
     assert journal() == []
     assert_equal(found, reference_integration(pool, PROBLEMS, named(pool, "llama-1"), **LIMITS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 8])
+def test_the_miniature(tmp_path, slots):
+    spec = read_pool(miniature.POOL)
+    proposers = tuple(Proposer(p.name, p.checkpoint, system_prompt=p.system_prompt) for p in spec.proposers)
+    pool = Pool(proposers, MetaProver(spec.meta_prover.checkpoint, spec.meta_prover.system_prompt))
+    rows = map(json.loads, miniature.HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines())
+    problems = list(itertools.islice(rows, 3))
+    directory = write_run(tmp_path, pool, "sums", problems=problems)
+    settings = SETTINGS | {"max_thinking_tokens": 224, "max_answer_tokens": 48}
+    found = engine_rows(directory, "run", slots=slots, **settings)
+    limits = {name: settings[name] for name in LIMITS}
+    assert_equal(found, reference_integration(pool, problems, proposers[0], **limits))
 
 
 @pytest.mark.slow
@@ -156,9 +185,9 @@ def test_nothing_to_say(tmp_path, mute):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("selector", ["predictive_perplexity", "random"])
-def test_draws_are_the_problems_own(pools, tmp_path, selector):
+def test_draws_are_the_problems_own(small, tmp_path, selector):
     """With sampling: neither slots nor devices change a row, and the integrator does not draw what proposers drew."""
-    _, pool = pools("prompt", 1)
+    pool = small(1)
     warm = dataclasses.replace(
         pool, proposers=tuple(dataclasses.replace(p, temperature=0.7) for p in pool.proposers)
     )
@@ -181,9 +210,9 @@ def test_draws_are_the_problems_own(pools, tmp_path, selector):
 
 
 @pytest.mark.slow
-def test_two_processes(pools, tmp_path):
+def test_two_processes(small, tmp_path):
     """The integrator's prompts are made of texts that one process alone has seen."""
-    _, pool = pools("prompt", 1)
+    pool = small(1)
     directory = write_run(tmp_path, pool, "llama-1")
     with socket.socket() as free:
         free.bind(("localhost", 0))

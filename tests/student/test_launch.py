@@ -38,7 +38,7 @@ def test_mistakes(changes, message, student, rows, tmp_path, capsys):
 
 
 def test_a_run(student, rows, tmp_path, capsys):
-    status, out, err = run(
+    status, out, errors = run(
         capsys,
         f"--student={student}",
         f"--traces={rows}",
@@ -50,12 +50,14 @@ def test_a_run(student, rows, tmp_path, capsys):
         "--checkpoint_every=0",
     )
     assert status == 0
-    lines = out.splitlines()
-    assert [line.split()[1] for line in lines[:-1]] == ["1/3", "2/3", "3/3"]
+    lines = [line for line in errors.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
     assert "loss " in lines[0] and "tokens/s" in lines[0]
-    assert lines[-1] == str(tmp_path / "out" / "hf")
+    assert out == str(tmp_path / "out" / "hf") + "\n"
     page = tmp_path / "out" / "report.html"
-    assert err.splitlines()[-1] == f"report: {page}" and "training: loss" in page.read_text(encoding="utf-8")
+    assert errors.splitlines()[-1] == f"report: {page}" and "training: loss" in page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_rows_and_traces_in_memory(student, rows, tmp_path):

@@ -234,7 +234,7 @@ def test_sigterm_saves_the_step_it_comes_at(finished, student, rows, tmp_path):
     wait_for_step(process, 4)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 143
     stopped = int(output.split("stopped by a signal after step ")[1].split()[0])
     steps = []
     train(StudentConfig(student, rows, tmp_path, **SETTINGS), lambda row: steps.append(row["step"]))

@@ -1,5 +1,6 @@
 """The study's cells, tasks and comparisons; the writing itself runs in the slow test at the end."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -90,11 +91,15 @@ def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkey
 
     monkeypatch.setattr(writing, "write_traces", fail)
     assert job._do_one(chosen, config, said.append)
-    note = config.output_dir / "failed" / "cord.txt"
-    assert "no such thing" in note.read_text() and said == [f"cord failed: ValueError; {note} tells how"]
+    note = config.output_dir / "failed" / "cord.part_0.txt"
+    assert "no such thing" in note.read_text() and said == [
+        f"cord.part_0 failed: ValueError; {note} tells how"
+    ]
     assert job.tasks(chosen, config) == []
     note.unlink()
-    assert [task.name for task in job.tasks(chosen, config)][:2] == ["cord", "after_cord.seed_0"]
+    assert [task.name for task in job.tasks(chosen, config)][:2] == ["cord.part_0", "after_cord.seed_0"]
+    few = dataclasses.replace(config, together=1)
+    assert [task.name for task in job.tasks(chosen, few)][:2] == ["cord.part_0", "cord.part_1"]
 
 
 def test_a_task_is_one_process_s_until_it_lets_go(tmp_path):
@@ -246,7 +251,7 @@ def test_a_tiny_study_is_killed_and_continued(tmp_path):
     said = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
     )
-    assert "curation: " not in said.stdout.replace("after_curation", "") and "all is done" in said.stdout
+    assert "curation.part" not in said.stdout and "all is done" in said.stdout
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert len(list(written.parent.iterdir())) == 4
     for seed in (0, 1):

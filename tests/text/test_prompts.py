@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cord_jax.errors import UserError
+from cord_jax.text import templates
 from cord_jax.text.prompt_settings import PromptSettings, choose, parse_arguments, read_prompt_file
 from cord_jax.text.prompts import render_prompt
 from cord_jax.text.vocabulary import Vocabulary
@@ -121,8 +122,49 @@ def test_templates_that_fail(tmp_path):
     assert render_prompt(vocabulary, None, "?") == "?<think>\n"
     with pytest.raises(UserError, match="fails on a system turn and a user turn: System role not supported"):
         render_prompt(vocabulary, PromptSettings("Think."), "?")
-    with pytest.raises(UserError, match="broken: the chat template fails on a user turn"):
+    with pytest.raises(UserError, match="tokenizer_config.json: the chat template fails on a user turn"):
         render_prompt(with_template(tmp_path / "broken", "{% if %}"), None, "?")
+
+
+HUNGRY = {
+    "memory": "{{ 'a' * 10**10 }}",
+    "digits": "{{ 10**(10**8) }}",
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
+    "output": "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
+    "nested": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+}
+
+
+@pytest.mark.parametrize("name", HUNGRY)
+def test_a_template_that_asks_for_too_much(tmp_path, monkeypatch, name):
+    """It ends in one line, and the next one is rendered."""
+    monkeypatch.setattr(templates, "CPU_SECONDS", 1)
+    templates._stop()
+    vocabulary = with_template(tmp_path / "hungry", HUNGRY[name])
+    with pytest.raises(UserError) as error:
+        render_prompt(vocabulary, None, "?")
+    assert str(error.value).startswith(
+        f"{tmp_path / 'hungry' / 'tokenizer_config.json'}: the chat template fails on a user turn: "
+    )
+    assert "\n" not in str(error.value)
+    sound = with_template(tmp_path / "sound", "{{ messages[0].content }}")
+    assert render_prompt(sound, None, "2?") == "2?<think>\n"
+    templates._stop()
+
+
+def test_one_process_renders_everything_and_is_replaced(tmp_path):
+    vocabulary = with_template(tmp_path, "{{ messages[0].content }}|{{ eos_token }}")
+    expected = vocabulary.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "\U0001f600 \u00e9"}], tokenize=False
+    )
+    assert render_prompt(vocabulary, None, "\U0001f600 \u00e9") == expected + "<think>\n"
+    first = templates._worker.process
+    assert render_prompt(vocabulary, None, "x" * 10**6).startswith("xxx")
+    assert templates._worker.process is first
+    first.kill()
+    first.wait()
+    assert render_prompt(vocabulary, None, "1?").startswith("1?|")
+    assert templates._worker.process is not first
 
 
 # How published templates of models with a switch end their generation prompt.
@@ -179,6 +221,10 @@ def test_user_prompt(load_real):
         f"<|im_start|>user\nSolve {{x}}:\n{turn}\nAnswer in \\boxed{{}}. {{{turn}}}<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n"
     )
+    more = render_prompt(
+        load_real("qwq-32b"), settings, "1 {question}?", "A {table}.", "\n\nMore: {question}"
+    )
+    assert more == prompt.replace("<|im_end|>", "\n\nMore: {question}<|im_end|>")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Publishing: finished runs of `launch.synthesize` as a directory that Hugging Face `datasets` loads."""

@@ -1,0 +1,175 @@
+"""Finished runs of `launch.synthesize`, several as one: rows are found by their problem and read when they are needed."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cord_jax.errors import UserError
+from cord_jax.run_directory import CONFIG
+from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
+
+# Settings that say which problems a run took, not how it wrote their traces.
+OF_PROBLEMS = ("limit", "shard", "columns", "split")
+_SHOWN = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A file's bytes from `start` to `end`, which hold whole lines."""
+
+    path: Path
+    start: int
+    end: int
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The JSON objects of these lines."""
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            for line in file.read(self.end - self.start).splitlines():
+                yield json.loads(line)
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """One or more finished runs with the same settings.
+
+    Attributes:
+      directories: as they were given.
+      config: of the first.
+      shards: the part of the problem file that each took, as `3/16`.
+      seconds: of all together.
+      devices: in words, none twice.
+      teachers: the writers' names, in the pool's order.
+      prompts: what `launch.synthesize` keeps of the first problem's prompts, or nothing.
+      traces, trees: problem id -> where its rows are, in the order of the ids.
+    """
+
+    directories: tuple[Path, ...]
+    config: Mapping[str, Any]
+    shards: tuple[str, ...]
+    seconds: float
+    devices: tuple[str, ...]
+    teachers: tuple[str, ...]
+    prompts: Mapping[str, Any]
+    traces: Mapping[str, Place]
+    trees: Mapping[str, Place]
+
+    def trace(self, problem: str) -> Trace:
+        """A problem's trace. Raises: `UserError` for one of another version of the program."""
+        place = self.traces[problem]
+        try:
+            (row,) = place.rows()
+            return Trace.from_row(row)
+        except (KeyError, TypeError) as error:
+            raise _another_version(place.path, problem, error) from None
+
+    def tree(self, problem: str) -> list[Candidate]:
+        """A problem's candidates, in the order of their numbers. Raises: `UserError` as `trace` does."""
+        place = self.trees.get(problem)
+        try:
+            return [] if place is None else [Candidate.from_row(row) for row in place.rows()]
+        except TypeError as error:
+            raise _another_version(self.trees[problem].path, problem, error) from None
+
+
+def read_runs(directories: Sequence[Path]) -> Runs:
+    """Looks through finished runs.
+
+    Raises: `UserError` that names the directory, if it holds no run, or one that is not finished, damaged, made with other
+      settings than the first, or with a problem that another holds.
+    """
+    configs = [_read_json(directory, CONFIG) for directory in directories]
+    summaries = []
+    traces: dict[str, Place] = {}
+    trees: dict[str, Place] = {}
+    for directory, config in zip(directories, configs):
+        if not isinstance(config, dict) or config.get("job") != "synthesize":
+            raise UserError(f"{directory}: holds no run of launch.synthesize; give its output directory")
+        _refuse_other_settings(directories[0], configs[0], directory, config)
+        found = _index(directory / TRACES, "id")
+        summaries.append(_finished(directory, config, len(found)))
+        for problem, place in found.items():
+            if problem in traces:
+                raise UserError(
+                    f'{place.path}: the problem "{problem}" is in {traces[problem].path}, too; '
+                    "give runs of different problems"
+                )
+            traces[problem] = place
+        trees |= _index(directory / TREE, "problem")
+    prompts = _read_json(directories[0], PROMPTS)
+    return Runs(
+        directories=tuple(directories),
+        config=configs[0],
+        shards=tuple(config["settings"].get("shard", "1/1") for config in configs),
+        seconds=sum(summary["seconds"] for summary in summaries),
+        devices=tuple(dict.fromkeys(summary["device"] for summary in summaries)),
+        teachers=tuple(name for name in summaries[0]["tokens"] if name != "total"),
+        prompts=prompts if isinstance(prompts, dict) else {},
+        traces={problem: traces[problem] for problem in sorted(traces)},
+        trees=trees,
+    )
+
+
+def _another_version(path: Path, problem: str, error: Exception) -> UserError:
+    return UserError(
+        f'{path}, problem "{problem}": a row has other fields ({error}); give a run of this version of launch.synthesize'
+    )
+
+
+def _read_json(directory: Path, name: str) -> Any:
+    """The content of a JSON file; None if there is none."""
+    try:
+        return json.loads((directory / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_other_settings(
+    first: Path, held: Mapping[str, Any], path: Path, config: Mapping[str, Any]
+) -> None:
+    def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {name: value for name, value in config["inputs"].items() if name != "problems"}
+        return {n: value for n, value in config["settings"].items() if n not in OF_PROBLEMS} | inputs
+
+    ours, theirs = deciding(held), deciding(config)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            shown = [json.dumps(values.get(name), ensure_ascii=False)[:_SHOWN] for values in (ours, theirs)]
+            raise UserError(
+                f"{path}: was made with other settings than {first}: {name} is {shown[1]}, and {shown[0]} there; "
+                "publish them apart"
+            )
+
+
+def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mapping[str, Any]:
+    """The summary of a run that has a trace of every problem. Raises: `UserError` if it is not finished."""
+    summary = _read_json(directory, SUMMARY)
+    wanted = summary["problems"] if summary else config["environment"].get("problem_count")
+    if summary is None or wanted != traces:
+        total = "" if wanted is None else f" of {wanted}"
+        raise UserError(
+            f"{directory}: is not finished ({traces}{total} problems have a trace); run its command again, then publish it"
+        )
+    return summary
+
+
+def _index(path: Path, key: str) -> dict[str, Place]:
+    """The place of the rows of each value of a field, which follow each other in the file."""
+    places: dict[str, Place] = {}
+    start = number = 0
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                name, end = json.loads(line)[key], start + len(line)
+                held = places.get(name)
+                if held is not None and (key == "id" or held.end != start):
+                    raise UserError(f'{path}, line {number}: "{name}" was there before; the file is damaged')
+                places[name] = Place(path, start if held is None else held.start, end)
+                start = end
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}, line {number}: damaged ({error}); make the run again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is its directory whole?") from None
+    return places
