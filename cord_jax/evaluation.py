@@ -21,6 +21,7 @@ from cord_jax import interruption, settings, statistics
 from cord_jax.advice import advice_on_samples
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import (
@@ -92,7 +93,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
     prompts = encode_prompts(vocabulary, prompt, problems)
-    execution = models.execution_of(models.read_config(config.model), mesh, decodes=True)
+    model_config = models.read_config(config.model)
+    vocabulary.defined(model_config.vocab_size)  # told before the weights are read
+    execution = models.execution_of(model_config, mesh, decodes=True)
     length = config.max_tokens + max(map(len, prompts))
     with announced(f"evaluate: loading {config.model}"):
         model = models.load(
@@ -102,6 +105,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
             max_length=length,
             outputs_first=execution.outputs_first,
         )
+    refuse_overflow(model, mesh, prompts[0], config.model)
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))

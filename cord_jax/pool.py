@@ -270,7 +270,7 @@ def _read_sampling(path: Path, where: str, table: dict[str, Any]) -> tuple[float
     if not 0 < top_p <= 1:
         raise UserError(f"{path}, {where}: top_p is {top_p}; it must be above 0 and at most 1 (1 means off)")
     top_k = table.get("top_k", 0)
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 0 <= top_k < 2**31:
         raise UserError(
             f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
         )

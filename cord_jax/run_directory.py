@@ -18,6 +18,7 @@ Every job that writes results (`synthesize`, `evaluate`, `train_student`) opens 
 In a job of several processes only process 0 opens the directory.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -73,10 +74,18 @@ class JsonLines:
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
-        if rows:
-            with _open(self.path, os.O_APPEND) as file:
-                file.write(_encode_lines(rows))
+        if not rows:
+            return
+        content = _encode_lines(rows)
+        with stored(self.path), _open(self.path, os.O_APPEND) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                file.write(content)
                 _flush(file)
+            except OSError:
+                with contextlib.suppress(OSError):  # of rows that did not fit nothing stays
+                    os.ftruncate(file.fileno(), end)
+                raise
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the whole file atomically, to drop rows of something that never finished."""
@@ -146,7 +155,8 @@ class RunDirectory:
 def add_to_log(directory: Path, message: str) -> None:
     """Appends a line with the time (UTC) to the `log.txt` of a run."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with _open(directory / LOG, os.O_APPEND) as file:
+    # What cannot be logged is no reason to end; what must be written says so itself.
+    with contextlib.suppress(OSError), _open(directory / LOG, os.O_APPEND) as file:
         file.write(f"{now} {message}\n".encode())
 
 
@@ -246,17 +256,35 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    temporary.unlink(missing_ok=True)
-    with _open(temporary, os.O_EXCL) as file:
-        content = content.encode() if isinstance(content, str) else content
-        file.writelines([content] if isinstance(content, bytes) else content)
-        _flush(file)
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    with stored(path):
+        temporary.unlink(missing_ok=True)
+        try:
+            with _open(temporary, os.O_EXCL) as file:
+                content = content.encode() if isinstance(content, str) else content
+                file.writelines([content] if isinstance(content, bytes) else content)
+                _flush(file)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def stored(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what a disk may answer, that it is full or gone, into a `UserError` of one line; nothing was written then."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); what was written before is whole, and the same "
+            "command continues when that is mended"
+        ) from error
 
 
 def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from cord_jax.progress import TraceProgress, announced
 from cord_jax.run_directory import CONFIG, RunDirectory, check_run, open_run
 from cord_jax.text.prompts import render_prompt
 from cord_jax.traces import PROMPTS, SUMMARY, Provenance, Trace, TraceFiles, summarize, summarize_trees
+from cord_jax.tree_shape import TreeShape
 
 _OF_PROBLEMS = ("columns", "shard", "split")
 
@@ -82,10 +83,10 @@ def synthesize(
     leads = jax.process_index() == 0
     if leads:
         check_run(config.output_dir, **run_is)
-    environment = settings_of.free(config) | {"device": device_name(mesh), "problem_count": len(problems)}
+    environment = settings_of.free(config) | {"device": device_name(mesh)}
     if jax.process_count() == 1 and (Path(config.output_dir) / CONFIG).exists():
         with open_run(config.output_dir, **run_is, environment=environment) as run:
-            if (summary := _finished(run, problems)) is not None:
+            if (summary := _finished(run, method.tree_shape(spec), problems)) is not None:
                 return summary
     report = TraceProgress()
     count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
@@ -122,9 +123,9 @@ def synthesize(
             return _write_traces(run, method, job, searches, grader, provenance, report, progress)
 
 
-def _finished(run: RunDirectory, problems: Sequence[Problem]) -> dict[str, Any] | None:
+def _finished(run: RunDirectory, shape: TreeShape, problems: Sequence[Problem]) -> dict[str, Any] | None:
     """The summary of a run that has all its traces, which is known before anything is loaded; None if it has not."""
-    done = TraceFiles(run).finished()
+    done = TraceFiles(run, shape).finished()
     if (run.path / SUMMARY).exists() and all(problem.id in done for problem in problems):
         run.log(f"synthesize: all {len(problems)} traces are there")
         return read_object(run.path / SUMMARY)
@@ -143,7 +144,7 @@ def _write_traces(
 ) -> dict[str, Any]:
     """Searches what the run directory does not hold yet, and returns the summary."""
     problems, device, names = job.problems, device_name(job.mesh), method.writers(job.teachers.spec)
-    files, journal = TraceFiles(run), Journal(run)
+    files, journal = TraceFiles(run, method.tree_shape(job.teachers.spec)), Journal(run)
     done = files.finished()
     unfinished = {problem.id: i for i, problem in enumerate(problems) if problem.id not in done}
     pending, recorded = _agree(problems, list(unfinished.values()), journal.read(unfinished))

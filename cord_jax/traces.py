@@ -18,6 +18,7 @@ import numpy as np
 from cord_jax import statistics
 from cord_jax.errors import UserError
 from cord_jax.run_directory import JsonLines, RunDirectory
+from cord_jax.tree_shape import TreeShape
 
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
@@ -214,16 +215,37 @@ class Candidate:
         return cls(**row)
 
 
+_OF_TREE = {"problem": str, "node": int, "step": int, "beam": int, "ended": str, "kept": bool}
+
+
 class TraceFiles:
     """`traces.jsonl` and `tree.jsonl` of an open run directory."""
 
-    def __init__(self, run: RunDirectory):
-        """Opens both; drops from the tree what an interrupted run left of problems that have no trace."""
-        self._traces = run.json_lines(TRACES)
-        self._tree = run.json_lines(TREE)
-        finished = self.finished()
-        rows = self._tree.read({"problem": str})
-        whole = [row for row in rows if row["problem"] in finished]
+    def __init__(self, run: RunDirectory, shape: TreeShape | None = None):
+        """Opens both, and mends what an interruption or a disk has left: rows of the tree without a trace, a trace whose
+        tree is not whole, rows that stand there twice.
+
+        Args:
+          shape: of the run's trees; None to take them as they are.
+        """
+        self._traces, self._tree = run.json_lines(TRACES), run.json_lines(TREE)
+        read = self._traces.read({"id": str})
+        traces = {row["id"]: row for row in read}
+        trees: dict[str, dict[int, dict[str, Any]]] = {}
+        rows = self._tree.read(_OF_TREE)
+        for row in rows:
+            trees.setdefault(row["problem"], {}).setdefault(row["node"], row)
+        torn = [name for name in traces if shape and not shape.is_whole([*trees.get(name, {}).values()])]
+        if doubled := len(read) - len(traces):
+            run.log(f"{TRACES}: {doubled} rows stand there twice; one of each is kept")
+        if torn:
+            shown = ", ".join(torn[:3]) + (", ..." if len(torn) > 3 else "")
+            run.log(f"{TREE}: lacks rows of {len(torn)} problems, which are searched again: {shown}")
+        kept = {name: row for name, row in traces.items() if name not in set(torn)}
+        whole = [row for name, tree in trees.items() if name in kept for row in tree.values()]
+        # Traces go first: rows of the tree without a trace are taken away, and a trace without its tree is searched again.
+        if len(kept) < len(read):
+            self._traces.rewrite(kept.values())
         if len(whole) < len(rows):
             self._tree.rewrite(whole)
 

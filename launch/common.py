@@ -30,6 +30,7 @@ from absl import flags
 
 from cord_jax import interruption
 from cord_jax.errors import UserError
+from cord_jax.storage import storage_problem
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -81,9 +82,13 @@ def run_with(
         print(interruption.MESSAGE, file=sys.stderr)
         return error.exit_status if isinstance(error, interruption.Interrupted) else EXIT_INTERRUPTED
     except Exception as error:
-        if not _is_user_error(error):
+        if _is_user_error(error):
+            message = str(error)
+        elif problem := storage_problem(error):
+            message = f"{problem}; what was written before is whole, and the same command continues when that is mended"
+        else:
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + " ".join(message.split()), file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 

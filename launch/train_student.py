@@ -3,8 +3,9 @@
   python -m launch.train_student --student=DIR --traces=runs/pool/traces.jsonl --output_dir=runs/student
 
 Rows are traces as launch.synthesize writes them, or objects with `messages`, or with raw `prompt` and
-`completion`; with --objective=dpo they are pairs as launch.preferences writes them. The defaults are the paper's recipe: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a
-cosine. Run again on the same output directory it continues at the last checkpoint, to the same weights.
+`completion`; with --objective=dpo they are pairs as launch.preferences writes them. The defaults are the paper's recipe
+of fine-tuning: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a cosine. Run again on the same output directory it
+continues at the last checkpoint, to the same weights.
 """
 
 import sys

@@ -238,6 +238,7 @@ REFUSED = {
         "beta": [(0, "above 0"), (-1, "above 0"), (math.nan, "a finite number"), (0.2, "give that")],
         "max_length": [(0, "at least 1")],
         "overlong": [("keep", "one of drop, cut")],
+        "turns": [("first", "one of last, all")],
         "pack": [(1, "true or false"), (None, "true or false"), ("no", "true or false")],
         "system_prompt": [(1, "a text")],
         "user_prompt": [("Solve it.", "a text with {question}")],
@@ -310,6 +311,7 @@ CONTRADICTIONS = [
     ("train_student", {"batch_size": 8, "accumulation": 3}, ["--batch_size=8", "--accumulation=3"]),
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
     ("train_student", {"beta": 0.2}, ["--beta=0.2", "--objective=dpo"]),
+    ("train_student", {"objective": "dpo", "turns": "all"}, ["--turns=all", "--objective=dpo"]),
     ("train_student", {"objective": "dpo", "overlong": "cut"}, ["--overlong=cut", "--objective=dpo"]),
 ]
 

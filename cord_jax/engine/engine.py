@@ -313,6 +313,7 @@ class Engine:
         rounds = []
         for slot, problem in new:
             of_slot = jax.tree.map(lambda x: x[slot], tree)
+            self._refuse_nan(problem, of_slot.score_nmj[: int(settled_n[slot])])
             for number in range(told.get(problem, 0), int(settled_n[slot])):
                 texts = self._texts.of_round(problem, number)
                 rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
@@ -326,11 +327,7 @@ class Engine:
         for slot in np.flatnonzero(harvest.done_n):
             problem, rounds = int(harvest.clock.problem_n[slot]), int(harvest.progress.round_n[slot])
             tree = jax.tree.map(lambda x: x[slot, :rounds], harvest.tree)
-            if np.isnan(tree.score_nmj).any():
-                raise UserError(
-                    f"problem {self.problems[problem].id!r}: the meta-prover gives scores that are not "
-                    'numbers; check its checkpoint, or load it with dtype = "float32"'
-                )
+            self._refuse_nan(problem, tree.score_nmj)
             yield Finished(
                 problem=problem,
                 tree=tree,
@@ -342,6 +339,15 @@ class Engine:
                 closing_tokens=self._encoded.closing_tokens(problem),
                 judged_tokens=0 if harvest.judged_n is None else int(harvest.judged_n[slot]),
                 seconds=time.monotonic() - inserted_at.pop(problem),
+            )
+
+    def _refuse_nan(self, problem: int, score_mj: np.ndarray) -> None:
+        """Raises: `UserError` if a score is no number: logits of weights in float16 overflow in some models."""
+        if np.isnan(score_mj).any():
+            raise UserError(
+                f"problem {self.problems[problem].id!r}: the meta-prover "
+                f"({self.teachers.readers[self.teachers.meta].checkpoint}) gives scores that are not numbers; check its "
+                'checkpoint, or load it with dtype = "float32"'
             )
 
     def _widen(self, longest, short) -> None:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.engine.plan import ReaderParts
 from cord_jax.engine.tables import Tables, judging_arrays, make_tables
 from cord_jax.pool import PoolSpec, RewardModelSpec
@@ -21,6 +22,9 @@ from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.reward_text import RewardText
 from cord_jax.text.vocabulary import Vocabulary
+
+# What a network in float16 is tried on where there is no problem yet.
+_TRIED = [Problem("", "What is 3 + 4?")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +124,7 @@ def load_teachers(
         if path in model_of:
             continue
         length, config = None, models.read_config(path)
+        vocabulary_of[path].defined(config.vocab_size)  # told before the weights are read
         if new_tokens and config.depends_on_length:
             prompts = encode_prompts(vocabulary_of[path], key.prompt, problems)
             length = new_tokens + max(map(len, prompts), default=0)
@@ -133,6 +138,9 @@ def load_teachers(
             weights=key.weights,
             outputs_first=execution.outputs_first,
         )
+        if model.dtype == jnp.float16:
+            tried = encode_prompts(vocabulary_of[path], key.prompt, problems[:1] or _TRIED)[0]
+            refuse_overflow(model, mesh, tried, path)
         model_of[path] = model, execution
     readers = [
         Reader(
@@ -170,6 +178,7 @@ def _load_reward_model(
         outputs_first=execution.outputs_first,
     )
     prompt = PromptSettings(spec.system_prompt)
+    refuse_overflow(model, mesh, vocabulary.encode(_TRIED[0].question), spec.checkpoint)
     return Reader(spec.checkpoint, prompt, model, execution, vocabulary, vocabulary_index, ())
 
 

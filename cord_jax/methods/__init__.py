@@ -23,6 +23,7 @@ from cord_jax.pool import PoolSpec, ProposerSpec
 from cord_jax.problems import Problem
 from cord_jax.search.round_record import SettledRound
 from cord_jax.search.scorers import make_scorer
+from cord_jax.tree_shape import TreeShape
 
 # (problem, round from 1, what was settled) of problems that are under way
 Settled = list[tuple[int, int, SettledRound]]
@@ -87,6 +88,12 @@ class Method(abc.ABC):
     def new_tokens(self, spec: PoolSpec) -> int:
         """Tokens of a sequence, at most, beyond the prompt of a problem."""
         return self.search.max_thinking_tokens + self.search.max_answer_tokens
+
+    def tree_shape(self, spec: PoolSpec) -> TreeShape:
+        """The shape of its trees, which those of the first search are."""
+        decoding = self.search.decoding
+        groups = decoding.places if self.search.whole_traces else 0
+        return TreeShape(len(spec.proposers), groups, self.search.max_steps, decoding.goes_back)
 
     @abc.abstractmethod
     def prepare(self, job: Job) -> Run:

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from cord_jax.names import METHODS, SELECTORS
 from cord_jax.publishing.config import PublishConfig
-from cord_jax.publishing.runs import Runs
+from cord_jax.publishing.runs import OF_PROBLEMS, WHOLE, Runs
 from cord_jax.traces import Trace
 
 # As CITATION.cff has it.
@@ -40,7 +40,7 @@ _ONLY_WITH = {
     "integration_instruction": ("method", ("integration",)),
 }
 _MEMBERS = ("meta_prover", "integrator", "reward_model")
-_ELSEWHERE = ("proposers", *_MEMBERS, "columns", "split", "shard", "limit")
+_ELSEWHERE = ("proposers", *_MEMBERS, *OF_PROBLEMS)
 _SAMPLING = ("temperature", "top_k", "top_p", "dtype", "weights")
 
 
@@ -78,7 +78,7 @@ def write_card(
         against=[f"`{name}`" for name in summary["removed"]["against"]],
         removed=summary["removed"],
         grader=settings["grader"],
-        shards=[shard for shard in summary["shards"] if shard != "1/1"],
+        shards=[shard for shard in summary["shards"] if shard != WHOLE],
         citation=CITATION,
     )
     path.write_text(str(card).rstrip() + "\n", encoding="utf-8")

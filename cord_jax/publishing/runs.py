@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cord_jax.config import parse_shard
 from cord_jax.errors import UserError
 from cord_jax.run_directory import CONFIG
 from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
 
-# Settings that say which problems a run took, not how it wrote their traces.
-OF_PROBLEMS = ("limit", "shard", "columns", "split")
+# Settings and inputs that say which problems a run took, not how it wrote their traces.
+OF_PROBLEMS = ("limit", "shard", "columns", "split", "problems", "decoys from")
+WHOLE = "1/1"
 _SHOWN = 40
 
 
@@ -102,7 +104,7 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     return Runs(
         directories=tuple(directories),
         config=configs[0],
-        shards=tuple(config["settings"].get("shard", "1/1") for config in configs),
+        shards=tuple(config["settings"].get("shard", WHOLE) for config in configs),
         seconds=sum(summary["seconds"] for summary in summaries),
         devices=tuple(dict.fromkeys(summary["device"] for summary in summaries)),
         teachers=tuple(name for name in summaries[0]["tokens"] if name != "total"),
@@ -130,8 +132,8 @@ def _refuse_other_settings(
     first: Path, held: Mapping[str, Any], path: Path, config: Mapping[str, Any]
 ) -> None:
     def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {name: value for name, value in config["inputs"].items() if name != "problems"}
-        return {n: value for n, value in config["settings"].items() if n not in OF_PROBLEMS} | inputs
+        everything = config["settings"] | config["inputs"]
+        return {name: value for name, value in everything.items() if name not in OF_PROBLEMS}
 
     ours, theirs = deciding(held), deciding(config)
     for name in {**ours, **theirs}:
@@ -145,12 +147,15 @@ def _refuse_other_settings(
 
 def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mapping[str, Any]:
     """The summary of a run that has a trace of every problem. Raises: `UserError` if it is not finished."""
+    part, parts = parse_shard(config["settings"].get("shard", WHOLE))
+    count = config["inputs"].get("problems", {}).get("count")
+    if count is None:
+        raise UserError(f"{directory}: holds a run of another version of launch.synthesize; make it again")
+    wanted = len(range(part - 1, count, parts))
     summary = _read_json(directory, SUMMARY)
-    wanted = summary["problems"] if summary else config["environment"].get("problem_count")
     if summary is None or wanted != traces:
-        total = "" if wanted is None else f" of {wanted}"
         raise UserError(
-            f"{directory}: is not finished ({traces}{total} problems have a trace); run its command again, then publish it"
+            f"{directory}: is not finished ({traces} of {wanted} problems have a trace); run its command again, then publish it"
         )
     return summary
 

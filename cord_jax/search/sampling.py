@@ -55,8 +55,9 @@ def keep_top_k(logits_pv, top_k_p, largest: int):
     """Masks all but the k largest; `top_k_p` is 0 where all are kept, and `largest` at most. Ties at the k-th place are
     kept.
     """
+    largest = min(largest, logits_pv.shape[-1])  # there are no more tokens
     ranked = lax.top_k(logits_pv, largest)[0]
-    kth = jnp.take_along_axis(ranked, jnp.maximum(top_k_p, 1)[:, None] - 1, axis=-1)
+    kth = jnp.take_along_axis(ranked, jnp.clip(top_k_p, 1, largest)[:, None] - 1, axis=-1)
     return jnp.where((top_k_p == 0)[:, None] | (logits_pv >= kth), logits_pv, EXCLUDED)
 
 

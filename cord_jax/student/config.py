@@ -52,6 +52,11 @@ class StudentConfig:
         help="tokens of a row at most, prompt included, and of a packed window; of a pair, both texts with their prompts",
         at_least=1,
     )
+    turns: str = setting(
+        default="last",
+        help="which turns of the assistant in a conversation are learnt",
+        choices={"last": "the last one", "all": "each of them, behind those before it"},
+    )
     overlong: str = setting(
         default="drop",
         help="longer rows are dropped, or cut to max_length; both are counted",
@@ -213,6 +218,8 @@ def _something_to_evaluate(config: StudentConfig) -> None:
 def _settings_of_pairs(config: StudentConfig) -> None:
     if config.objective != "dpo" and config.beta is not None:
         raise UserError(f"--beta={config.beta:g} is of --objective=dpo; give that, or leave --beta out")
+    if config.objective == "dpo" and config.turns == "all":
+        raise UserError("--turns=all is of conversations; leave it out with --objective=dpo")
     if config.objective == "dpo" and config.overlong == "cut":
         raise UserError(
             "--overlong=cut would compare texts without their ends; leave it out with --objective=dpo"

@@ -6,10 +6,11 @@ A row is a JSON object of one of three kinds:
   `id`, `correct`, `score`. The prompt is the student's own template, ending in `<think>` and a newline;
   learnt is reasoning + `</think>` + blank line + response + EOS. Rows without a response (`stuck`) are not
   used. The `messages` of a trace are for other trainers, and not read here.
-- a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt. Its
-  reasoning stands in `reasoning_content`, or in the content between `<think>` and `</think>`. The prompt is
-  the template over the messages before it. A message without reasoning is learnt as it is, or, where the
-  template itself opens `<think>`, behind an empty reasoning.
+- a conversation: `messages`, a list of {role, content}, whose last message, the assistant's, is learnt (or all of
+  the assistant's, as an example each). Its reasoning stands in `reasoning_content`, or in the content between
+  `<think>` and `</think>`. The prompt is the template over the messages before it. A message without reasoning is
+  learnt as it is, or, where the template itself opens `<think>`, behind an empty reasoning. Other spellings are read,
+  too (`cord_jax.student.conversations`).
 - a raw pair: `prompt` and `completion`, taken literally. The completion is learnt; EOS follows it if `"eos":
   true`.
 
@@ -30,6 +31,7 @@ import numpy as np
 
 from cord_jax.errors import UserError
 from cord_jax.files import read_rows
+from cord_jax.student.conversations import conversation_of
 from cord_jax.student.row_filter import RowFilter
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
@@ -97,7 +99,7 @@ class Counts:
 def read_examples(
     source: Path | Sequence[Mapping[str, Any]],
     vocabulary: Vocabulary,
-    read_row: Callable[[Mapping[str, Any], Vocabulary, PromptSettings], Texts] | None = None,
+    read_row: Callable[[Mapping[str, Any], Vocabulary, PromptSettings], Sequence[Texts]] | None = None,
     *,
     row_filter: str = "all",
     max_length: int,
@@ -109,7 +111,7 @@ def read_examples(
     Args:
       source: JSONL or .jsonl.gz, or the rows themselves.
       vocabulary: the student's.
-      read_row: an objective's way to read a row, `row_to_learn` by default. Raises ValueError with the reason why a row
+      read_row: an objective's way to read a row, `rows_to_learn` by default. Raises ValueError with the reason why a row
         is none.
       row_filter: see `RowFilter.parse`.
       max_length: tokens of a row, prompt and EOS included; of all examples of the row together.
@@ -132,8 +134,9 @@ def read_examples(
             elif row.get("response", "") is None:
                 counts["without_response"] += 1
             else:
-                rows.append((read_row or row_to_learn)(row, vocabulary, prompt or PromptSettings()))
-                ids.append(str(row.get("id", number)))
+                found = (read_row or rows_to_learn)(row, vocabulary, prompt or PromptSettings())
+                rows += found
+                ids += [(number, str(row.get("id", number)))] * len(found)
         except KeyError as error:
             raise UserError(
                 f"{name}, {unit} {number}: has no field {error}; --filter={row_filter} needs it"
@@ -141,24 +144,25 @@ def read_examples(
         except ValueError as error:
             raise UserError(f"{name}, {unit} {number}: {error}") from None
     examples, end = [], end_of_turn(vocabulary)
+    used, cut, read = set(), set(), {number for number, _ in ids}
     prompts = [vocabulary.encode_prompt(row.prompt) for row in rows]
     begun = vocabulary.encode_pieces([row.begun for row in rows], "prompt")
     texts = [target for row in rows for target in row.targets]
     pieces = any(row.goes_on for row in rows)
     targets = iter(vocabulary.encode_pieces(texts, "prompt") if pieces else vocabulary.encode_batch(texts))
-    for id_, row, before, then in zip(ids, rows, prompts, begun, strict=True):
+    for (number, id_), row, before, then in zip(ids, rows, prompts, begun, strict=True):
         before = [*before, *then]
         learnt = [[*next(targets), *([end] if row.eos else [])] for _ in row.targets]
         if sum(len(before) + len(target) for target in learnt) > max_length:
             if overlong == "drop" or len(before) >= max_length or len(learnt) > 1:
-                counts["too_long"] += 1
                 continue
-            counts["cut"] += 1
+            cut.add(number)
         examples += [
             Example(id_, np.asarray([*before, *target][:max_length], np.int32), len(before))
             for target in learnt
         ]
-        counts["used"] += 1
+        used.add(number)
+    counts |= {"used": len(used), "cut": len(cut), "too_long": len(read - used)}
     if not examples:
         raise UserError(
             f"{name}: no row is left to learn from ({Counts(**counts)}); see --filter and --max_length"
@@ -185,22 +189,25 @@ def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row_to_learn(row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings) -> Texts:
-    """The texts of a trace, a conversation or a raw pair. Raises: ValueError with the reason why the row is none."""
-    prompt, target, eos = _prompt_and_target(row, vocabulary, settings)
-    return Texts(prompt, (target,), eos)
+def rows_to_learn(
+    row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings, turns: str = "last"
+) -> list[Texts]:
+    """The texts of a trace, a conversation or a raw pair.
 
+    Args:
+      turns: of a conversation, which turns of the assistant are learnt: the "last", or "all", each behind those before it.
 
-def _prompt_and_target(
-    row: Mapping[str, Any], vocabulary: Vocabulary, settings: PromptSettings
-) -> tuple[str, str, bool]:
-    if "messages" in row and "reasoning" not in row:  # traces have both
-        return _conversation(row["messages"], vocabulary, settings)
+    Raises: ValueError with the reason why the row is none.
+    """
+    trace = "question" in row and "reasoning" in row  # traces have messages, too
+    conversation = None if trace else conversation_of(row)
+    if conversation is not None:
+        return _conversation(*conversation, vocabulary, settings, turns)
     if "completion" in row:
         need_text(row, "prompt", "completion")
         if not row["completion"]:
             raise ValueError("completion is empty")
-        return row["prompt"], row["completion"], eos_follows(row)
+        return [Texts(row["prompt"], (row["completion"],), eos_follows(row))]
     if "chosen" in row:
         raise ValueError("is a pair of a chosen and a rejected text, which --objective=dpo learns from")
     if "reasoning" in row:
@@ -208,24 +215,36 @@ def _prompt_and_target(
         if row.get("context") is not None:
             need_text(row, "context")
         prompt = render_prompt(vocabulary, settings, row["question"], row.get("context"))
-        return prompt, row["reasoning"] + _THINK_END + row["response"], True
+        return [Texts(prompt, (row["reasoning"] + _THINK_END + row["response"],), True)]
     raise ValueError(
-        "is no row to learn from: give question, reasoning and response, or messages, or prompt and "
-        "completion"
+        "is no row to learn from: give question, reasoning and response, or messages, or prompt and completion"
     )
 
 
-def _conversation(messages: Any, vocabulary: Vocabulary, settings: PromptSettings) -> tuple[str, str, bool]:
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    ):
-        raise ValueError("messages must be a list of objects with the texts role and content")
+def _conversation(
+    messages: list[dict[str, Any]],
+    prompt_turns: int,
+    vocabulary: Vocabulary,
+    settings: PromptSettings,
+    turns: str,
+) -> list[Texts]:
+    """The texts of a conversation whose first `prompt_turns` are not learnt."""
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise ValueError("messages must end with one of the assistant, after at least one other")
-    last, before = messages[-1], messages[:-1]
-    if settings.system_prompt is not None and before[0]["role"] != "system":
-        before = [{"role": "system", "content": settings.system_prompt}, *before]
+    spoken = [i for i in range(max(1, prompt_turns), len(messages)) if messages[i]["role"] == "assistant"]
+    if prompt_turns and len(spoken) > 1 and turns == "last":
+        raise ValueError("completion has several turns of the assistant; learn them with --turns=all")
+    if settings.system_prompt is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": settings.system_prompt}, *messages]
+        spoken = [i + 1 for i in spoken]
+    chosen = spoken if turns == "all" else spoken[-1:]
+    return [_turn(messages[:i], messages[i], vocabulary, settings) for i in chosen]
+
+
+def _turn(
+    before: list[dict[str, Any]], last: dict[str, Any], vocabulary: Vocabulary, settings: PromptSettings
+) -> Texts:
+    """The text of one turn of the assistant, behind those before it."""
     reasoning, answer = last.get("reasoning_content"), last["content"]
     if not reasoning and "</think>" in answer:
         reasoning, _, answer = answer.partition("</think>")
@@ -233,14 +252,11 @@ def _conversation(messages: Any, vocabulary: Vocabulary, settings: PromptSetting
         answer = answer.lstrip("\n")
     prompt = render_messages(vocabulary, before, settings.arguments)
     if reasoning:
-        return (
-            open_thinking(prompt, vocabulary, settings.arguments),
-            reasoning.rstrip() + "\n" + _THINK_END + answer,
-            True,
-        )
+        opening = open_thinking(prompt, vocabulary, settings.arguments)
+        return Texts(opening, (reasoning.rstrip() + "\n" + _THINK_END + answer,), True)
     if prompt.rstrip().endswith(THINK_START):
-        return open_thinking(prompt, vocabulary, settings.arguments), _THINK_END + answer, True
-    return prompt, answer, True
+        return Texts(open_thinking(prompt, vocabulary, settings.arguments), (_THINK_END + answer,), True)
+    return Texts(prompt, (answer,), True)
 
 
 def eos_follows(row: Mapping[str, Any]) -> bool:

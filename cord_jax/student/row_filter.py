@@ -42,10 +42,22 @@ class RowFilter:
         return cls(correct, score)
 
     def passes(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row meets them. Raises: KeyError with the name of a field that is needed and absent."""
-        if self.correct and not row["correct"]:
-            return False
-        return self.score == -math.inf or (row["score"] is not None and row["score"] >= self.score)
+        """Whether a row meets them; null meets none.
+
+        Raises: KeyError with the name of a field that is needed and absent; ValueError with the reason if it is of
+          another type, such as "false" in quotes.
+        """
+        if self.correct:
+            if not isinstance(row["correct"], bool | None):
+                raise ValueError(f"correct must be true or false, and is {row['correct']!r:.40}")
+            if not row["correct"]:
+                return False
+        if self.score == -math.inf:
+            return True
+        score = row["score"]
+        if isinstance(score, bool) or not isinstance(score, int | float | None):
+            raise ValueError(f"score must be a number, and is {score!r:.40}")
+        return score is not None and score >= self.score
 
 
 def _is_number(text: str) -> bool:

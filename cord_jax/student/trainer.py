@@ -35,8 +35,10 @@ from cord_jax.student.reference import Reference
 from cord_jax.student.step import Step, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
+from models.checkpoint.adapters import fits_peft, save_adapters
 
 HF = "hf"
+ADAPTER = "adapter"
 METRICS = "metrics.jsonl"
 NON_FINITE = "non_finite.jsonl"
 
@@ -109,7 +111,10 @@ def _run(
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(
-                config.output_dir / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints
+                config.output_dir / "checkpoints",
+                every=config.checkpoint_every,
+                keep=config.keep_checkpoints,
+                log=log,
             )
         )
         state = checkpoints.restore(shapes)
@@ -148,7 +153,8 @@ def _run(
             ):
                 figures = held_out.figures(state)
             reports.add(done, jax.device_get(report), figures)
-            checkpoints.save(done, state, force=bool(config.checkpoint_every) and done == job.plan.steps)
+            last = done == job.plan.steps
+            checkpoints.save(done, state, force=bool(config.checkpoint_every) and last, needed=not last)
             if _stops(done) and done < job.plan.steps:
                 checkpoints.save(done, state, force=True)
                 log(f"stopped by a signal after step {done} of {job.plan.steps}; the same command continues")
@@ -159,7 +165,13 @@ def _run(
             unit = step_program.objective.unit
             draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
         model = step_program.model(state.params, state.frozen)
-        _export(config, job, lora.merge(model) if config.lora_rank else model)
+        if config.lora_rank:
+            if fits_peft(model):
+                _export_adapters(config, model)
+            else:
+                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
+            model = lora.merge(model)
+        _export(config, job, model)
 
 
 class _Batches:
@@ -167,6 +179,7 @@ class _Batches:
 
     def __init__(self, config: StudentConfig, job: Job, mesh: Mesh, references: np.ndarray | None):
         self.config, self.job, self.references = config, job, references
+        self.most_examples = job.plan.most_examples
         self.sharding = batch_sharding(mesh)
 
     def of_step(self, step: int) -> Batch:
@@ -178,7 +191,7 @@ class _Batches:
             batch_size=self.config.batch_size,
             accumulation=self.config.accumulation,
             references=self.references,
-            most_examples=self.job.plan.most_examples,
+            most_examples=self.most_examples,
         )
         return place(arrays, self.sharding)
 
@@ -271,12 +284,25 @@ def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
     hf, unfinished = config.output_dir / HF, config.output_dir / f"{HF}.unfinished"
     if jax.process_index() == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-    models.save(model, unfinished, source=config.student)
+    try:
+        models.save(model, unfinished, source=config.student)
+        if jax.process_index() == 0:
+            _stop_at(end_of_turn(job.vocabulary), unfinished)
+            row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
+            (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
+            unfinished.rename(hf)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _export_adapters(config: StudentConfig, model: models.Decoder) -> None:
+    """Writes `adapter/`, complete or not at all."""
+    adapter, unfinished = config.output_dir / ADAPTER, config.output_dir / f"{ADAPTER}.unfinished"
+    save_adapters(model, unfinished, str(config.student), config.lora_rank, config.lora_alpha)
     if jax.process_index() == 0:
-        _stop_at(end_of_turn(job.vocabulary), unfinished)
-        row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
-        (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
-        unfinished.rename(hf)
+        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier end of this run, which wrote no hf/
+        unfinished.rename(adapter)
 
 
 def _stop_at(eos_id: int, directory: Path) -> None:

@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from cord_jax.errors import UserError
+from cord_jax.text.end_of_turn import ids_that_end_a_turn
 from cord_jax.text.self_test import SAMPLES, seams
+from cord_jax.text.tokenizer_files import load_tokenizer
 
 _SPACE = "\u2581"  # ▁, which stands for a space in SentencePiece vocabularies
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -40,8 +42,7 @@ class Vocabulary:
       tokenizer: its Hugging Face tokenizer, which holds the chat template.
       token_bytes: for each id, the bytes that it adds to a text: an added or special token its literal
         content, an id that the tokenizer does not define nothing.
-      eos_ids: the ids that end a turn: those of generation_config.json, of config.json and the tokenizer's
-        own.
+      eos_ids: the ids that end a turn (`end_of_turn.ids_that_end_a_turn`).
       fingerprint: equal for two vocabularies that encode every text alike because they have the same
         definition.
     """
@@ -68,27 +69,15 @@ class Vocabulary:
 
     @classmethod
     def load(cls, directory: str | Path) -> "Vocabulary":
-        """Loads the vocabulary of a Hugging Face directory, from local files and without remote code.
-
-        It is the one that `tokenizer.json` defines. `AutoTokenizer` would build some families anew by its own
-        rules, which gives other ids where a checkpoint departs from its family (a missing normalizer, say).
+        """Loads the vocabulary of a Hugging Face directory (`tokenizer_files.load_tokenizer`).
 
         Raises:
           UserError: there is no tokenizer.json, it is of a kind that is not supported, or no token ends a
             turn.
         """
         directory = Path(directory)
-        if not (directory / "tokenizer.json").is_file():
-            raise UserError(
-                f"{directory}: no tokenizer.json; write one with "
-                "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)"
-            )
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
-        except Exception as error:  # The reader of tokenizer.json raises bare Exceptions.
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{directory}: the tokenizer cannot be loaded: {reason}") from error
-        return cls(tokenizer, directory, _eos_ids(directory, tokenizer))
+        tokenizer = load_tokenizer(directory)
+        return cls(tokenizer, directory, ids_that_end_a_turn(directory, tokenizer))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text as a continuation: no special tokens and no dummy prefix before it.
@@ -215,25 +204,6 @@ class Vocabulary:
                     f"{self.directory}: unsupported tokenizer: it turns {sample!r} into {self.text(ids)!r}; "
                     "supported are byte-level BPE and SentencePiece with byte fallback"
                 )
-
-
-def _eos_ids(directory: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    ids = {tokenizer.eos_token_id}
-    for name in ("generation_config.json", "config.json"):
-        if (directory / name).is_file():
-            try:
-                value = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token_id")
-            except (ValueError, AttributeError) as error:
-                raise UserError(f"{directory / name}: not a JSON object: {error}") from None
-            ids.update(value if isinstance(value, list) else [value])
-    ids.discard(None)
-    if not ids:
-        raise UserError(f"{directory}: no token ends a turn; write eos_token_id into generation_config.json")
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise UserError(
-            f"{directory}: eos_token_id must be an id or a list of ids, not {sorted(map(str, ids))}"
-        )
-    return frozenset(ids)
 
 
 def _flatten(component: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@ Loading starts from the parameters that the architecture has, finds the tensors 
 reads for every shard that this process holds just the bytes of that shard.
 """
 
+import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -44,6 +46,7 @@ COMPANIONS = (
 # Tensors of old checkpoints that follow from the config.
 RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
 SHARD_BYTES = 5_000_000_000
+_LOG = logging.getLogger(__name__)
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -59,9 +62,26 @@ def read_config(directory: str | Path) -> ModelConfig:
         )
     hf = read_json_object(file)
     try:
-        return config_from_hf(hf)
+        config = config_from_hf(hf)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("config.json", str(file), 1)) from None
+    return _untied(config, file.parent) if config.tie_word_embeddings else config
+
+
+def _untied(config: ModelConfig, directory: Path) -> ModelConfig:
+    """The config of a checkpoint whose head is another matrix than the embedding although the config ties them.
+
+    transformers ties the two only where they are equal.
+    """
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if config.head != "language_model" or not safetensors.has_tensor(directory, head):
+        return config
+    stored = safetensors.read_directory(directory)
+    if embedding not in stored or safetensors.equal(stored[head], stored[embedding]):
+        return config
+    _LOG.warning("%s: %s is not the embedding, although config.json ties them: it is used", directory, head)
+    hf = json.loads(config.hf) | {"tie_word_embeddings": False}
+    return dataclasses.replace(config, tie_word_embeddings=False, hf=json.dumps(hf, sort_keys=True))
 
 
 def abstract(
@@ -171,8 +191,13 @@ def check_tensors(
     needs = f"config.json ({config.family}, {config.num_layers} layers)"
     for name, shape in expected.items():
         if name not in stored:
+            hint = (
+                "; set tie_word_embeddings true if the embedding is the head"
+                if name == "lm_head.weight"
+                else ""
+            )
             raise CheckpointError(
-                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; {needs} needs it"
+                f"{directory}: tensor {name!r} of shape {list(shape)} is missing; {needs} needs it{hint}"
             )
         tensor = stored[name]
         if tensor.shape != shape:
@@ -186,13 +211,7 @@ def check_tensors(
         if name == "lm_head.weight" and config.head != "language_model":
             continue  # a reward model may keep the head of the language model that it was made from
         if name == "lm_head.weight" and config.tie_word_embeddings:
-            # transformers ties the two only where they are equal.
-            if safetensors.equal(tensor, stored["model.embed_tokens.weight"]):
-                continue
-            raise CheckpointError(
-                f"{tensor.file}: tensor {name!r} differs from 'model.embed_tokens.weight' although "
-                "config.json ties them; expected equal tensors, or tie_word_embeddings false"
-            )
+            continue  # equal to the embedding (`read_config`)
         raise CheckpointError(
             f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} was not expected: {needs} has no "
             "place for it"
@@ -319,7 +338,12 @@ def gather_tensors(
         rows = []
         for path, part in sorted(places[name], key=lambda place: place[1].row):
             block = parameters[path][part.index] if part.index else parameters[path]
-            whole = block.is_fully_addressable
-            host = np.asarray(block) if whole else multihost_utils.process_allgather(block, tiled=True)
-            rows.append(as_tensor(host, part.entry))
+            rows.append(as_tensor(to_host(block), part.entry))
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """The whole of an array, in every process; all of them ask for it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)

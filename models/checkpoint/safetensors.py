@@ -166,6 +166,14 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def has_tensor(directory: Path, name: str) -> bool:
+    """Whether a checkpoint has a tensor of this name; False, too, if it has no weights."""
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.exists():
+        return name in read_header(single)
+    return index.exists() and name in _places(index)
+
+
 def _places(index: Path) -> dict[str, str]:
     """The shard of each tensor, from an index file: files within the checkpoint's directory only."""
     places = dict(Fields(str(index), read_json_object(index)).section("weight_map").values)

@@ -320,11 +320,28 @@ def test_a_repeated_head_of_a_tied_model_and_old_buffers_are_ignored(reference):
 
     edit_tensors(ref.directory, repeat)
     assert load_reference(ref).lm_head is None
+
+
+def test_a_head_of_its_own_is_used_whatever_the_config_says(reference, tmp_path, caplog):
+    """As transformers does; and a head that is missing is told with the remedy."""
+    ref = reference("llama", 3, tie_word_embeddings=True)
+    copy = lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()})  # noqa: E731
+    edit_tensors(ref.directory, copy)
     edit_tensors(ref.directory, lambda t: t["lm_head.weight"].__setitem__((5, 3), 7.0))
+    model = load_reference(ref)
+    assert "lm_head.weight is not the embedding, although config.json ties them: it is used" in caplog.text
+    theirs = CLASSES["llama"][1].from_pretrained(ref.directory)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ref.tokens)).logits.numpy()
+    assert relative_error(expected, ref.logits) > 1e-3
+    assert relative_error(logits_of(model, ref.tokens), expected) < 1e-4
+    models.save(model, tmp_path / "copy")
+    assert_same_weights(models.load(tmp_path / "copy", stacked=False, max_length=ref.max_length), model)
+    edit_tensors(tmp_path / "copy", lambda t: t.pop("lm_head.weight"))
     with pytest.raises(
-        models.CheckpointError, match="'lm_head.weight' differs from 'model.embed_tokens.weight'"
+        models.CheckpointError, match="'lm_head.weight' .* is missing; .*tie_word_embeddings true"
     ):
-        load_reference(ref)
+        models.load(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("family", ["phi3", "qwen3_moe"])

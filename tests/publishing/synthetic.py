@@ -33,15 +33,17 @@ SETTINGS = {
 _ENDED = ("marker", "cap", "think_end", "eos")
 
 
-def write_run(path, problems=range(12), steps=3, words=8, seconds=1.0, **settings):
-    """Writes a finished run of problems with these numbers; a problem's rows are the same in every run of the same seed."""
+def write_run(path, problems=range(12), steps=3, words=8, count=None, **settings):
+    """Writes a finished run of problems with these numbers, of a file that has `count`; a problem's rows are always the same."""
     whole = SETTINGS | settings
     with open_run(
         path,
         job="synthesize",
         settings=whole,
-        inputs={"problems": {"sha256": str(problems)}, "checkpoint 1": {"sha256": "b"}},
-        environment={"problem_count": len(problems)},
+        inputs={
+            "problems": {"count": count or len(problems), "sha256": str(problems)},
+            "checkpoint 1": {"sha256": "b"},
+        },
     ) as run:
         files, traces = TraceFiles(run), []
         for number in problems:
@@ -52,7 +54,7 @@ def write_run(path, problems=range(12), steps=3, words=8, seconds=1.0, **setting
             "prompts.json",
             {"problem": f"p{problems[0]:04}", "prompts": {"left": "<user>\n````\nHow?\n<think>\n"}},
         )
-        run.write_json("summary.json", summarize(traces, TEACHERS, seconds=seconds, device="1 x test"))
+        run.write_json("summary.json", summarize(traces, TEACHERS, seconds=1.0, device="1 x test"))
     return path
 
 

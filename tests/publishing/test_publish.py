@@ -87,7 +87,9 @@ def test_columns_are_declared(published):
 
 
 def test_shards_together_are_the_whole(run, published, tmp_path):
-    parts = [write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), shard=f"{i}/3") for i in (1, 2, 3)]
+    parts = [
+        write_run(tmp_path / f"part{i}", range(i - 1, 12, 3), count=12, shard=f"{i}/3") for i in (1, 2, 3)
+    ]
     summary = publish(
         PublishConfig(run=",".join(map(str, parts[::-1])), output_dir=tmp_path / "set", **NAMES)
     )
@@ -176,6 +178,7 @@ def test_turns_of_phrase_are_told_and_may_pass():
     assert len(questions.overlaps(problems, 12)[0]) == 13
     copy = ("copy", words_of(f"One test, {phrase}, and what is more, this is not the whole."))
     assert set(questions.overlaps([*problems, copy], 11)[0]) == {"w", "copy"}
+    assert Questions([("t", [Problem("0", "?!")])]).overlaps([("p", words_of("..."))]) == ({}, 0)
 
 
 def test_what_overlaps_is_left_out_and_listed(run, tmp_path):
@@ -208,6 +211,13 @@ def unfinished(run):
     (run / "traces.jsonl").write_bytes(b"".join((run / "traces.jsonl").read_bytes().splitlines(True)[:5]))
 
 
+def problems_of(run, **said):
+    """Changes what a run says of its problems."""
+    config = json.loads((run / "config.json").read_text())
+    config["inputs"]["problems"] = said
+    (run / "config.json").write_text(json.dumps(config))
+
+
 def damaged(run):
     with open(run / "tree.jsonl", "a") as file:
         file.write('{"problem"')
@@ -225,6 +235,12 @@ def twice(run):
 REFUSED = {
     "no run": (lambda run: (run / "config.json").unlink(), {}, ["run: holds no run of launch.synthesize"]),
     "not finished": (unfinished, {}, ["is not finished (5 of 12 problems have a trace)"]),
+    "not finished growing": (
+        lambda run: problems_of(run, count=14),
+        {},
+        ["is not finished (12 of 14 problems have a trace)"],
+    ),
+    "another version": (problems_of, {}, ["holds a run of another version of launch.synthesize"]),
     "a damaged line": (damaged, {}, ["tree.jsonl, line 109: damaged"]),
     "no tree": (lambda run: (run / "tree.jsonl").unlink(), {}, ["tree.jsonl: cannot be read"]),
     "other files": (own_files, {}, ["holds files that belong to no run (thesis.tex)"]),

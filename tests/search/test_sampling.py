@@ -46,3 +46,9 @@ def test_ties_with_the_last_that_is_kept_are_kept():
     given = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.2]]))
     assert jnp.isfinite(keep_top_p(given, jnp.array([0.5]))).tolist() == [[True] * 4]
     assert jnp.isfinite(keep_top_p(given, jnp.array([0.4 - 1e-3]))).tolist() == [[True, False, False, False]]
+
+
+def test_top_k_above_the_vocabulary_keeps_all():
+    logits_pv = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7)), jnp.float32)
+    kept = keep_top_k(logits_pv, jnp.asarray([0, 3, 10**9]), 10**9)
+    assert np.isfinite(kept).sum(1).tolist() == [7, 3, 7]

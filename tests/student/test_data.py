@@ -1,12 +1,13 @@
 """What a student learns from each kind of row, with real vocabularies and templates beside small ones."""
 
+import functools
 import gzip
 import json
 
 import pytest
 
 from cord_jax.errors import UserError
-from cord_jax.student.data import Counts, RowFilter, read_examples, show_examples
+from cord_jax.student.data import Counts, RowFilter, read_examples, rows_to_learn, show_examples
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
 from tests.reference.tiny import write_tokenizer
@@ -223,3 +224,136 @@ def test_shown_rows(tmp_path, vocabulary):
     )
     assert shown[1].split()[1].isdigit() and "'<|user|>'" in shown[1]
     assert shown[-1].split()[1] == "*" and "'<|end|>'" in shown[-1]
+
+
+TURNS = [
+    {"role": "user", "content": "2?"},
+    {"role": "assistant", "content": "2", "reasoning_content": "so 2"},
+    {"role": "user", "content": "6 * 7?"},
+    {"role": "assistant", "content": "42", "reasoning_content": "the sum is 42"},
+]
+
+
+def renamed(field):
+    return [
+        {field if name == "reasoning_content" else name: text for name, text in turn.items()}
+        for turn in TURNS
+    ]
+
+
+SHARE_GPT = [
+    {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]}
+    | {name: text for name, text in turn.items() if name == "reasoning_content"}
+    for turn in TURNS
+]
+PARTS = [
+    {
+        "role": turn["role"],
+        "content": [
+            {"type": "thinking", "thinking": turn[name]} for name in turn if name == "reasoning_content"
+        ]
+        + [{"type": "text", "text": turn["content"]}],
+    }
+    for turn in TURNS
+]
+SPELLINGS = {
+    "thinking": {"messages": renamed("thinking")},
+    "reasoning": {"messages": renamed("reasoning")},
+    "twice": {"messages": [{"thinking": turn.get("reasoning_content"), **turn} for turn in TURNS]},
+    "share_gpt": {"conversations": SHARE_GPT},
+    "roles_in_conversations": {"conversations": TURNS},
+    "parts": {"messages": PARTS},
+    "prompt_and_completion": {"prompt": TURNS[:3], "completion": TURNS[3:]},
+    "nulls": {
+        "messages": [{"tool_calls": None, "weight": 1, **turn} for turn in TURNS],
+        "tools": None,
+        "prompt": None,
+    },
+}
+
+
+@pytest.mark.parametrize("turns", ["last", "all"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_other_spellings_of_a_conversation_teach_the_same(spelling, turns, tmp_path, vocabulary):
+    if (spelling, turns) == ("prompt_and_completion", "all"):
+        expected_row = {"messages": TURNS[:1] + TURNS[2:]}  # the first answer is of the prompt
+        row = {"prompt": [TURNS[0], TURNS[2]], "completion": TURNS[3:]}
+    else:
+        expected_row, row = {"messages": TURNS}, SPELLINGS[spelling]
+    read_row = functools.partial(rows_to_learn, turns=turns)
+    expected, _ = read_examples([expected_row], vocabulary, read_row, max_length=4096)
+    found, counts = read(tmp_path, [row], vocabulary, read_row=read_row)
+    assert [parts(e, vocabulary) for e in found] == [parts(e, vocabulary) for e in expected]
+    assert parts(found[-1], vocabulary)[1] == "the sum is 42\n</think>\n\n42<|end|>"
+    assert counts == Counts(rows=1, used=1)
+
+
+def test_all_turns_are_an_example_each_behind_those_before(tmp_path, vocabulary):
+    read_row = functools.partial(rows_to_learn, turns="all")
+    examples, counts = read(tmp_path, [{"messages": TURNS}], vocabulary, read_row=read_row)
+    first, second = (parts(example, vocabulary) for example in examples)
+    assert first == ("<|user|>2?<|end|><|assistant|><think>\n", "so 2\n</think>\n\n2<|end|>")
+    assert second[0].startswith("<|user|>2?<|end|><|assistant|>2<|end|><|user|>6")
+    assert counts == Counts(rows=1, used=1)
+    several = {"prompt": TURNS[:1], "completion": TURNS[1:]}
+    assert len(read(tmp_path, [several], vocabulary, read_row=read_row)[0]) == 2
+    with pytest.raises(UserError, match="several turns of the assistant; learn them with --turns=all"):
+        read(tmp_path, [several], vocabulary)
+
+
+def test_a_system_text_beside_a_conversation_is_its_first_turn(tmp_path, vocabulary):
+    (example,), _ = read(tmp_path, [{"system": "Be short.", "conversations": SHARE_GPT}], vocabulary)
+    assert parts(example, vocabulary)[0].startswith("<|system|>Be short.<|end|><|user|>2?")
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"messages": TURNS, "conversations": SHARE_GPT}, "has messages and conversations"),
+        ({"messages": TURNS, "reasoning": "so"}, "has reasoning beside its messages"),
+        ({"messages": TURNS, "tools": [{"name": "f"}]}, "has tools, which cannot be learnt"),
+        ({"messages": TURNS[:3] + [TURNS[3] | {"tool_calls": [{}]}]}, "a turn with tool_calls"),
+        ({"messages": TURNS[:3] + [TURNS[3] | {"weight": 0}]}, "a turn of weight 0"),
+        ({"messages": TURNS[:3] + [TURNS[3] | {"thinking": "else"}]}, "two different reasonings"),
+        ({"messages": TURNS[:3] + [TURNS[3] | {"reasoning_content": ["x"]}]}, "reasoning is no text"),
+        (
+            {"messages": TURNS[:3] + [{"role": "assistant", "content": [{"type": "image"}]}]},
+            "content of type 'image'",
+        ),
+        ({"messages": TURNS[:3] + [{"role": "assistant", "content": None}]}, "the texts role and content"),
+        ({"conversations": [{"from": "observation", "value": "x"}]}, "a turn from 'observation'"),
+        ({"conversations": SHARE_GPT, "system": 3}, "system must be a text"),
+        ({"prompt": TURNS[:1], "completion": "4"}, "both be texts or both be lists"),
+        ({"prompt": "4", "completion": TURNS[1:2]}, "both be texts or both be lists"),
+        (
+            {"prompt": TURNS[:1], "completion": TURNS[2:]},
+            "completion must begin with a turn of the assistant",
+        ),
+        ({"question": "?", "thinking": "so", "response": "4"}, "is no row to learn from"),
+    ],
+)
+def test_conversations_that_would_teach_something_else_are_refused(row, reason, tmp_path, vocabulary):
+    with pytest.raises(UserError, match=f"line 2: .*{reason}"):
+        read(tmp_path, [TRACE, row], vocabulary)
+
+
+@pytest.mark.parametrize(
+    "field, value, row_filter",
+    [
+        ("correct", "false", "correct"),
+        ("correct", 1, "correct"),
+        ("score", "0.9", "score>=0.5"),
+        ("score", True, "score>=0.5"),
+        ("score", [1], "score>=0.5"),
+    ],
+)
+def test_conditions_on_values_of_another_type_are_refused(field, value, row_filter, tmp_path, vocabulary):
+    with pytest.raises(UserError, match=f"line 2: {field} must be "):
+        read(
+            tmp_path,
+            [TRACE | {"correct": True, "score": 0.9}, TRACE | {field: value}],
+            vocabulary,
+            row_filter=row_filter,
+        )
+    rows = [TRACE | {"correct": True, "score": 1}, TRACE | {"correct": None, "score": None}]
+    assert read(tmp_path, rows, vocabulary, row_filter=row_filter)[1] == Counts(rows=2, filtered=1, used=1)

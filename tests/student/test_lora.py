@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -13,7 +14,8 @@ from transformers import AutoModelForCausalLM
 import models
 from cord_jax.student import StudentConfig, train
 from models import lora
-from tests.student.students import read_metrics
+from models.checkpoint.adapters import fits_peft, save_adapters
+from tests.student.students import read_metrics, write_student
 from tests.student.test_step import make_batch, make_step
 
 RANK, ALPHA = 3, 12.0
@@ -104,6 +106,49 @@ def test_a_run(student, rows, tmp_path):
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {name for name in before if "proj.weight" in name}
     AutoModelForCausalLM.from_pretrained(hf)
+    adapters = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
+    assert len(adapters) == 2 * len(changed)
+    for name in changed:
+        a, b = (
+            adapters[f"base_model.model.{name.removesuffix('weight')}lora_{part}.weight"] for part in "AB"
+        )
+        added = ALPHA / RANK * b @ a
+        np.testing.assert_allclose(before[name] + added, after[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("family, layout", [("qwen2", {}), ("phi3", {}), ("phi3", {"stacked": True})])
+def test_peft_loads_the_adapters(family, layout, tmp_path):
+    """Also those of projections that the checkpoint keeps in one tensor."""
+    peft = pytest.importorskip("peft")
+    student = write_student(tmp_path / "student", family)
+    model = lora.attach(models.abstract(models.read_config(student), **layout), RANK, ALPHA)
+    graphdef, adapters, _ = nnx.split(model, nnx.LoRAParam, ...)
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    adapters = jax.tree.map(lambda p: 0.1 * jax.random.normal(next(keys), p.shape), adapters)
+    model = nnx.merge(graphdef, adapters, nnx.state(models.load(student, **layout)))
+    save_adapters(model, tmp_path / "adapter", str(student), RANK, ALPHA)
+    base = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+    tokens_bt = np.arange(40).reshape(2, 20)
+    expected = np.asarray(model(tokens_bt))
+    with torch.no_grad():
+        with theirs.disable_adapter():
+            without = theirs(torch.tensor(tokens_bt)).logits.numpy()
+        found = theirs(torch.tensor(tokens_bt)).logits.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(without - found).max() > 0.1
+    state = peft.get_peft_model_state_dict(theirs)
+    assert state.keys() == load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
+
+
+def test_adapters_that_peft_would_take_for_others():
+    config = models.config_from_hf(
+        dict(model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"], num_hidden_layers=2)
+    )
+    for layers, fits in (((True, True), True), ((True, False), False)):
+        experts = dataclasses.replace(config.experts, layers=layers)
+        model = models.abstract(dataclasses.replace(config, experts=experts))
+        assert fits_peft(lora.attach(model, RANK, ALPHA)) == fits
 
 
 def test_int8_weights_are_refused(student):

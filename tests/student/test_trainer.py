@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,3 +261,20 @@ def test_killed_at_ten_random_moments(student, rows, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("part", ["array", "metadata"])
+def test_a_flipped_bit_of_a_saved_state_is_noticed(finished, student, rows, tmp_path, part):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "hf")
+    state = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    files = sorted(
+        (path for path in state.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    file = files[-1] if part == "array" else files[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file.name}: the saved state is damaged"):
+        as_finished = dict(held_out=rows, eval_every=5, tensorboard=True)
+        train(StudentConfig(student, rows, tmp_path / "run", **as_finished, **SETTINGS))

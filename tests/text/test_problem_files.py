@@ -1,10 +1,14 @@
 """Problems as tables and directories: the rows that JSON lines would give, splits, columns, and what a bad one says."""
 
 import datetime
+import decimal
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cord_jax import EvaluationConfig, SynthesisConfig, evaluate, synthesize
 from cord_jax.errors import UserError
 from cord_jax.problem_files import fingerprint_of
 from cord_jax.problems import Problem, read_problems, to_row
@@ -166,3 +170,54 @@ def test_fingerprints_cover_every_file_of_a_split(tmp_path):
     assert fingerprint_of(tmp_path / "set", "train") == before
     table(tmp_path / "set/train-0.parquet", [GOOD | {"answer": "5"}])
     assert fingerprint_of(tmp_path / "set", "train") != before
+
+
+@pytest.mark.parametrize("job", ["synthesize", "evaluate"])
+def test_the_jobs_read_tables_before_anything_else(tmp_path, job):
+    given = dict(
+        problems=table(tmp_path / "set/train.parquet", [GOOD]).parent,
+        output_dir=tmp_path / "out",
+        split="train",
+    )
+    with pytest.raises(UserError, match='train.parquet, row 1: there is no column "problem"'):
+        if job == "synthesize":
+            synthesize(SynthesisConfig(pool="none.toml", **given, columns="question:problem"))
+        else:
+            evaluate(EvaluationConfig(model="none", **given, columns="question:problem"))
+    assert not (tmp_path / "out").exists()
+
+
+VALUES = [
+    pyarrow.array(["a", "b"]),
+    pyarrow.array(["a", None], pyarrow.large_string()),
+    pyarrow.array(["a", "b"]).dictionary_encode(),
+    pyarrow.array([1, 2], pyarrow.uint64()),
+    pyarrow.array([True, False]),
+    pyarrow.array([0.5, float("nan")]),
+    pyarrow.array([b"\xff", b"b"]),
+    pyarrow.array([None, None]),
+    pyarrow.array([datetime.datetime(2024, 7, 26), None]),
+    pyarrow.array([datetime.timedelta(days=1), None]),
+    pyarrow.array([decimal.Decimal("1.5"), None]),
+    pyarrow.array([["a", "b"], []]),
+    pyarrow.array([[1, None], None]),
+    pyarrow.array([{"x": 1}, {"x": None}]),
+    pyarrow.array([[("k", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int32())),
+]
+NAMES = ["id", "question", "answer", "context", "solution", "answers", "level", "problem_id", ""]
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES), max_size=6),
+    st.sampled_from(["", "id:#", "answer:level"]),
+)
+def test_any_table_is_read_or_refused_in_one_line(tmp_path_factory, columns, names):
+    path = tmp_path_factory.getbasetemp() / "any.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    try:
+        problems = read_problems(path, answers_needed=False, columns=names)
+    except UserError as error:
+        assert str(error).startswith(str(path)) and str(error).isprintable()
+        return
+    json.dumps([to_row(problem) for problem in problems], allow_nan=False)

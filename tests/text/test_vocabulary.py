@@ -312,7 +312,7 @@ def test_refused(tmp_path):
     with pytest.raises(UserError, match="no tokenizer.json"):
         Vocabulary.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be loaded") as error:
+    with pytest.raises(UserError, match="tokenizer.json: not JSON") as error:
         Vocabulary.load(tmp_path)
     assert "\n" not in str(error.value)
 

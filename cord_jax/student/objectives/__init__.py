@@ -5,7 +5,7 @@ training's settings.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,8 +33,10 @@ class Objective:
     has_reference: ClassVar[bool] = False
     unit: ClassVar[str]
 
-    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> Texts:
-        """The texts of a row, with as many targets as a row has examples.
+    def texts(
+        self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings
+    ) -> Sequence[Texts]:
+        """The texts of a row, each with `examples` targets.
 
         Raises: ValueError with the reason why it is no row to learn from.
         """

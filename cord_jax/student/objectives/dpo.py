@@ -32,7 +32,7 @@ class Preference(Objective):
 
     beta: float
 
-    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> Texts:
+    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> list[Texts]:
         """Reads a row of `launch.preferences`, or one of `prompt`, `chosen` and `rejected`, taken literally.
 
         The former's prompt is that of the student's own template, with the reasoning so far behind it.
@@ -55,9 +55,9 @@ class Preference(Objective):
         if "question" in row or "reasoning" in row:
             need_text(row, "question", "reasoning")
             opening = render_prompt(vocabulary, prompt, row["question"])
-            return Texts(opening, targets, eos, row["reasoning"], goes_on=not eos)
+            return [Texts(opening, targets, eos, row["reasoning"], goes_on=not eos)]
         need_text(row, "prompt")
-        return Texts(row["prompt"], targets, eos, goes_on=not eos)
+        return [Texts(row["prompt"], targets, eos, goes_on=not eos)]
 
     def count(self, batch: Batch) -> jax.Array:
         """Counts the pairs."""

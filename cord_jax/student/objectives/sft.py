@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cord_jax.student.batches import Batch
 from cord_jax.student.config import StudentConfig
-from cord_jax.student.data import Texts, row_to_learn
+from cord_jax.student.data import Texts, rows_to_learn
 from cord_jax.student.objectives import Objective
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.vocabulary import Vocabulary
@@ -21,9 +21,11 @@ class Likelihood(Objective):
 
     unit: ClassVar[str] = "nats per target token"
 
-    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> Texts:
+    turns: str = "last"
+
+    def texts(self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings) -> list[Texts]:
         """Reads a trace, a conversation or a raw pair."""
-        return row_to_learn(row, vocabulary, prompt)
+        return rows_to_learn(row, vocabulary, prompt, self.turns)
 
     def count(self, batch: Batch) -> jax.Array:
         """Counts the target tokens."""
@@ -35,5 +37,5 @@ class Likelihood(Objective):
 
 
 def objective(config: StudentConfig) -> Likelihood:
-    """The objective of a training; it has no settings of its own."""
-    return Likelihood()
+    """The objective of a training."""
+    return Likelihood(config.turns)
