@@ -178,6 +178,9 @@ def _prepare_libraries() -> None:
     The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR names another, and an empty value
     turns it off.
     """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms.split(","):
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # callbacks of the search run on the host
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # Errors of the compiler are raised as well; what it would print is that a program takes minutes to compile.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
