@@ -175,6 +175,7 @@ REFUSED = {
         "held_out_problems": [(0, "at least 1 and at most 300")],
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
+        "report": [(1, "true or false")],
         "seeds": [(0, "at least 1")],
     },
     "publish": {
@@ -362,7 +363,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = ["distributed"] if job in ("synthesize", "evaluate", "train_student") else []
+    flags_of_all = ["distributed", "report"] if job in ("synthesize", "evaluate", "train_student") else []
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())
