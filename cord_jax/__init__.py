@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     from cord_jax.problems import Problem, read_problems
     from cord_jax.publishing.config import PublishConfig
     from cord_jax.publishing.job import publish
+    from cord_jax.report.page import write_report
     from cord_jax.rescoring.config import RescoringConfig
     from cord_jax.rescoring.job import rescore
     from cord_jax.student.config import StudentConfig
@@ -46,6 +47,7 @@ _HOME = {
     "synthesize": "cord_jax.synthesis",
     "train": "cord_jax.student.trainer",
     "write_preferences": "cord_jax.preferences",
+    "write_report": "cord_jax.report.page",
 }
 __all__ = list(_HOME)
 

@@ -128,10 +128,10 @@ class SynthesisConfig:
         at_least=1,
     )
     max_thinking_tokens: int = setting(
-        default=16384, help="the meta-prover's tokens of the reasoning at most", at_least=1
+        default=None, unset=16384, help="the meta-prover's tokens of the reasoning at most", at_least=1
     )
     max_answer_tokens: int = setting(
-        default=4096, help="tokens of the response after </think> at most", at_least=1
+        default=None, unset=4096, help="tokens of the response after </think> at most", at_least=1
     )
     closing: str = setting(
         default=CLOSING,
@@ -288,7 +288,10 @@ class EvaluationConfig:
         at_most=1,
     )
     max_tokens: int = setting(
-        default=32768, help="tokens of one sample at most, reasoning and response together", at_least=1
+        default=None,
+        unset=32768,
+        help="tokens of one sample at most, reasoning and response together",
+        at_least=1,
     )
     system_prompt: str | None = setting(
         default=None, help="system turn; not given: as the model's prompt.json says, else its chat template"
@@ -327,6 +330,11 @@ class EvaluationConfig:
     def __post_init__(self):
         """Raises: `UserError` for a value out of range."""
         settings.check(self, _a_judge_for_its_grader, _columns_of_a_file)
+
+    @property
+    def resolved(self) -> "EvaluationConfig":
+        """The same with a value for every setting that was not given."""
+        return settings.resolved(self)
 
 
 @configuration

@@ -21,6 +21,8 @@ from cord_jax import interruption, settings, statistics
 from cord_jax.advice import advice_on_samples
 from cord_jax.config import EvaluationConfig
 from cord_jax.engine.generate import SampleSettings, generate
+from cord_jax.engine.limits import check_length
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.grading import (
@@ -64,6 +66,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written.
     """
+    asked, config = config, config.resolved
     problems = read_problems(config.problems, columns=config.columns, split=config.split)
     problems = problems[: config.limit or None]
     check_judge(config.judge)
@@ -91,6 +94,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     if writes:
         check_run(config.output_dir, **run_is)
     vocabulary = Vocabulary.load(config.model)
+    flag = None if asked.max_tokens is None else "--max_tokens"
+    check_length(config.model, vocabulary, prompt, problems, config.max_tokens, flag)
     prompts = encode_prompts(vocabulary, prompt, problems)
     model_config = models.read_config(config.model)
     vocabulary.defined(model_config.vocab_size)  # told before the weights are read
@@ -104,6 +109,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
             max_length=length,
             outputs_first=execution.outputs_first,
         )
+    refuse_overflow(model, mesh, prompts[0], config.model)
     options = grader_options(config.judge, mesh)
     if not writes:
         pending = from_process_0(np.zeros(len(problems), bool))

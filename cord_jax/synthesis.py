@@ -51,7 +51,7 @@ def synthesize(
     Raises: `UserError` or `models.CheckpointError` for input that cannot be used, before anything is written;
       `Interrupted` after a signal, when all that is finished is written.
     """
-    config = config.resolved
+    asked, config = config, config.resolved
     method = make_method(config)
     everything = read_problems(
         config.problems,
@@ -90,7 +90,9 @@ def synthesize(
     report = TraceProgress()
     count = len({*(p.checkpoint for p in spec.proposers), spec.meta_prover.checkpoint}) + rewards
     with announced(f"synthesize: loading {count} {'checkpoint' if count == 1 else 'checkpoints'}"):
-        teachers = load_teachers(spec, mesh, whole, method.new_tokens(spec), execution_of, rewards)
+        teachers = load_teachers(
+            spec, mesh, whole, method.new_tokens(spec), execution_of, rewards, _budgets(asked)
+        )
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
         decoys = None
         if config.decoys:
@@ -120,6 +122,14 @@ def synthesize(
         with open_run(config.output_dir, **run_is, environment=environment) as run:
             note_growth(run, whole)
             return _write_traces(run, method, job, searches, grader, provenance, report, progress)
+
+
+def _budgets(asked: SynthesisConfig) -> str | None:
+    """The flags of budgets that were given; None if none was."""
+    given = [
+        name for name in ("max_thinking_tokens", "max_answer_tokens") if getattr(asked, name) is not None
+    ]
+    return " or ".join(f"--{name}" for name in given) or None
 
 
 def _finished(run: RunDirectory, shape: TreeShape, problems: Sequence[Problem]) -> dict[str, Any] | None:

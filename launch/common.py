@@ -118,6 +118,26 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
     )
 
 
+def define_report(flag_values: flags.FlagValues) -> None:
+    """`--report` (see `cord_jax.report`), for jobs whose directory `write_report` draws at their end."""
+    flags.DEFINE_bool(
+        "report",
+        True,
+        "draw report.html, a page of this run, into the output directory",
+        flag_values=flag_values,
+    )
+
+
+def write_report(values: flags.FlagValues) -> None:
+    """Draws the page of a finished run if `--report` asks for it, and says on stderr where it is; process 0 does."""
+    import jax
+
+    if values.report and jax.process_index() == 0:
+        from cord_jax.report.page import REPORT, try_report
+
+        print(try_report([values.output_dir], Path(values.output_dir) / REPORT), file=sys.stderr)
+
+
 def start_devices(values: flags.FlagValues, heeds_preemption: bool = False) -> None:
     """Does what `--mesh` and `--distributed` ask of this process, before it computes anything.
 
@@ -158,6 +178,9 @@ def _prepare_libraries() -> None:
     The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR names another, and an empty value
     turns it off.
     """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms.split(","):
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # callbacks of the search run on the host
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # Errors of the compiler are raised as well; what it would print is that a program takes minutes to compile.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -3,8 +3,9 @@
   python -m launch.train_student --student=DIR --traces=runs/pool/traces.jsonl --output_dir=runs/student
 
 Rows are traces as launch.synthesize writes them, or objects with `messages`, or with raw `prompt` and
-`completion`; with --objective=dpo they are pairs as launch.preferences writes them. The defaults are the paper's recipe: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a
-cosine. Run again on the same output directory it continues at the last checkpoint, to the same weights.
+`completion`; with --objective=dpo they are pairs as launch.preferences writes them. The defaults are the paper's recipe
+of fine-tuning: 8 rows of 20,480 tokens a step, 5 epochs, 5e-6 with a cosine. Run again on the same output directory it
+continues at the last checkpoint, to the same weights.
 """
 
 import sys
@@ -19,6 +20,7 @@ from launch import common, flags_of
 FLAGS = flags.FlagValues()
 flags_of.define(StudentConfig, FLAGS)
 common.define_distributed(FLAGS)
+common.define_report(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -28,6 +30,7 @@ def main(values: flags.FlagValues) -> None:
 
     common.start_devices(values, heeds_preemption=True)
     print(train(config, progress=_print_row))
+    common.write_report(values)
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ REFUSED = {
             ("arithmetic,arithmetic", "twice"),
             (None, "a text"),
         ],
-        "max_thinking_tokens": [(0, "at least 1"), (None, "a whole number"), (math.inf, "a whole number")],
+        "max_thinking_tokens": [(0, "at least 1"), (1.5, "a whole number"), (math.inf, "a whole number")],
         "max_answer_tokens": [(0, "at least 1")],
         "closing": [(None, "a text"), ("\ud800", "a text")],
         "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
@@ -167,7 +167,7 @@ REFUSED = {
             ("answer:#", "only an id"),
         ],
         "split": [(1, "a text")],
-        "limit": [(None, "a whole number")],
+        "limit": [(1.5, "a whole number")],
         "seed": [(-5, "at least 0")],
         "slots": [(0, "at least 1")],
         "mesh": [("data:x", "positive"), ("data:" + "9" * 30, "positive"), ("data:²", "positive")],
@@ -178,6 +178,7 @@ REFUSED = {
         "held_out_problems": [(0, "at least 1 and at most 300")],
         "samples": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
+        "report": [(1, "true or false")],
         "seeds": [(0, "at least 1")],
     },
     "publish": {
@@ -375,7 +376,7 @@ def test_contradictions_are_refused_in_python_and_on_the_command_line(job, value
 def test_flags_are_the_fields_and_mean_the_same_when_none_is_given(job):
     config, entry_point, needed = JOBS[job]
     fields = dataclasses.fields(config)
-    flags_of_all = ["distributed"] if job in ("synthesize", "evaluate", "train_student") else []
+    flags_of_all = ["distributed", "report"] if job in ("synthesize", "evaluate", "train_student") else []
     assert list(entry_point.FLAGS) == [settings.flag_name(field) for field in fields] + flags_of_all
     assert parse(job) == config(**needed)
     help_text = " ".join(common._help(entry_point.FLAGS, "").split())

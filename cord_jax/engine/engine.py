@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cord_jax.engine.encoded_problems import EncodedProblems
 from cord_jax.engine.kept_programs import compile_or_load
+from cord_jax.engine.limits import bytes_per_device, check_room
 from cord_jax.engine.meter import Meter, Rounds
 from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
 from cord_jax.engine.teachers import Teachers, reader_parts
@@ -205,6 +206,12 @@ class Engine:
         shapes = jax.eval_shape(empty, self._constants)
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         sharding = state_shardings(shapes, self.mesh)
+        check_room(
+            self.mesh,
+            f"a search of {plan.slots} problems with {plan.candidates} candidates a round",
+            bytes_per_device(shapes, sharding),
+            "lower --slots, --beam_width, --max_thinking_tokens or --max_step_tokens, or use more devices (--mesh)",
+        )
         constants = self._constants
         self._empty = lambda: jax.jit(empty, out_shardings=sharding)(constants)
         self._insert = insert_program(self.plan, sharding)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from cord_jax.engine.encoded_problems import EncodedPrompts, problem_digest
 from cord_jax.engine.engine import free_rows
+from cord_jax.engine.limits import bytes_per_device, check_room
 from cord_jax.engine.plan import ReaderParts, plan_sampling
 from cord_jax.engine.tables import make_tables
 from cord_jax.engine.teachers import reader_constants
@@ -136,7 +137,14 @@ def generate(
     )
     constants = (reader_constants(model, tables, mesh),)
     empty = functools.partial(loop.empty_slots, plan, prompt_width=encoded.width)
-    sharding = state_shardings(jax.eval_shape(empty, constants), mesh)
+    shapes = jax.eval_shape(empty, constants)
+    sharding = state_shardings(shapes, mesh)
+    check_room(
+        mesh,
+        f"{plan.slots * parts.width} samples at a time",
+        bytes_per_device(shapes, sharding),
+        "lower --slots or --max_tokens, or use more devices (--mesh)",
+    )
     state = jax.jit(empty, out_shardings=sharding)(constants)
     put_in = jax.jit(functools.partial(_insert, plan), donate_argnums=0, out_shardings=sharding)
     replicated = NamedSharding(mesh, PartitionSpec())

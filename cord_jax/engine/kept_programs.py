@@ -2,7 +2,7 @@
 
 JAX's persistent cache leaves out programs that call the host, as the search does in its exchange. Nothing stands in the
 way: such a program names its callbacks by their numbers, and a runtime that loads it takes the callbacks of this process
-(`Client.deserialize_executable`, as of jax 0.10). So the search is lowered at every start, which takes a few seconds, and
+(jaxlib's `deserialize_executable`, as of jax 0.10). So the search is lowered at every start, which takes a few seconds, and
 what was compiled from the very same lowered program, by the same jax for the same devices, options and processor, is
 loaded. A program that differs in anything has another key. Where a part of jax that this leans on is missing, or the
 platform keeps callbacks in another way (TPUs), programs are compiled as always.

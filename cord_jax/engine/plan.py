@@ -140,7 +140,7 @@ def plan_search(
     slots = packing.round_up(settings.slots, data)
     candidates = decoding.places * num_proposers
     if judging is not None:  # all candidates of a round, each with a closing
-        columns += candidates * (step_width + sizes.closing_width)
+        columns[meta] += candidates * (step_width + sizes.closing_width)
     group = settings.scored_together or candidates
     rows = PASS_TOKENS // (group * (step_width + sizes.closing_width))
     return SearchPlan(

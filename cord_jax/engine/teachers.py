@@ -11,6 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
+from cord_jax.engine.limits import check_length
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.engine.plan import ReaderParts
 from cord_jax.engine.tables import Tables, judging_arrays, make_tables
 from cord_jax.pool import PoolSpec, RewardModelSpec
@@ -21,6 +23,9 @@ from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import encode_prompts
 from cord_jax.text.reward_text import RewardText
 from cord_jax.text.vocabulary import Vocabulary
+
+# What a network in float16 is tried on where there is no problem yet.
+_TRIED = [Problem("", "What is 3 + 4?")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +105,7 @@ def load_teachers(
     new_tokens: int = 0,
     execution_of: Callable[..., models.Execution] = models.execution_of,
     rewards: bool = False,
+    budgets: str | None = None,
 ) -> Teachers:
     """Loads every checkpoint and vocabulary of a pool once.
 
@@ -108,12 +114,18 @@ def load_teachers(
         of the longest sequence.
       execution_of: says how each network runs, as `models.execution_of`.
       rewards: whether the pool's reward model is loaded, too; it is the last reader then.
+      budgets: the flags that say how many tokens are new, if they were given (`limits.check_length`).
 
     Raises: `UserError` or `models.CheckpointError`, naming the directory.
     """
     used, meta = distinct_readers(spec)
     vocabulary_of = {path: Vocabulary.load(path) for path in dict.fromkeys(key.checkpoint for key in used)}
     fingerprints = list(dict.fromkeys(vocabulary.fingerprint for vocabulary in vocabulary_of.values()))
+    if new_tokens:
+        for key in used:
+            check_length(
+                key.checkpoint, vocabulary_of[key.checkpoint], key.prompt, problems, new_tokens, budgets
+            )
     model_of: dict[Path, tuple[models.Decoder, models.Execution]] = {}
     for key in used:
         path = key.checkpoint
@@ -134,6 +146,9 @@ def load_teachers(
             weights=key.weights,
             outputs_first=execution.outputs_first,
         )
+        if model.dtype == jnp.float16:
+            tried = encode_prompts(vocabulary_of[path], key.prompt, problems[:1] or _TRIED)[0]
+            refuse_overflow(model, mesh, tried, path)
         model_of[path] = model, execution
     readers = [
         Reader(
@@ -171,6 +186,7 @@ def _load_reward_model(
         outputs_first=execution.outputs_first,
     )
     prompt = PromptSettings(spec.system_prompt)
+    refuse_overflow(model, mesh, vocabulary.encode(_TRIED[0].question), spec.checkpoint)
     return Reader(spec.checkpoint, prompt, model, execution, vocabulary, vocabulary_index, ())
 
 

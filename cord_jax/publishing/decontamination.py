@@ -64,7 +64,7 @@ class Questions:
         """
         found, shared, counts = {}, {}, Counter[Words]()
         for problem, words in problems:
-            if words in self._whole:
+            if words and words in self._whole:  # signs alone say nothing
                 found[problem] = Overlap(problem, "question", *self._whole[words])
                 continue
             parts = list(dict.fromkeys(part for part in _parts(words) if part in self._parts))

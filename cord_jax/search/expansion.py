@@ -127,7 +127,7 @@ def _grown(plan, tree: Tree, frontier: Frontier, number_r, candidates: Candidate
         score_nmj=score_rj,
         complete_nmj=candidates.concluded_rj,
         beam_nmj=frontier.label_nb[:, place_j],
-        rank_nmj=jnp.full(score_rj.shape, LOST, jnp.int8),
+        rank_nmj=jnp.full(score_rj.shape, LOST, jnp.int16),
         ended_nmj=candidates.ended_rj,
         dropped_nmj=candidates.dropped_rj,
         tokens_nmj=tokens_rj,

@@ -26,7 +26,7 @@ class Tree:
       score_nmj: float32, the selector's; -inf if it was dropped.
       complete_nmj: bool, its reasoning has ended.
       beam_nmj: int32, the beam that it extends, or the number of its expansion (`Frontier.label_nb`).
-      rank_nmj: int8, its beam after the selection of its round, `LOST` or `UNRANKED`.
+      rank_nmj: int16, its beam after the selection of its round, `LOST` or `UNRANKED`.
       ended_nmj, dropped_nmj: int8, indices into `round_record.ENDED` and `DROPPED`, or `round_record.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of its step.
       thinking_nmj: int32, the meta-prover's tokens of the trace that ends in it.
@@ -77,7 +77,7 @@ def empty_tree(slots: int, rounds: int, candidates: int) -> Tree:
         "score_nmj": jnp.float32,
         "complete_nmj": jnp.bool_,
         "committed_nmj": jnp.bool_,
-        "rank_nmj": jnp.int8,
+        "rank_nmj": jnp.int16,
         "ended_nmj": jnp.int8,
         "dropped_nmj": jnp.int8,
     }

@@ -4,7 +4,8 @@
     hf = train(StudentConfig(student="checkpoint", traces="traces.jsonl", output_dir="out"))
 
 rows of a file -> `data` (tokens, and which of them are learnt) -> `batches` (windows, and the order of them)
--> `step` (one compiled optimisation step) -> `trainer` (the loop: resume, checkpoints, metrics, export).
+-> `step` (one compiled optimisation step) -> `trainer` (the loop: resume, checkpoints, metrics, export). What a row is
+and what a step minimises say the `objectives`.
 """
 
 import typing

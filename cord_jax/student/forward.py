@@ -34,6 +34,7 @@ def batches(
         seed=0,
         together=together,
     )
+    most_examples = run.most_examples
     for windows, length in zip(run.windows, run.lengths, strict=True):
         batch = assemble(
             examples,
@@ -41,7 +42,7 @@ def batches(
             length=length,
             batch_size=rows,
             references=references,
-            most_examples=run.most_examples,
+            most_examples=most_examples,
         )
         yield windows, jax.tree.map(lambda a: a[0], batch)
 

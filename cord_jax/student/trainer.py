@@ -179,6 +179,7 @@ class _Batches:
 
     def __init__(self, config: StudentConfig, job: Job, mesh: Mesh, references: np.ndarray | None):
         self.config, self.job, self.references = config, job, references
+        self.most_examples = job.plan.most_examples
         self.sharding = batch_sharding(mesh)
 
     def of_step(self, step: int) -> Batch:
@@ -190,7 +191,7 @@ class _Batches:
             batch_size=self.config.batch_size,
             accumulation=self.config.accumulation,
             references=self.references,
-            most_examples=self.job.plan.most_examples,
+            most_examples=self.most_examples,
         )
         return place(arrays, self.sharding)
 

@@ -92,7 +92,7 @@ def _alone(name: str) -> Writing:
     )
 
 
-def _pair(name: str, label: str, group: str, share: float = 0.5, **changes: Any) -> tuple[Writing, Writing]:
+def _pair(name: str, label: str, group: str, share: float = 1 / 3, **changes: Any) -> tuple[Writing, Writing]:
     """CoRD and curation under the same circumstances."""
     return (
         Writing(f"{name}_cord", f"CoRD, {label}", (group,), _CORD, share=share, **changes),
@@ -100,7 +100,7 @@ def _pair(name: str, label: str, group: str, share: float = 0.5, **changes: Any)
     )
 
 
-NOISE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+NOISE = (0.3, 0.4, 0.5, 0.6)
 _LEAD = (
     Writing("cord", "CoRD", ("lead",), {**_CORD, "decoys": 3}),
     Writing("cord_filtered", "CoRD + filter", ("lead",), {**_CORD, "filters": "arithmetic", "decoys": 3}),
@@ -117,18 +117,11 @@ _OTHERS = (
     Writing("random_steps", "random steps", ("selectors",), {**_CORD, "selector": "random"}),
     Writing("longest_steps", "longest steps", ("selectors",), {**_CORD, "selector": "max_length"}),
     Writing(
-        "binary_judgment",
-        "binary judgement",
-        ("selectors",),
-        {**_CORD, "selector": "binary_judgment", "max_judgment_tokens": 48},
-        share=0.25,
-    ),
-    Writing(
         "confidence",
         "confidence",
         ("selectors",),
         {**_CORD, "selector": "confidence", "max_judgment_tokens": 48},
-        share=0.5,
+        share=1 / 3,
     ),
     Writing(
         "line_break", "steps at blank lines", ("segmentations",), {**_CORD, "segmentation": "line_break"}
@@ -140,7 +133,6 @@ _OTHERS = (
     ),
     *_pair("homogeneous", "sums three times", "pools", share=1.0, pool=("sums@0.5", "sums@0.6", "sums@0.7")),
     Writing("integration", "integration", ("methods",), {"method": "integration"}),
-    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
     *(
         arm
         for noise in NOISE
@@ -153,7 +145,6 @@ _OTHERS = (
     *_pair("no_sums", "without sums", "pools", pool=("products", "shares")),
     *_pair("identical", "two identical teachers", "conditions", pool=("sums", "sums@0.6", "products")),
     *_pair("useless", "useless third teacher", "conditions", pool=("sums", "products", "shares~0.6")),
-    *_pair("one_sided", "meta-prover that only sums can satisfy", "conditions", meta_prover="prover!of_sums"),
     *_pair(
         "unable",
         "teachers that cannot go on from others' text",
@@ -164,6 +155,18 @@ _OTHERS = (
     *_pair("warm", "temperature 1", "conditions", temperature=1.0),
     *_pair("hot", "temperature 1.5", "conditions", temperature=1.5),
     Writing("curation_filtered", "curation + filter", ("filters",), {**_CURATION, "filters": "arithmetic"}),
+    *_pair(
+        "one_sided", "meta-prover trained to trust sums alone", "conditions", meta_prover="prover!of_sums"
+    ),
+    # These take the longest.
+    Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
+    Writing(
+        "binary_judgment",
+        "binary judgement",
+        ("selectors",),
+        {**_CORD, "selector": "binary_judgment", "max_judgment_tokens": 48},
+        share=0.25,
+    ),
 )
 WRITINGS = (*_LEAD, *_OTHERS)
 

@@ -178,6 +178,7 @@ def test_turns_of_phrase_are_told_and_may_pass():
     assert len(questions.overlaps(problems, 12)[0]) == 13
     copy = ("copy", words_of(f"One test, {phrase}, and what is more, this is not the whole."))
     assert set(questions.overlaps([*problems, copy], 11)[0]) == {"w", "copy"}
+    assert Questions([("t", [Problem("0", "?!")])]).overlaps([("p", words_of("..."))]) == ({}, 0)
 
 
 def test_what_overlaps_is_left_out_and_listed(run, tmp_path):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import models
+from cord_jax.engine.overflow import refuse_overflow
 from cord_jax.engine.teachers import load_teachers
+from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
@@ -56,3 +58,24 @@ def test_frequencies_are_those_of_the_longest_sequence(directory, new_tokens):
     assert same == (new_tokens == 20)
     expected = models.load(scaled, max_length=length)(tokens_bt)
     np.testing.assert_array_equal(np.asarray(reader.model(tokens_bt)), np.asarray(expected))
+
+
+def test_weights_that_overflow_in_float16_are_told(tmp_path):
+    fields = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 40,
+    }
+    mesh = parse_mesh("data:1,model:1")
+    for dtype in ("float16", "float32"):
+        model = models.build(models.config_from_hf(fields), mesh=mesh, dtype=jnp.dtype(dtype), stacked=False)
+        refuse_overflow(model, mesh, [1, 2, 3], tmp_path)
+        model.norm.scale[...] = jnp.full(16, 6e4, dtype)
+        if dtype == "float32":
+            refuse_overflow(model, mesh, [1, 2, 3], tmp_path)
+            continue
+        with pytest.raises(UserError, match="its weights overflow in float16"):
+            refuse_overflow(model, mesh, [1, 2, 3], tmp_path)

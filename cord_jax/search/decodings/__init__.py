@@ -41,7 +41,7 @@ class Decision:
         may stand there, also one of an earlier round. Of a search that is over place 0 has the winner, if there is one.
       open_rb: bool, the nodes that are extended next; the others keep their place.
       label_rb: int32, the numbers that random keys and records of the next proposals speak of.
-      rank_rj: int8, the beam that each of the round's candidates becomes, `tree.LOST` or `tree.UNRANKED`.
+      rank_rj: int16, the beam that each of the round's candidates becomes, `tree.LOST` or `tree.UNRANKED`.
       over_r: bool, searches that are over.
       stuck_r: bool, those of them that have no winner; stuck_node_r: int32, the node whose trace is left then.
     """

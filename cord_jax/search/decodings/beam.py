@@ -49,10 +49,10 @@ class Beam:
         over_r = ~goes_on_rb.any(1) | (settled.number_r + 1 >= self.max_rounds)
         # When a search ends only the winner matters any more.
         stays_rb = kept_rb & (~over_r[:, None] | (jnp.arange(beams) == 0))
-        rank_rj = jnp.full(settled.score_rj.shape, LOST, jnp.int8)
+        rank_rj = jnp.full(settled.score_rj.shape, LOST, jnp.int16)
         for beam in range(beams):
             is_rj = jnp.arange(candidates) == chosen_rb[:, beam, None]
-            rank_rj = jnp.where(is_rj & stepped_rb[:, beam, None], jnp.int8(beam), rank_rj)
+            rank_rj = jnp.where(is_rj & stepped_rb[:, beam, None], jnp.int16(beam), rank_rj)
         by_beam_rbk = settled.valid_rj.reshape(-1, beams, candidates // beams)
         lost_rb = frontier.open_nb & ~by_beam_rbk.any(-1)
         lost_r1 = lost_rb.argmax(1)[:, None]

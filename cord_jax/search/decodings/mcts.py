@@ -81,7 +81,7 @@ class MonteCarlo:
             node_rb=node_r1,
             open_rb=~over_r[:, None],
             label_rb=expansions_r[:, None],
-            rank_rj=jnp.where(settled.valid_rj, jnp.int8(UNRANKED), jnp.int8(LOST)),
+            rank_rj=jnp.where(settled.valid_rj, jnp.int16(UNRANKED), jnp.int16(LOST)),
             over_r=over_r,
             stuck_r=stuck_r,
             stuck_node_r=memory.stuck_n,
