@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +55,29 @@ def rescore(config: RescoringConfig) -> dict[str, Any]:
     )
     pending = [problem for problem in run.traces if problem not in done]
     with contextlib.ExitStack() as stack:
-        new_scores = _new_scores(question, spec, pending, stack)
+        score = _scoring(question, spec, pending, stack)
         output = stack.enter_context(open_run(output_dir, **run_is, environment=settings_of.free(config)))
         if not run.finished:
             output.log(f"{run.path}: the run is not finished; its {len(run.traces)} traces so far are used")
-        _write(output, question, new_scores)
+        _write(output, question, score(output.log))
         summary = _summarize(output, question) | {"seconds": round(time.monotonic() - started, 1)}
         output.write_json(SUMMARY, summary)
         return summary
 
 
-def _new_scores(
+def _scoring(
     question: Question, spec: PoolSpec | None, pending: Sequence[str], stack: contextlib.ExitStack
-) -> Iterator[NewScores]:
-    """The scores of the problems that are pending; what they need is loaded at once, if it is anything."""
+) -> Callable[[Callable[[str], None]], Iterator[NewScores]]:
+    """A function that scores the problems that are pending and logs how it goes; what it needs is loaded at once, if it is
+    anything.
+    """
     run = question.run
     if spec is None or not pending:
-        return (_known_scores(question, problem) for problem in pending)
+        return lambda log: (_known_scores(question, problem) for problem in pending)
     from cord_jax.rescoring.scoring import open_scoring
 
     scoring = open_scoring(question.config, spec, run.problems, run.trees, run.teachers)
-    return stack.enter_context(scoring)(pending)
+    return functools.partial(stack.enter_context(scoring), pending)
 
 
 def _known_scores(question: Question, problem: str) -> NewScores:
