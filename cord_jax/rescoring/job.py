@@ -47,7 +47,7 @@ def rescore(config: RescoringConfig) -> dict[str, Any]:
     if (output_dir / SUMMARY).exists():
         return read_object(output_dir / SUMMARY)
     if spec is not None:
-        question = _with_vocabulary(question, run_is["inputs"]["meta_prover"])
+        question = _with_meta_prover(question, spec, run_is["inputs"]["meta_prover"])
     done = (
         {row["problem"] for row in read_lines(output_dir / WINNERS)}
         if (output_dir / WINNERS).exists()
@@ -213,13 +213,19 @@ def _describe(config: RescoringConfig, question: Question, spec: PoolSpec | None
     return {"job": "rescore", "settings": settings, "inputs": inputs}
 
 
-def _with_vocabulary(question: Question, meta_prover: Mapping[str, Any]) -> Question:
-    """The question, with word of whether the run's meta-prover had the same vocabulary (by its checkpoint's name)."""
+def _with_meta_prover(question: Question, spec: PoolSpec, meta_prover: Mapping[str, Any]) -> Question:
+    """The question with what matters of the meta-prover that scores anew.
+
+    Args:
+      meta_prover: the fingerprint of its checkpoint. Whether the run's had the same vocabulary, its `config.json` says.
+    """
     described_run = question.run.described
     name = described_run["settings"]["meta_prover"]["checkpoint"]
     recorded = [prints for of, prints in described_run["inputs"].items() if of.endswith(f"({name})")]
     same = recorded and all(prints.get(_VOCABULARY) == meta_prover.get(_VOCABULARY) for prints in recorded)
-    return dataclasses.replace(question, another_vocabulary=not same)
+    return dataclasses.replace(
+        question, judge_temperature=spec.meta_prover.temperature, another_vocabulary=not same
+    )
 
 
 def _as_json(values: Mapping[str, Any]) -> Any:
