@@ -19,10 +19,12 @@ from typing import NoReturn
 # The exit status of a process that ends since another one has: EX_TEMPFAIL, "try again later". One that JAX ends has 134.
 EXIT_ALONE = 75
 # A process that has not answered for so long counts as gone.
-HEARTBEAT_SECONDS = 60
+HEARTBEAT_SECONDS = 100
 # With process 0 the coordination service ends: the others have so long to tell a reason of their own.
 FAREWELL_SECONDS = 2.0
-_REMEDY = "this one ends, too; what was written is whole, and the job continues if all processes are started again"
+_REMEDY = (
+    "this one ends, too; what was written is whole, and the job continues if all processes are started again"
+)
 _FATAL = b"Terminating process because the JAX distributed service detected fatal errors"
 _UNHEALTHY = re.compile(rb"unhealthy \(stopped sending heartbeats\):\s*([\d,\s]*\d)")
 _NOT_REGISTERED = b"CoordinationService/RegisterTask"
@@ -54,7 +56,9 @@ def watch_errors() -> None:
     os.close(reader)
     os.close(writer)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = open(_stderr, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stderr = open(
+            _stderr, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
 
 
 def joined() -> bool:

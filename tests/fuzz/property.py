@@ -34,7 +34,6 @@ def refused_in_one_line() -> Iterator[None]:
     except (UserError, models.CheckpointError) as error:
         message = str(error)
         assert message.strip() and len(message) < _LONGEST_LINE, message[:300]
-        " ".join(message.split()).encode("utf-8", "strict")  # as it is printed
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, previous)
