@@ -60,13 +60,13 @@ def test_other_lines_are_passed_on():
     assert passed.stdout == text
 
 
-def start_two(command, environment={}):
+def start_two(command):
     port = free_port()
     return [
         subprocess.Popen(
             [*command, f"--distributed=localhost:{port},2,{index}"],
             cwd=REPOSITORY,
-            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)} | environment,
+            env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)},
             stdout=-1,
             stderr=-1,
             text=True,
