@@ -138,10 +138,7 @@ class RunDirectory:
 
     def log(self, message: str) -> None:
         """Prints one line to stderr and appends it, with the time (UTC), to `log.txt`."""
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        # What cannot be logged is no reason to end; what must be written says so itself.
-        with contextlib.suppress(OSError), _open(self.path / LOG, os.O_APPEND) as file:
-            file.write(f"{now} {message}\n".encode())
+        add_to_log(self.path, message)
         print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -153,6 +150,14 @@ class RunDirectory:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def add_to_log(directory: Path, message: str) -> None:
+    """Appends a line with the time (UTC) to the `log.txt` of a run."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # What cannot be logged is no reason to end; what must be written says so itself.
+    with contextlib.suppress(OSError), _open(directory / LOG, os.O_APPEND) as file:
+        file.write(f"{now} {message}\n".encode())
 
 
 def open_run(

@@ -111,6 +111,23 @@ def paired_difference(
     )
 
 
+def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate:
+    """A share of the total, sum(parts) / sum(wholes) over problems, with its standard error over problems.
+
+    The error is that of a ratio estimator (Cochran, Sampling Techniques, section 2.11): problems with more steps weigh more,
+    and the steps of one problem are not independent. With equal wholes it is that of `estimate`.
+
+    Args:
+      parts, wholes: of each problem; those whose whole is 0 do not count.
+    """
+    part, whole = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    part, whole = part[whole > 0], whole[whole > 0]
+    if not whole.size:
+        return Estimate(math.nan, math.nan, 0)
+    share = float(part.sum() / whole.sum())
+    return Estimate(share, _standard_error((part - share * whole) / whole.mean()), whole.size)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected for their number (Holm 1979): of those at most 0.05 one is wrong in at most 5 % of families.
 

@@ -118,6 +118,26 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
     )
 
 
+def define_report(flag_values: flags.FlagValues) -> None:
+    """`--report` (see `cord_jax.report`), for jobs whose directory `write_report` draws at their end."""
+    flags.DEFINE_bool(
+        "report",
+        True,
+        "draw report.html, a page of this run, into the output directory",
+        flag_values=flag_values,
+    )
+
+
+def write_report(values: flags.FlagValues) -> None:
+    """Draws the page of a finished run if `--report` asks for it, and says on stderr where it is; process 0 does."""
+    import jax
+
+    if values.report and jax.process_index() == 0:
+        from cord_jax.report.page import REPORT, try_report
+
+        print(try_report([values.output_dir], Path(values.output_dir) / REPORT), file=sys.stderr)
+
+
 def start_devices(values: flags.FlagValues, heeds_preemption: bool = False) -> None:
     """Does what `--mesh` and `--distributed` ask of this process, before it computes anything.
 

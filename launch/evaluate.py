@@ -15,6 +15,7 @@ from launch import common, flags_of
 FLAGS = flags.FlagValues()
 flags_of.define(EvaluationConfig, FLAGS)
 common.define_distributed(FLAGS)
+common.define_report(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -27,6 +28,7 @@ def main(values: flags.FlagValues) -> None:
     if summary:  # only process 0 has one
         shown = {name: value for name, value in summary.items() if name != "per_problem"}
         print(json.dumps(shown, indent=2, ensure_ascii=False))
+        common.write_report(values)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from launch import common, flags_of
 FLAGS = flags.FlagValues()
 flags_of.define(SynthesisConfig, FLAGS)
 common.define_distributed(FLAGS)
+common.define_report(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -30,6 +31,7 @@ def main(values: flags.FlagValues) -> None:
     summary = synthesize(config, say)
     if summary:  # only process 0 has one
         print(json.dumps(summary, indent=2, ensure_ascii=False))
+        common.write_report(values)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from launch import common, flags_of
 FLAGS = flags.FlagValues()
 flags_of.define(StudentConfig, FLAGS)
 common.define_distributed(FLAGS)
+common.define_report(FLAGS)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -29,6 +30,7 @@ def main(values: flags.FlagValues) -> None:
 
     common.start_devices(values, heeds_preemption=True)
     print(train(config, progress=_print_row))
+    common.write_report(values)
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

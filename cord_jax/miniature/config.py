@@ -19,6 +19,11 @@ class QuickstartConfig:
     )
     samples: int = setting(default=4, help="answers of a student to each puzzle", at_least=1)
     seed: int = setting(default=0, help="random seed; the first of several", at_least=0)
+    report: bool = setting(
+        default=True,
+        help="draw report.html, a page of the first seed's runs with every search and every answer",
+        changes_result=False,
+    )
     seeds: int = setting(default=1, help="how often all is repeated, each time with another seed", at_least=1)
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 Every number comes from files that the project's own jobs write below `OUTPUT/seed_S`: `curation`, `cord` and
 `cord_filtered` (traces of the same training puzzles; the tree of `curation` also holds what each teacher writes alone),
 `student_after_METHOD` (training) and `students/BASE_OR_METHOD` (answers to held-out puzzles). The report is printed and kept as `report.txt`, its numbers as
-`summary.json`, its picture as `accuracy.png`. Run again, finished parts are not repeated.
+`summary.json`, its picture as `accuracy.png`; `report.html` is a page of the first seed's runs. Run again, finished parts are not repeated.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from cord_jax.miniature.decomposition import Rounds, Trace, count_rounds, read_t
 from cord_jax.miniature.figure import draw
 from cord_jax.miniature.wording import implied_answer, read_steps
 from cord_jax.pool import read_pool
+from cord_jax.report.page import REPORT, try_report
 from cord_jax.run_directory import write_atomically
 
 # The longest solution of 12 steps has about 190 tokens, its answer about 35.
@@ -82,6 +83,12 @@ def quickstart(config: QuickstartConfig, say: Callable[[str], None] = print) -> 
     text = report.write_report(config, summary, results[0].example)
     write_atomically(directory / "report.txt", text)
     say("\n" + text)
+    if config.report:
+        first = directory / f"seed_{config.seed}"
+        runs = [first / method for method in METHODS]
+        runs += [first / f"student_after_{method}" for method in METHODS]
+        runs += [first / "students" / name for name in ("base", *METHODS)]
+        say(try_report(runs, directory / REPORT))
     return summary
 
 

@@ -92,7 +92,7 @@ def _alone(name: str) -> Writing:
     )
 
 
-def _pair(name: str, label: str, group: str, share: float = 0.5, **changes: Any) -> tuple[Writing, Writing]:
+def _pair(name: str, label: str, group: str, share: float = 1 / 3, **changes: Any) -> tuple[Writing, Writing]:
     """CoRD and curation under the same circumstances."""
     return (
         Writing(f"{name}_cord", f"CoRD, {label}", (group,), _CORD, share=share, **changes),
@@ -100,7 +100,7 @@ def _pair(name: str, label: str, group: str, share: float = 0.5, **changes: Any)
     )
 
 
-NOISE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+NOISE = (0.3, 0.4, 0.5, 0.6)
 _LEAD = (
     Writing("cord", "CoRD", ("lead",), {**_CORD, "decoys": 3}),
     Writing("cord_filtered", "CoRD + filter", ("lead",), {**_CORD, "filters": "arithmetic", "decoys": 3}),
@@ -121,7 +121,7 @@ _OTHERS = (
         "confidence",
         ("selectors",),
         {**_CORD, "selector": "confidence", "max_judgment_tokens": 48},
-        share=0.5,
+        share=1 / 3,
     ),
     Writing(
         "line_break", "steps at blank lines", ("segmentations",), {**_CORD, "segmentation": "line_break"}

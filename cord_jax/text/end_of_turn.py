@@ -28,7 +28,7 @@ def ids_that_end_a_turn(directory: Path, tokenizer: PreTrainedTokenizerFast) -> 
         _LOG.warning(
             "%s: eos_token_id %s is no id of the tokenizer", directory, ", ".join(map(str, sorted(unknown)))
         )
-    written = _written(tokenizer)
+    written = _written(directory, tokenizer)
     if written is not None and written not in declared:
         _LOG.warning(
             "%s: the chat template ends turns with %s, which no file declares as EOS; texts end with it, too",
@@ -55,7 +55,7 @@ def _declared(directory: Path, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     return set(given)
 
 
-def _written(tokenizer: PreTrainedTokenizerFast) -> int | None:
+def _written(directory: Path, tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The special token that follows an answer in the chat template; None if there is no template, or no such token."""
     turns = [("user", _QUESTION), ("assistant", _ANSWER), ("user", _QUESTION)]
     messages = [{"role": role, "content": content} for role, content in turns]
@@ -63,6 +63,10 @@ def _written(tokenizer: PreTrainedTokenizerFast) -> int | None:
         return None
     try:
         text = templates.render(tokenizer.get_chat_template(), messages, tokenizer.special_tokens_map)
+    except templates.TooMuchError as error:
+        raise UserError(
+            f"{templates.file_of(directory)}: the chat template cannot be rendered: {error}"
+        ) from None
     except (templates.TemplateError, ValueError, TypeError):
         return None  # told when the template is needed
     rest = text.rpartition(_ANSWER)[2].lstrip() if _ANSWER in text else ""

@@ -4,7 +4,6 @@ import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -110,14 +109,8 @@ def render_messages(
             f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages)
         )
         raise UserError(
-            f"{_template_file(vocabulary)}: the chat template fails on {turns}: {' '.join(str(error).split())}"
+            f"{templates.file_of(vocabulary.directory)}: the chat template fails on {turns}: {' '.join(str(error).split())}"
         ) from None
-
-
-def _template_file(vocabulary: Vocabulary) -> Path:
-    """The file that a vocabulary's chat template stands in."""
-    file = vocabulary.directory / "chat_template.jinja"
-    return file if file.exists() else vocabulary.directory / "tokenizer_config.json"
 
 
 def open_thinking(rendered: str, vocabulary: Vocabulary, arguments: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ TOO_MUCH = f"it asks for more than {MEMORY_BYTES >> 20} MB of memory"
 
 
 def main() -> None:
-    """Answers requests {template, messages, variables} with {text} or {error} until the connection is closed."""
+    """Answers requests {template, messages, variables} with {text}, {error} or {too_much} until the connection is closed."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     connection, seconds = Connection(int(sys.argv[1])), int(sys.argv[2])
@@ -41,10 +41,12 @@ def main() -> None:
                 **request["variables"],
             )
             if len(text) > LONGEST_OUTPUT:
-                raise ValueError(f"it writes {len(text)} characters; at most {LONGEST_OUTPUT} are taken")
-            answer = {"text": text}
+                text = f"it writes {len(text)} characters; at most {LONGEST_OUTPUT} are taken"
+                answer = {"too_much": text}
+            else:
+                answer = {"text": text}
         except MemoryError:
-            answer = {"error": TOO_MUCH}
+            answer = {"too_much": TOO_MUCH}
         except Exception as error:  # a template may raise anything
             answer = {"error": " ".join(str(error).split())[:500] or type(error).__name__}
         connection.send_bytes(json.dumps(answer).encode())

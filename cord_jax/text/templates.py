@@ -27,6 +27,10 @@ class TemplateError(Exception):
     """A template cannot be rendered; the message is the reason."""
 
 
+class TooMuchError(TemplateError):
+    """A template exceeds its bounds, whatever it is given."""
+
+
 class _Worker:
     """A running process and the connection to it."""
 
@@ -66,6 +70,12 @@ class _Worker:
 _worker: _Worker | None = None
 
 
+def file_of(directory: Path) -> Path:
+    """The file that the chat template of a checkpoint stands in."""
+    file = directory / "chat_template.jinja"
+    return file if file.exists() else directory / "tokenizer_config.json"
+
+
 def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
     """A chat template over messages, up to where the assistant begins to write, as transformers renders it.
 
@@ -75,12 +85,15 @@ def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapp
       variables: everything else that the template can read; JSON values.
 
     Raises:
-      TemplateError: the template refuses the messages, or exceeds its bounds (here and in the worker).
+      TemplateError: the template refuses the messages.
+      TooMuchError: it exceeds its bounds (here and in the worker).
       RuntimeError: the process cannot be started.
     """
     turns = [{name: value for name, value in turn.items() if value is not None} for turn in messages]
     request = {"template": template, "messages": turns, "variables": dict(variables)}
     answer = _ask(json.dumps(request).encode())
+    if "too_much" in answer:
+        raise TooMuchError(str(answer["too_much"]))
     if "error" in answer:
         raise TemplateError(str(answer["error"]))
     return str(answer["text"])
@@ -103,7 +116,7 @@ def _ask(request: bytes) -> dict[str, Any]:
     ended = _ends_soon(worker.process)
     _stop()
     slow = not ended or worker.process.returncode == -signal.SIGXCPU
-    return {"error": f"it takes more than {CPU_SECONDS} seconds" if slow else TOO_MUCH}
+    return {"too_much": f"it takes more than {CPU_SECONDS} seconds" if slow else TOO_MUCH}
 
 
 def _ends_soon(process: subprocess.Popen) -> bool:

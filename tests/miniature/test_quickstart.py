@@ -37,6 +37,8 @@ def test_end_to_end(tmp_path):
     for name in NAMES.values():
         assert name in report
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('id="tree-') == 8 * len(METHODS) and page.count('id="samples-') == 8
     for method in METHODS:
         assert len((tmp_path / "seed_0" / method / "traces.jsonl").read_text().splitlines()) == 8
         assert (tmp_path / "seed_0" / f"student_after_{method}" / "hf" / "config.json").exists()

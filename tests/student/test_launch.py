@@ -54,6 +54,10 @@ def test_a_run(student, rows, tmp_path, capsys):
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
     assert "loss " in lines[0] and "tokens/s" in lines[0]
     assert out == str(tmp_path / "out" / "hf") + "\n"
+    page = tmp_path / "out" / "report.html"
+    assert errors.splitlines()[-1] == f"report: {page}" and "training: loss" in page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_rows_and_traces_in_memory(student, rows, tmp_path):
