@@ -8,12 +8,14 @@ had, it is the better teacher.
 """
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 from absl import flags
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.settings import check, configuration, setting
 from launch import common, flags_of
 
@@ -75,7 +77,11 @@ def _write(source: Path, target: Path, dtype: str) -> None:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         packed = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, dtype))
-    except (ValueError, KeyError, NotImplementedError) as error:  # an architecture that it does not know, a broken file
+    except (
+        ValueError,
+        KeyError,
+        NotImplementedError,
+    ) as error:  # an architecture that it does not know, a broken file
         raise UserError(f"--gguf={source}: transformers cannot read it: {error}") from None
     settings = packed.config
     if hasattr(settings, "quantization_config"):
@@ -86,7 +92,19 @@ def _write(source: Path, target: Path, dtype: str) -> None:
     network.generation_config = packed.generation_config
     network.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    _drop_tokens_beyond(settings.vocab_size, target)
     models.read_config(target)
+
+
+def _drop_tokens_beyond(vocab_size: int, directory: Path) -> None:
+    """Takes out tokens that the network has no row for; transformers adds an `unk_token` that a file may not have."""
+    definition, settings = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    tokenizer, config = read_object(definition), read_object(settings)
+    beyond = [token["content"] for token in tokenizer["added_tokens"] if token["id"] >= vocab_size]
+    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] not in beyond]
+    config = {name: value for name, value in config.items() if value not in beyond}
+    definition.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    settings.write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def main(values: flags.FlagValues) -> None:
