@@ -10,6 +10,7 @@ had, it is the better teacher.
 import importlib.util
 import json
 import shutil
+import struct
 from pathlib import Path
 
 from absl import flags
@@ -77,11 +78,7 @@ def _write(source: Path, target: Path, dtype: str) -> None:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         packed = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, dtype))
-    except (
-        ValueError,
-        KeyError,
-        NotImplementedError,
-    ) as error:  # an architecture that it does not know, a broken file
+    except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # unknown or broken
         raise UserError(f"--gguf={source}: transformers cannot read it: {error}") from None
     settings = packed.config
     if hasattr(settings, "quantization_config"):
