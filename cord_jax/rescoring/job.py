@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def rescore(config: RescoringConfig) -> dict[str, Any]:
     if (output_dir / SUMMARY).exists():
         return read_object(output_dir / SUMMARY)
     if spec is not None:
-        question = _with_vocabulary(question, run_is["inputs"]["meta_prover"])
+        question = _with_meta_prover(question, spec, run_is["inputs"]["meta_prover"])
     done = (
         {row["problem"] for row in read_lines(output_dir / WINNERS)}
         if (output_dir / WINNERS).exists()
@@ -55,27 +55,29 @@ def rescore(config: RescoringConfig) -> dict[str, Any]:
     )
     pending = [problem for problem in run.traces if problem not in done]
     with contextlib.ExitStack() as stack:
-        new_scores = _new_scores(question, spec, pending, stack)
+        score = _scoring(question, spec, pending, stack)
         output = stack.enter_context(open_run(output_dir, **run_is, environment=settings_of.free(config)))
         if not run.finished:
             output.log(f"{run.path}: the run is not finished; its {len(run.traces)} traces so far are used")
-        _write(output, question, new_scores)
+        _write(output, question, score(output.log))
         summary = _summarize(output, question) | {"seconds": round(time.monotonic() - started, 1)}
         output.write_json(SUMMARY, summary)
         return summary
 
 
-def _new_scores(
+def _scoring(
     question: Question, spec: PoolSpec | None, pending: Sequence[str], stack: contextlib.ExitStack
-) -> Iterator[NewScores]:
-    """The scores of the problems that are pending; what they need is loaded at once, if it is anything."""
+) -> Callable[[Callable[[str], None]], Iterator[NewScores]]:
+    """A function that scores the problems that are pending and logs how it goes; what it needs is loaded at once, if it is
+    anything.
+    """
     run = question.run
     if spec is None or not pending:
-        return (_known_scores(question, problem) for problem in pending)
+        return lambda log: (_known_scores(question, problem) for problem in pending)
     from cord_jax.rescoring.scoring import open_scoring
 
     scoring = open_scoring(question.config, spec, run.problems, run.trees, run.teachers)
-    return stack.enter_context(scoring)(pending)
+    return functools.partial(stack.enter_context(scoring), pending)
 
 
 def _known_scores(question: Question, problem: str) -> NewScores:
@@ -211,13 +213,19 @@ def _describe(config: RescoringConfig, question: Question, spec: PoolSpec | None
     return {"job": "rescore", "settings": settings, "inputs": inputs}
 
 
-def _with_vocabulary(question: Question, meta_prover: Mapping[str, Any]) -> Question:
-    """The question, with word of whether the run's meta-prover had the same vocabulary (by its checkpoint's name)."""
+def _with_meta_prover(question: Question, spec: PoolSpec, meta_prover: Mapping[str, Any]) -> Question:
+    """The question with what matters of the meta-prover that scores anew.
+
+    Args:
+      meta_prover: the fingerprint of its checkpoint. Whether the run's had the same vocabulary, its `config.json` says.
+    """
     described_run = question.run.described
     name = described_run["settings"]["meta_prover"]["checkpoint"]
     recorded = [prints for of, prints in described_run["inputs"].items() if of.endswith(f"({name})")]
     same = recorded and all(prints.get(_VOCABULARY) == meta_prover.get(_VOCABULARY) for prints in recorded)
-    return dataclasses.replace(question, another_vocabulary=not same)
+    return dataclasses.replace(
+        question, judge_temperature=spec.meta_prover.temperature, another_vocabulary=not same
+    )
 
 
 def _as_json(values: Mapping[str, Any]) -> Any:

@@ -47,6 +47,7 @@ class Question:
       config: its settings, with the selector that is asked for.
       rules: of the searches over its trees.
       anew: whether models score its candidates anew.
+      judge_temperature: of the meta-prover that scores anew; None for the run's.
       another_vocabulary: whether the meta-prover counts tokens in another vocabulary than the run's.
     """
 
@@ -54,6 +55,7 @@ class Question:
     config: SynthesisConfig
     rules: Rules
     anew: bool
+    judge_temperature: float | None = None
     another_vocabulary: bool = False
 
     @property
@@ -108,8 +110,10 @@ class Question:
 
     def exact(self, found: Found) -> bool:
         """Whether a run would have found the same: its proposals, too, do not depend on draws, or on the same ones."""
-        judge = self.run.described["settings"]["meta_prover"]
-        judged = self.config.selector == "binary_judgment" and (self.anew or judge["temperature"] != 0)
+        temperature = self.judge_temperature
+        if temperature is None:
+            temperature = self.run.described["settings"]["meta_prover"]["temperature"]
+        judged = self.config.selector == "binary_judgment" and temperature != 0
         numbered_alike = self.teachers == self.run.teachers[: len(self.teachers)]
         alike = not (self.run.draws_matter or judged) or (found.same_places and numbered_alike)
         return found.covered and alike

@@ -24,6 +24,7 @@ from cord_jax.mesh import parse_mesh
 from cord_jax.methods import make_method
 from cord_jax.pool import PoolSpec, ProposerSpec
 from cord_jax.problems import Problem
+from cord_jax.progress import Progress, announced
 from cord_jax.rescoring.decoding import Followed, Record, Recorded, record_of
 from cord_jax.search.insertion import Insertion
 from cord_jax.search.sampling import problem_key, row_key
@@ -47,6 +48,27 @@ class _Engine(Engine):
             memory.after_nmb[row, : len(after_mb)] = after_mb
         insertion = super()._insertion(slot_r, problem_r, replayed_r)
         return dataclasses.replace(insertion, memory=Followed(memory.after_nmb))
+
+    def score(self, pending: Sequence[str], log: Callable[[str], None]) -> Iterator[NewScores]:
+        """Scores the candidates of problems (ids), and yields them as they are done."""
+        index = {problem.id: i for i, problem in enumerate(self.problems)}
+        recorded = {index[problem]: self._records[index[problem]].rounds for problem in pending}
+        done, progress = 0, Progress(log)
+        self._on_look = lambda meter: progress.tell(
+            lambda: f"rescore: {done} of {len(pending)} problems scored"
+        )
+        log("rescore: compiling the search; half a minute for small networks, minutes for large ones")
+        for finished in self.run(list(recorded), recorded=recorded):
+            record, tree = self._records[finished.problem], finished.tree
+            problem = self.problems[finished.problem].id
+            if len(finished.texts) != len(record.rounds):
+                raise UserError(f"problem {problem!r}: its tree lacks a round; the file is damaged")
+            placed = record.place_of.items()
+            scores = {node: float(tree.score_nmj[place]) for node, place in placed}
+            thinking = {node: int(tree.thinking_nmj[place]) for node, place in placed}
+            done += 1
+            yield problem, {node: s for node, s in scores.items() if np.isfinite(s)}, thinking
+        progress.clear()
 
 
 def scoring_pool(spec: PoolSpec, teachers: Sequence[str]) -> PoolSpec:
@@ -75,8 +97,8 @@ def open_scoring(
     problems: Sequence[Problem],
     trees: Mapping[str, Sequence[Candidate]],
     teachers: Sequence[str],
-) -> Iterator[Callable[[Sequence[str]], Iterator[NewScores]]]:
-    """Loads what scores the candidates of a run, and gives a function that scores those of some problems (ids).
+) -> Iterator[Callable[[Sequence[str], Callable[[str], None]], Iterator[NewScores]]]:
+    """Loads what scores the candidates of a run, and gives a function that scores those of some problems (ids) and logs.
 
     It yields, as problems are done: the id; node -> score, of candidates that were not dropped; node -> the meta-prover's
     tokens of the reasoning that ends with it.
@@ -106,30 +128,13 @@ def open_scoring(
     )
     pool, rewards = scoring_pool(spec, teachers), search.scorer.needs_reward_model
     new_tokens = method.new_tokens(pool)
-    loaded = load_teachers(pool, mesh, problems, new_tokens, models.execution_of, rewards)
+    with announced("rescore: loading the models that score"):
+        loaded = load_teachers(pool, mesh, problems, new_tokens, models.execution_of, rewards)
     search = dataclasses.replace(
         search, decoding=decoding, filters="", answers=False, rescores=True, max_answer_tokens=1
     )
-    index = {problem.id: i for i, problem in enumerate(problems)}
     with open_grader(config.grader, **grader_options(config.judge, mesh)) as grader:
-        engine = _Engine(records, loaded, problems, search, mesh, grader=grader)
-
-        def score(pending: Sequence[str]) -> Iterator[NewScores]:
-            recorded = {index[problem]: records[index[problem]].rounds for problem in pending}
-            for finished in engine.run(list(recorded), recorded=recorded):
-                record, tree, problem = (
-                    records[finished.problem],
-                    finished.tree,
-                    problems[finished.problem].id,
-                )
-                if len(finished.texts) != len(record.rounds):
-                    raise UserError(f"problem {problem!r}: its tree lacks a round; the file is damaged")
-                placed = record.place_of.items()
-                scores = {node: float(tree.score_nmj[place]) for node, place in placed}
-                thinking = {node: int(tree.thinking_nmj[place]) for node, place in placed}
-                yield problem, {node: s for node, s in scores.items() if np.isfinite(s)}, thinking
-
-        yield score
+        yield _Engine(records, loaded, problems, search, mesh, grader=grader).score
 
 
 def _record(

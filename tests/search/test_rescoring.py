@@ -6,6 +6,9 @@ Recorded runs, and those that they are compared with, are the reference's: a run
 import dataclasses
 import functools
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from cord_jax.rescoring import scoring
 from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.rescoring.job import rescore
 from cord_jax.run_directory import open_run
+from tests.conftest import REPOSITORY
 from tests.reference.reward import write_reward_model
 from tests.reference.search import MetaProver, reference_search
 from tests.reference.tiny import PROBLEMS
@@ -125,6 +129,23 @@ def test_the_run_itself_is_found_again(recorded, tmp_path):
     shares = summary["shapley"]["share"]
     assert summary["shapley"]["covered"] and shares["qwen2-0"] == shares["again"]
     assert summary["without"]["again"]["covered"] == 3
+
+
+def test_an_unfinished_run_is_asked_without_any_model(recorded, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(recorded[0], run)
+    (run / "summary.json").unlink()
+    lines = (run / "traces.jsonl").read_text().splitlines(keepends=True)
+    (run / "traces.jsonl").write_text("".join(lines[:2]))
+    script = (
+        "import sys; from launch import common, rescore as job\n"
+        f"arguments = ['rescore', '--run={run}', '--output_dir={tmp_path / 'out'}', '--beam_width=2']\n"
+        "assert common.run_with(job.main, job.FLAGS, '', arguments) == 0 and 'cord_jax.engine.engine' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not finished; its 2 traces so far are used" in done.stderr
+    assert json.loads(done.stdout)["problems"] == 2
 
 
 @pytest.mark.parametrize("beam_width, least", [(2, 3), SLOW(1, 2), SLOW(5, 0)])
