@@ -282,7 +282,7 @@ def _read_sampling(path: Path, where: str, table: dict[str, Any]) -> tuple[float
     top_k = table.get("top_k", 0)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 0 <= top_k < 2**31:
         raise UserError(
-            f"{path}, {where}: top_k is {show(top_k)}; it must be a whole number, 0 or more (0 means off)"
+            f"{path}, {where}: top_k is {_quoted(top_k)}; it must be a whole number, 0 or more (0 means off)"
         )
     return temperature, top_k, top_p
 
@@ -363,8 +363,12 @@ def _number(path: Path, where: str, table: dict[str, Any], key: str, default: fl
     value = table.get(key, default)
     number = number_of(value)
     if number is None:
-        raise UserError(f"{path}, {where}: {key} is {show(value)}; it must be a number")
+        raise UserError(f"{path}, {where}: {key} is {_quoted(value)}; it must be a number")
     return number
+
+
+def _quoted(value: Any) -> str:
+    return repr(show(value)) if isinstance(value, str) else show(value)
 
 
 def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:

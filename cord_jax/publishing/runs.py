@@ -82,13 +82,15 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     Raises: `UserError` that names the directory, if it holds no run, or one that is not finished, damaged, made with other
       settings than the first, or with a problem that another holds.
     """
-    configs = [read_run_config(directory) for directory in directories]
+    configs: list[dict[str, Any]] = []
     summaries = []
     traces: dict[str, Place] = {}
     trees: dict[str, Place] = {}
-    for directory, config in zip(directories, configs):
+    for directory in directories:
+        config = read_run_config(directory)
         if config is None or config["job"] != "synthesize":
             raise UserError(f"{directory}: holds no run of launch.synthesize; give its output directory")
+        configs.append(config)
         _refuse_other_settings(directories[0], configs[0], directory, config)
         found = _index(directory / TRACES, "id")
         summaries.append(_finished(directory, config, len(found)))
@@ -163,7 +165,7 @@ def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mappin
 
 def _is_summary(summary: Any) -> bool:
     """Whether a summary holds what is taken from it."""
-    kinds = {"seconds": (int, float), "device": str, "tokens": dict}
+    kinds: dict[str, Any] = {"seconds": (int, float), "device": str, "tokens": dict}
     return isinstance(summary, dict) and all(
         isinstance(summary.get(name), kind) for name, kind in kinds.items()
     )
