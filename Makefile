@@ -6,7 +6,8 @@ ARGS ?=
 BIN := .venv/bin
 
 # What mypy reads: the rooms that users call.
-PUBLIC := cord_jax/*.py cord_jax/methods cord_jax/publishing cord_jax/student/__init__.py cord_jax/student/config.py \
+PUBLIC := cord_jax/*.py cord_jax/methods cord_jax/publishing cord_jax/rescoring/config.py \
+  cord_jax/rescoring/job.py cord_jax/rescoring/question.py cord_jax/student/__init__.py cord_jax/student/config.py \
   cord_jax/student/row_filter.py cord_jax/miniature/__init__.py cord_jax/miniature/config.py cord_jax/study launch \
   models/__init__.py models/config.py
 

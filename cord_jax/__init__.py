@@ -21,6 +21,8 @@ if typing.TYPE_CHECKING:
     from cord_jax.publishing.config import PublishConfig
     from cord_jax.publishing.job import publish
     from cord_jax.report.page import write_report
+    from cord_jax.rescoring.config import RescoringConfig
+    from cord_jax.rescoring.job import rescore
     from cord_jax.student.config import StudentConfig
     from cord_jax.student.trainer import train
     from cord_jax.synthesis import synthesize
@@ -34,12 +36,14 @@ _HOME = {
     "ProposerSpec": "cord_jax.pool",
     "PublishConfig": "cord_jax.publishing.config",
     "StudentConfig": "cord_jax.student.config",
+    "RescoringConfig": "cord_jax.rescoring.config",
     "SynthesisConfig": "cord_jax.config",
     "UserError": "cord_jax.errors",
     "evaluate": "cord_jax.evaluation",
     "publish": "cord_jax.publishing.job",
     "read_pool": "cord_jax.pool",
     "read_problems": "cord_jax.problems",
+    "rescore": "cord_jax.rescoring.job",
     "synthesize": "cord_jax.synthesis",
     "train": "cord_jax.student.trainer",
     "write_preferences": "cord_jax.preferences",

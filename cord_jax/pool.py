@@ -143,6 +143,15 @@ class PoolSpec:
     integrator: str | None = None
 
 
+def described(spec: ProposerSpec | MetaProverSpec | RewardModelSpec) -> dict[str, Any]:
+    """All of a model of the pool that decides traces, for a run's `config.json`: of its checkpoint the name alone."""
+    values = dataclasses.asdict(spec)
+    values["checkpoint"] = Path(values["checkpoint"]).name
+    if not isinstance(spec, RewardModelSpec):
+        values |= spec.prompt.to_row()
+    return values
+
+
 def read_pool(source: str | Path | PoolSpec) -> PoolSpec:
     """Reads a pool file, whose checkpoints are relative to it, or checks a pool, whose are relative to the working
     directory.

@@ -5,13 +5,13 @@ hold Parquet or JSON lines, as data sets on the Hub do. Which files of a directo
 `train-00000-of-00002.parquet`, `data/train.jsonl`, `train/part1.parquet`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
+from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.settings import show
 
@@ -58,7 +58,7 @@ def files_of(path: Path, split: str = "") -> list[Path]:
             )
         return [path]
     if (path / _SAVED_SPLITS).is_file():
-        splits = _json(path / _SAVED_SPLITS)["splits"]
+        splits = _names(path / _SAVED_SPLITS, read_object(path / _SAVED_SPLITS).get("splits"))
         return _saved_files(path / _chosen(path, splits, split))
     if (path / _SAVED).is_file():
         if split:
@@ -165,7 +165,21 @@ def _chosen(path: Path, splits: Sequence[str], split: str) -> str:
 
 
 def _saved_files(path: Path) -> list[Path]:
-    return [path / file["filename"] for file in _json(path / _SAVED)["_data_files"]]
+    files = read_object(path / _SAVED).get("_data_files")
+    rows = files if isinstance(files, list) else []
+    files = [row.get("filename") if isinstance(row, dict) else None for row in rows]
+    return [path / name for name in _names(path / _SAVED, files)]
+
+
+def _names(file: Path, names: Any) -> list[str]:
+    """Names of files or directories beside `file`, in which they stand. Raises: `UserError` if they are none."""
+    if not isinstance(names, list) or not names:
+        names = [None]
+    if not all(
+        isinstance(name, str) and name and Path(name).parts == (name,) and name != ".." for name in names
+    ):
+        raise UserError(f"{file}: damaged: it does not name files of its directory; save the data set again")
+    return names
 
 
 def _is_of(split: str, name: str) -> bool:
@@ -178,13 +192,6 @@ def _values(batch: Any) -> Iterator[dict[str, Any]]:
     except ValueError:  # one row is at fault: the others before it are given
         for index in range(batch.num_rows):
             yield batch.slice(index, 1).to_pylist()[0]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; save the data set again") from None
 
 
 def _text(value: Any) -> Any:

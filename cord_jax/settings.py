@@ -138,6 +138,18 @@ def resolved(config: Config) -> Config:
     return result
 
 
+def recorded(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """The resolved configuration that a run has written down; its values, checked when it was made, are taken as they are.
+
+    Args:
+      values: by the names of fields; fields that are not there have their defaults.
+    """
+    result = object.__new__(config_class)
+    for field in _fields(config_class):
+        object.__setattr__(result, field.name, values.get(field.name, field.default))
+    return resolved(result)
+
+
 def deciding(config: Any) -> dict[str, Any]:
     """The settings that decide results, resolved: a run is continued only under the same."""
     return _part(config, True)

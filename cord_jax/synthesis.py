@@ -1,6 +1,5 @@
 """The job of writing traces: a pool and a problem file in, `traces.jsonl`, `tree.jsonl` and `summary.json` out."""
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -26,7 +25,7 @@ from cord_jax.grading import Grader, check_judge, grader_options, open_grader
 from cord_jax.growth import identity_in, identity_of, note_growth
 from cord_jax.mesh import device_name, parse_mesh, text_from_process_0
 from cord_jax.methods import Job, Method, Run, make_method
-from cord_jax.pool import PoolSpec, read_pool
+from cord_jax.pool import PoolSpec, described, read_pool
 from cord_jax.problems import Problem, read_problems
 from cord_jax.progress import TraceProgress, announced
 from cord_jax.run_directory import CONFIG, RunDirectory, check_run, open_run
@@ -228,11 +227,11 @@ def _describe(config: SynthesisConfig, method: Method, spec: PoolSpec) -> dict[s
     """Describes what makes a run this run: a directory that holds another is refused."""
     checkpoints = dict.fromkeys([p.checkpoint for p in spec.proposers] + [spec.meta_prover.checkpoint])
     settings = settings_of.deciding(config)
-    settings["proposers"] = [_settings_of(proposer) for proposer in spec.proposers]
-    settings["meta_prover"] = _settings_of(spec.meta_prover)
-    settings |= {role: _settings_of(writer) for role, writer in method.roles(spec).items()}
+    settings["proposers"] = [described(proposer) for proposer in spec.proposers]
+    settings["meta_prover"] = described(spec.meta_prover)
+    settings |= {role: described(writer) for role, writer in method.roles(spec).items()}
     if config.selector == "process_reward" and spec.reward_model is not None:
-        settings["reward_model"] = _settings_of(spec.reward_model)
+        settings["reward_model"] = described(spec.reward_model)
         checkpoints[spec.reward_model.checkpoint] = None
     return {
         "job": "synthesize",
@@ -252,15 +251,6 @@ def _digest(run_is: Mapping[str, Any]) -> str:
     settings = {name: value for name, value in run_is["settings"].items() if name not in _OF_PROBLEMS}
     text = json.dumps([settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _settings_of(spec) -> dict[str, Any]:
-    """All of a proposer or the meta-prover that decides traces, but for where its checkpoint lies."""
-    values = dataclasses.asdict(spec)
-    values["checkpoint"] = Path(values["checkpoint"]).name
-    if hasattr(spec, "prompt"):
-        values |= spec.prompt.to_row()
-    return values
 
 
 def _agree(problems, pending, recorded):

@@ -29,6 +29,7 @@ from cord_jax.distillation import DistillationConfig
 from cord_jax.errors import UserError
 from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.publishing.config import PublishConfig
+from cord_jax.rescoring.config import RescoringConfig
 from cord_jax.study.config import StudyConfig
 from launch import (
     common,
@@ -38,6 +39,7 @@ from launch import (
     preferences,
     publish,
     quickstart,
+    rescore,
     study,
     synthesize,
     train_student,
@@ -65,6 +67,7 @@ JOBS = {
         {"pool": "p.toml", "problems": "q.jsonl", "held_out": "h.jsonl", "student": "s", "output_dir": "out"},
     ),
     "preferences": (PreferencesConfig, preferences, {"run": "r", "output_dir": "out"}),
+    "rescore": (RescoringConfig, rescore, {"run": "r", "output_dir": "out"}),
 }
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
@@ -223,6 +226,16 @@ REFUSED = {
         "output_dir": [("", "a path")],
         "margin": [(-0.1, "at least 0"), (math.nan, "a finite number"), ("0.1", "a finite number")],
         "student": [("", "a path")],
+    },
+    "rescore": {
+        "run": [("", "a path")],
+        "output_dir": [("", "a path")],
+        "pool": [("", "a path"), (1, "a path")],
+        "selector": [("best", "one of predictive_perplexity"), (1, "a text")],
+        "beam_width": [(-1, "at least 0"), ("2", "a whole number")],
+        "teachers": [("a,,b", "different proposers"), ("a,b,a", "different proposers"), (1, "a text")],
+        "slots": [(0, "at least 1")],
+        "mesh": [("data:x", "positive"), (1, "a text")],
     },
     "train_student": {
         "student": [(1, "a path")],

@@ -32,7 +32,7 @@ from cord_jax.grading import Grader, Submission
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
 from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
-from cord_jax.search.insertion import insert
+from cord_jax.search.insertion import Insertion, insert
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.proposals import sampled_tokens
 from cord_jax.search.round_record import CandidateText, SettledRound
@@ -284,8 +284,11 @@ class Engine:
             rounds = recorded.get(int(problem_r[row]), ())
             self._texts.begin(int(problem_r[row]), rounds)
             replayed_r[row] = len(rounds)
-        insertion = self._encoded.insertion(slot_r, problem_r, replayed_r)
-        self._state = self._insert(self._state, insertion)
+        self._state = self._insert(self._state, self._insertion(slot_r, problem_r, replayed_r))
+
+    def _insertion(self, slot_r, problem_r, replayed_r) -> Insertion:
+        """The problems of a sub-batch, -1 for none, as the program takes them."""
+        return self._encoded.insertion(slot_r, problem_r, replayed_r)
 
     def _grade_outside(self) -> None:
         """Grades judgments that have been written; every process does, since the grader needs the devices of all."""
@@ -397,6 +400,7 @@ def exchange_rules(plan: SearchPlan, settings: SearchSettings) -> ExchangeRules:
         whole_traces=settings.whole_traces,
         judged=plan.judging is not None,
         graded=plan.judging is not None and settings.scorer.judgments.graded,
+        rescores=settings.rescores,
     )
 
 

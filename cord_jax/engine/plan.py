@@ -41,6 +41,7 @@ class SearchSettings:
         are whole traces (method, sections 3.12 and 3.16).
       scored_together: candidates of a problem that are scored in one pass, 0 for all; fewer take less memory.
       answers: winners are reviewed and their writers write the responses; else a search is over when it has chosen.
+      rescores: recorded rounds are scored anew, and nothing is proposed.
       draws: is added to the problems' ids where draws depend on them, so that a method's second search draws anew.
       seed: of all draws.
       slots: problems searched at a time.
@@ -61,6 +62,7 @@ class SearchSettings:
     seed: int
     slots: int
     answers: bool = True
+    rescores: bool = False
     draws: str = ""
     quantum: int | None = None
 

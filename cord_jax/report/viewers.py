@@ -88,7 +88,12 @@ def pack_trees(runs: Sequence[SynthesisRun], budget: int) -> Viewer | None:
             [problem, shorten(first.question, _LISTED), first.answer, [_summary(trace) for trace in found]]
         )
     named = [
-        {"name": run.name, "teachers": run.teachers, "mcts": run.settings.get("decoding") == "mcts"}
+        {
+            "name": run.name,
+            "teachers": run.teachers,
+            "mcts": run.settings.get("decoding") == "mcts",
+            "lane": "sample" if run.settings.get("method") in ("curation", "integration") else "beam",
+        }
         for run in runs
     ]
     return _fit({"runs": named, "problems": rows}, blocks, urgent, budget)

@@ -181,6 +181,7 @@ class ExchangeRules:
       whole_traces: candidates are whole traces: equal ones are no duplicates, and those of a problem are filtered as one
         group.
       judged: candidates are judged before they are scored; graded: their scores are how many judgments are right.
+      rescores: rounds that an earlier run has settled are scored anew.
     """
 
     meta_vocabulary: int
@@ -192,6 +193,7 @@ class ExchangeRules:
     whole_traces: bool
     judged: bool = False
     graded: bool = False
+    rescores: bool = False
 
 
 class Exchange:
@@ -245,6 +247,10 @@ class Exchange:
                 encoded = self._judged(found, request, row)
             elif (recorded := self.texts.recorded(problem, number)) is not None:
                 encoded = self._replay(found, request, row, recorded)
+                if self.rules.rescores:
+                    found.replayed_r[row] = False
+                    if self.rules.judged:
+                        self.texts.wait(problem, number, recorded)
             else:
                 encoded = self._read(found, request, row)
             for u, by_candidate in enumerate(encoded):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ class Insertion:
       replayed_r: int32, rounds of each that were settled before.
       closings: of the rows' problems; None where nothing is scored.
       reviewed: closings of the review; None where winners are not reviewed.
+      memory: what the decoding remembers to begin with; None for what it makes itself.
     """
 
     slot_r: jax.Array = axes("row")
@@ -51,6 +53,7 @@ class Insertion:
     replayed_r: jax.Array = axes("row")
     closings: Closings | None = None
     reviewed: Closings | None = None
+    memory: Any = None
 
 
 def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> SearchState:
@@ -61,7 +64,9 @@ def insert(plan: SearchPlan, state: SearchState, insertion: Insertion) -> Search
         rows, zeros_r = len(insertion.slot_r), jnp.zeros_like(insertion.problem_r)
         fresh = dict(
             frontier=first_frontier(rows, plan.places, plan.nodes, plan.opened_first),
-            memory=plan.decoding.empty_memory(rows, plan.nodes),
+            memory=plan.decoding.empty_memory(rows, plan.nodes)
+            if insertion.memory is None
+            else insertion.memory,
             scorer_memory=plan.scorer.empty_memory(rows, plan.decoding.max_rounds, plan.candidates),
             progress=Progress(zeros_r, insertion.replayed_r, zeros_r > 0, zeros_r + NONE),
             answer=Answer(batch.take(state.answer.token_na), zeros_r, zeros_r),

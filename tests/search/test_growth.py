@@ -25,6 +25,7 @@ def test_problems_may_come_behind(tmp_path):
     assert identity_in(tmp_path / "none", MANY, may_grow=True) == identity_of(MANY)
 
 
+@pytest.mark.slow
 def test_a_run_grows_with_its_limit_and_its_file(pools, tmp_path):
     directory, pool = pools("prompt", 1)
     settings = dict(beam_width=2, slots=8, **LIMITS)

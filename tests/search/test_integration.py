@@ -68,7 +68,7 @@ def assert_equal(found, expected) -> None:
         (1, "llama-1", 8, {}),
         pytest.param(0, "qwen2-0", 1, dict(selector="max_length", decoys=2), marks=pytest.mark.slow),
         pytest.param(2, "llama-1", 8, dict(integration_instruction="Do it!"), marks=pytest.mark.slow),
-        pytest.param(1, "qwen2-0", 1, dict(filters=OWN_FILTER), marks=pytest.mark.slow),
+        pytest.param(0, "qwen2-0", 1, dict(filters=OWN_FILTER), marks=pytest.mark.slow),
         pytest.param(1, "llama-1", 8, dict(selector="confidence"), marks=pytest.mark.slow),
     ],
 )

@@ -221,3 +221,14 @@ def test_any_table_is_read_or_refused_in_one_line(tmp_path_factory, columns, nam
         assert str(error).startswith(str(path)) and str(error).isprintable()
         return
     json.dumps([to_row(problem) for problem in problems], allow_nan=False)
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "{}", "", "[" * 100_000, '{"_data_files": [3], "splits": 3}',
+                                     '{"_data_files": [{"filename": "../x"}], "splits": [".."]}',
+                                     '{"_data_files": [{"filename": "/x"}], "splits": ["/x"]}'])  # fmt: skip
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_damaged_files_of_a_saved_data_set(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=name) as error:
+        read_problems(tmp_path)
+    assert "\n" not in str(error.value)

@@ -28,7 +28,7 @@ function fate(node) {
 }
 
 /** node -> [x, y], and the lanes' names: a lane for each beam, its candidates one below the other. */
-function layOutBeams(nodes) {
+function layOutBeams(nodes, lane) {
   const rows = new Map(), at = new Map(), lanes = [];
   for (const node of nodes) {
     const key = `${node.step} ${node.beam}`;
@@ -40,7 +40,7 @@ function layOutBeams(nodes) {
   let y = TOP;
   for (const beam of [...tallest.keys()].sort((a, b) => a - b)) {
     const height = tallest.get(beam) * ROW;
-    lanes.push({ name: `beam ${beam + 1}`, y, height });
+    lanes.push({ name: `${lane} ${beam + 1}`, y, height });
     for (const node of nodes) if (node.beam === beam) at.set(node.node, [LEFT + node.step * COLUMN, y + (node.row + 0.5) * ROW]);
     y += height + GAP;
   }
@@ -69,12 +69,12 @@ function curve([x0, y0], [x1, y1]) {
 
 /**
  * @param tree    a block of the page with its nodes as objects
- * @param mcts    whether any node may have been extended at any time
+ * @param run     mcts: whether any node may have been extended at any time; lane: the word for a beam
  * @param choose  called with a node's number
  * @returns the drawing, and a function that marks a node as chosen
  */
-function drawTree(tree, mcts, choose) {
-  const { at, lanes, height } = mcts ? layOutTree(tree.nodes) : layOutBeams(tree.nodes);
+function drawTree(tree, { mcts, lane }, choose) {
+  const { at, lanes, height } = mcts ? layOutTree(tree.nodes) : layOutBeams(tree.nodes, lane);
   const deepest = Math.max(...tree.nodes.map((node) => node.step)), won = new Set(tree.winner);
   const width = LEFT + deepest * COLUMN + 40, groups = new Map();
   for (const node of tree.nodes) {

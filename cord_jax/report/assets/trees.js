@@ -58,7 +58,7 @@ async function showTrees(mount) {
     const steps = winnerSteps(tree, (number) => choose(number));
     const head = make("div", { class: "head" }, make("h3", {}, verdict(tree.correct), " ", id), tabs, facts(tree),
       make("details", { class: "question", open: "" }, make("summary", {}, "Question"), make("pre", {}, tree.context ? `${tree.context}\n\n` : "", tree.question)));
-    const drawing = tree.nodes.length ? drawTree(tree, runs[state.run].mcts, (number) => choose(number, true)) : null;
+    const drawing = tree.nodes.length ? drawTree(tree, runs[state.run], (number) => choose(number, true)) : null;
     const board = drawing ? make("div", { class: "board", tabindex: "0", role: "group", "aria-label": "Search tree; arrow keys go from candidate to candidate", keydown: walk }, drawing.picture)
       : make("p", { class: "note" }, "The run has no candidates of this problem.");
     const apart = tree.nodes.length && tree.steps.length && !tree.winner.length
