@@ -7,7 +7,7 @@
 Wall-clock times are those of the engine, warm, in turns. The split comes from a further run in which the parts of a
 round are programs of their own and each is waited for; the score, which a settled step contains, is computed once
 more to be told apart. Tokens are those that were sampled, scored, judged (the meta-prover's judgments), and committed by
-the readers that did not score them. The reward model is as large as the meta-prover, and its rewards mean nothing.
+the readers that did not score them (of integration: none of these). The reward model is as large as the meta-prover, and its rewards mean nothing.
 
 With `--lengths=realistic` the networks of `benchmarks.synthetic` write steps whose lengths scatter with a heavy tail.
 `--shrink` divides all lengths, for machines that cannot wait: 4 means steps of 25 to 250 tokens.
@@ -27,12 +27,14 @@ from absl import flags
 
 from benchmarks import report
 from benchmarks.rewards import write_reward_model
+from cord_jax.config import SynthesisConfig
 from cord_jax.engine.engine import Engine, Finished, Peek
+from cord_jax.engine.meter import Meter
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.grading import Grader, open_grader
 from cord_jax.mesh import parse_mesh
-from cord_jax.methods import search_of
+from cord_jax.methods import Job, make_method, search_of
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL
 from cord_jax.pool import RewardModelSpec, read_pool
 from cord_jax.problems import read_problems
@@ -41,6 +43,7 @@ from cord_jax.search.exchange import exchange_steps
 from cord_jax.search.round_record import VALID
 from cord_jax.search.slots import SubBatch
 from cord_jax.search.state import DONE, FREE, SEARCHING, SearchPlan
+from cord_jax.traces import Provenance
 from launch import common
 
 FLAGS = flags.FlagValues()
@@ -135,11 +138,15 @@ def tokens_of(finished: Finished, plan: SearchPlan) -> dict[str, int]:
     }
 
 
-def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
-    """The settings of each arm."""
+def limits_of(values: flags.FlagValues) -> dict[str, int]:
+    """The budgets of all arms."""
     shrink = 1 if values.lengths == "miniature" else values.shrink
-    limits = {name: size // shrink for name, size in LIMITS[values.lengths].items()}
-    limits |= {"slots": values.slots, "max_steps": values.max_steps}
+    return {name: size // shrink for name, size in LIMITS[values.lengths].items()}
+
+
+def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
+    """The settings of each arm that is one search."""
+    limits = limits_of(values) | {"slots": values.slots, "max_steps": values.max_steps}
     wide = limits | {"beam_width": values.beam_width}
     whole = {name: size for name, size in wide.items() if name not in ("max_steps", "max_step_tokens")}
     arms = {
@@ -152,7 +159,15 @@ def methods(values: flags.FlagValues) -> dict[str, SearchSettings]:
             for name in ("random", "max_length", "process_reward", "confidence", "binary_judgment")
         },
     }
-    return arms if values.arms is None else {name: arms[name] for name in values.arms}
+    return {name: arm for name, arm in arms.items() if values.arms is None or name in values.arms}
+
+
+def integration(values: flags.FlagValues) -> SynthesisConfig:
+    """The settings of integration, which is two searches."""
+    limits = {name: size for name, size in limits_of(values).items() if name != "max_step_tokens"}
+    return SynthesisConfig(
+        pool="-", problems="-", output_dir="-", method="integration", slots=values.slots, **limits
+    )
 
 
 def inputs(values: flags.FlagValues, scratch: Path) -> tuple[Path, Path]:
@@ -206,10 +221,15 @@ def _measure(values: flags.FlagValues, scratch: Path, grader: Grader) -> dict:
             "proposal_tokens": np.quantile(sampled, (0.05, 0.5, 0.95)).tolist(),
             "seconds": [],
         }
+    integrates = values.arms is None or "integration" in values.arms
     for _ in range(values.repetitions):
         for name, engine in engines.items():
             result[name]["seconds"].append(search_all(engine)[0] / len(problems))
             result[name]["idle_row_share"] = engine.meter.idle_row_share
+        if integrates:
+            job = Job(loaded[False], problems, mesh, grader=grader)
+            row = _integrated(integration(values), job)
+            result.setdefault("integration", row | {"seconds": []})["seconds"] += row["seconds"]
     for name in [name for name in SPLIT if name in engines]:
         settings, teachers = methods(values)[name], loaded[False]
         staged = StagedEngine(teachers, problems, settings, mesh)
@@ -228,6 +248,36 @@ def _measure(values: flags.FlagValues, scratch: Path, grader: Grader) -> dict:
             for name in result
             if other in result and name != other
         },
+    }
+
+
+def _integrated(config: SynthesisConfig, job: Job) -> dict:
+    """A row of the table: its second search is laid out anew each time, and compilation does not count."""
+    compiled, looked = {}, []
+
+    def look(meter: Meter) -> None:
+        compiled[id(meter)] = meter.compile_seconds
+        looked.append(meter)  # which keeps it alive, and its id its own
+
+    searches = make_method(config).prepare(dataclasses.replace(job, on_look=look))
+    start = time.perf_counter()
+    found = list(searches(range(len(job.problems)), {}))
+    seconds = time.perf_counter() - start - sum(compiled.values())
+    tokens = Counter()
+    for outcome in found:
+        usage = outcome.trace(job.grader, Provenance("integration", config.selector, None, "", False)).usage
+        tokens["sampled"] += sum(one.proposed for one in usage.values()) + len(outcome.finished.answer)
+        tokens["scored"] += sum(one.scored for one in usage.values())
+        tokens["judged"] += outcome.finished.judged_tokens
+        tokens["committed"] += 0
+    sampled = np.concatenate([outcome.finished.tree.sampled_nmj.ravel() for outcome in found])
+    return {
+        "first_seconds": seconds + sum(compiled.values()),
+        "tokens": {kind: count / len(found) for kind, count in tokens.items()},
+        "steps": 1.0,
+        "proposal_tokens": np.quantile(sampled, (0.05, 0.5, 0.95)).tolist(),
+        "seconds": [seconds / len(found)],
+        "idle_row_share": looked[-1].idle_row_share,
     }
 
 

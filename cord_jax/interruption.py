@@ -16,6 +16,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from cord_jax import processes
+
 GRACE_SECONDS = 15.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MESSAGE = "interrupted; the same command continues the run"
@@ -141,5 +143,5 @@ def _serve(descriptor: int, watch: _Watch) -> None:
 
 def _end(number: int) -> None:
     """Ends the process with the one line."""
-    os.write(2, (MESSAGE + "\n").encode())
+    os.write(processes.stderr_descriptor(), (MESSAGE + "\n").encode())
     os._exit(exit_status(number))

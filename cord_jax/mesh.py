@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh
 
+from cord_jax import processes
 from cord_jax.errors import UserError
 from cord_jax.mesh_text import parse_sizes
 
@@ -83,13 +84,16 @@ def join_processes(how: str) -> None:
         `HOST:PORT,COUNT,INDEX`: the address of process 0, the number of processes and this one's
         index from 0.
 
+    A process that no longer answers ends the others within `processes.HEARTBEAT_SECONDS`, each with one line.
+
     Raises: `UserError` if the text is none of these or the environment says nothing.
     """
     if how == "none":
         return
     if how == "auto":
+        processes.watch_errors()
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=processes.HEARTBEAT_SECONDS)
         except ValueError as error:
             raise UserError(
                 f"--distributed=auto: no cluster was recognised ({_one_line(error)}); "
@@ -107,7 +111,13 @@ def join_processes(how: str) -> None:
         raise UserError(
             f"--distributed={how}: give none, auto, or HOST:PORT,COUNT,INDEX with INDEX below COUNT"
         )
-    jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+    processes.watch_errors()
+    jax.distributed.initialize(
+        coordinator_address=address,
+        num_processes=int(count),
+        process_id=int(index),
+        heartbeat_timeout_seconds=processes.HEARTBEAT_SECONDS,
+    )
 
 
 def from_process_0(array: np.ndarray) -> np.ndarray:

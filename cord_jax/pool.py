@@ -1,7 +1,7 @@
 """The pool: which models write, and which one judges (docs/method.md, section 5)."""
 
 import dataclasses
-import math
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from cord_jax.errors import UserError
 from cord_jax.files import read_object, read_text
+from cord_jax.settings import number_of, show
 from cord_jax.text.prompt_settings import QUESTION, PromptSettings
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -281,7 +282,7 @@ def _read_sampling(path: Path, where: str, table: dict[str, Any]) -> tuple[float
     top_k = table.get("top_k", 0)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 0 <= top_k < 2**31:
         raise UserError(
-            f"{path}, {where}: top_k is {top_k!r}; it must be a whole number, 0 or more (0 means off)"
+            f"{path}, {where}: top_k is {_quoted(top_k)}; it must be a whole number, 0 or more (0 means off)"
         )
     return temperature, top_k, top_p
 
@@ -360,9 +361,14 @@ def _required_text(
 
 def _number(path: Path, where: str, table: dict[str, Any], key: str, default: float) -> float:
     value = table.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{path}, {where}: {key} is {value!r}; it must be a number")
-    return float(value)
+    number = number_of(value)
+    if number is None:
+        raise UserError(f"{path}, {where}: {key} is {_quoted(value)}; it must be a number")
+    return number
+
+
+def _quoted(value: Any) -> str:
+    return repr(show(value)) if isinstance(value, str) else show(value)
 
 
 def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:
@@ -374,8 +380,10 @@ def _choice(path: Path, where: str, table: dict[str, Any], key: str, allowed: tu
 
 def _checkpoint(path: Path, directory: Path, where: str, table: dict[str, Any]) -> Path:
     given = _required_text(path, where, table, "checkpoint")
-    checkpoint = (directory / Path(given).expanduser()).resolve()
-    if not checkpoint.is_dir():
+    if "\0" in given:
+        raise UserError(f"{path}, {where}: checkpoint {show(given)!r} is no path")
+    checkpoint = Path(os.path.realpath(directory / os.path.expanduser(given)))
+    if not os.path.isdir(checkpoint):  # False, too, for a name that is too long
         from models.errors import hub_hint  # only now: it brings jax
 
         raise UserError(

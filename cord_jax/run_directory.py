@@ -306,9 +306,11 @@ def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, 
 
 def read_run_config(path: str | os.PathLike) -> dict[str, Any] | None:
     """The config.json of a run's directory; None if there is none, or one of another kind (a checkpoint's, say)."""
+    from models.files import read_regular  # only now: it brings jax
+
     try:
-        config = files.read_object(Path(path) / CONFIG)
-    except UserError:
+        config = files.parse_row(read_regular(Path(path) / CONFIG))
+    except ValueError:
         return None
     parts = ("job", "settings", "inputs", "environment", "packages")
     objects = all(isinstance(config.get(part), dict) for part in parts[1:])

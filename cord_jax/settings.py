@@ -214,11 +214,19 @@ def _scalar(kind: type, value: Any) -> Any:
         return value if isinstance(value, bool) else None
     if kind is str:
         return value if isinstance(value, str) and _is_text(value) else None
+    if kind is float:
+        return number_of(value)
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number as Python's own; None for anything else, also for a whole number that is too large."""
     if isinstance(value, (bool, str, bytes)):
         return None
     try:
-        if kind is int:
-            return operator.index(value)
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None

@@ -22,18 +22,21 @@ import importlib.metadata
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
 
-from cord_jax import interruption
+from cord_jax import interruption, processes
 from cord_jax.errors import UserError
 from cord_jax.storage import storage_problem
 
+EXIT_BUG = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_BROKEN_PIPE = 141
 
 
@@ -52,6 +55,8 @@ def leave(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_BROKEN_PIPE
+    if processes.joined() and status not in (0, EXIT_INTERRUPTED, EXIT_TERMINATED):
+        processes.leave(status)
     sys.exit(status)
 
 
@@ -64,8 +69,9 @@ def run_with(
     """Parses `argv` (program name first), runs `main` on the flags and returns the exit status.
 
     0: it has finished, or `--help` or `--version` was asked for. 2: a mistake of the user's (a flag, an input, a directory),
-    told in one line on stderr. 130, 143: interrupted by SIGINT, SIGTERM (`cord_jax.interruption`). Anything else is a bug
-    and propagates with its traceback.
+    told in one line on stderr. 130, 143: interrupted by SIGINT, SIGTERM (`cord_jax.interruption`). 75: another process of
+    the job has ended (`cord_jax.processes`). Anything else is a bug and propagates with its traceback; in a job of several
+    processes it is printed, and the status is 1.
     """
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(_help(flag_values, description))
@@ -86,6 +92,12 @@ def run_with(
             message = str(error)
         elif problem := storage_problem(error):
             message = f"{problem}; what was written before is whole, and the same command continues when that is mended"
+        elif ending := processes.lost(error):
+            print(f"error: {ending}", file=sys.stderr)
+            return processes.EXIT_ALONE
+        elif processes.joined():  # the others must not wait for this one
+            traceback.print_exc()
+            return EXIT_BUG
         else:
             raise
         print("error: " + " ".join(message.split()), file=sys.stderr)

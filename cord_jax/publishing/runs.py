@@ -8,7 +8,7 @@ from typing import Any
 
 from cord_jax.config import parse_shard
 from cord_jax.errors import UserError
-from cord_jax.run_directory import CONFIG
+from cord_jax.run_directory import read_run_config
 from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
 
 # Settings and inputs that say which problems a run took, not how it wrote their traces.
@@ -82,13 +82,15 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     Raises: `UserError` that names the directory, if it holds no run, or one that is not finished, damaged, made with other
       settings than the first, or with a problem that another holds.
     """
-    configs = [_read_json(directory, CONFIG) for directory in directories]
+    configs: list[dict[str, Any]] = []
     summaries = []
     traces: dict[str, Place] = {}
     trees: dict[str, Place] = {}
-    for directory, config in zip(directories, configs):
-        if not isinstance(config, dict) or config.get("job") != "synthesize":
+    for directory in directories:
+        config = read_run_config(directory)
+        if config is None or config["job"] != "synthesize":
             raise UserError(f"{directory}: holds no run of launch.synthesize; give its output directory")
+        configs.append(config)
         _refuse_other_settings(directories[0], configs[0], directory, config)
         found = _index(directory / TRACES, "id")
         summaries.append(_finished(directory, config, len(found)))
@@ -104,7 +106,7 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     return Runs(
         directories=tuple(directories),
         config=configs[0],
-        shards=tuple(config["settings"].get("shard", WHOLE) for config in configs),
+        shards=tuple(str(config["settings"].get("shard", WHOLE)) for config in configs),
         seconds=sum(summary["seconds"] for summary in summaries),
         devices=tuple(dict.fromkeys(summary["device"] for summary in summaries)),
         teachers=tuple(name for name in summaries[0]["tokens"] if name != "total"),
@@ -147,17 +149,26 @@ def _refuse_other_settings(
 
 def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mapping[str, Any]:
     """The summary of a run that has a trace of every problem. Raises: `UserError` if it is not finished."""
-    part, parts = parse_shard(config["settings"].get("shard", WHOLE))
-    count = config["inputs"].get("problems", {}).get("count")
-    if count is None:
+    part, parts = parse_shard(str(config["settings"].get("shard", WHOLE)))
+    problems = config["inputs"].get("problems")
+    count = problems.get("count") if isinstance(problems, dict) else None
+    if not isinstance(count, int):
         raise UserError(f"{directory}: holds a run of another version of launch.synthesize; make it again")
     wanted = len(range(part - 1, count, parts))
     summary = _read_json(directory, SUMMARY)
-    if summary is None or wanted != traces:
+    if not _is_summary(summary) or wanted != traces:
         raise UserError(
             f"{directory}: is not finished ({traces} of {wanted} problems have a trace); run its command again, then publish it"
         )
     return summary
+
+
+def _is_summary(summary: Any) -> bool:
+    """Whether a summary holds what is taken from it."""
+    kinds: dict[str, Any] = {"seconds": (int, float), "device": str, "tokens": dict}
+    return isinstance(summary, dict) and all(
+        isinstance(summary.get(name), kind) for name, kind in kinds.items()
+    )
 
 
 def _index(path: Path, key: str) -> dict[str, Place]:

@@ -71,7 +71,7 @@ def _turn(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     turn = {field: value for field, value in given.items() if value is not None}
     if "from" in turn and "role" not in turn:
         sender, turn["content"] = turn.pop("from"), turn.pop("value", None)
-        if sender not in _ROLES:
+        if not isinstance(sender, str) or sender not in _ROLES:
             raise ValueError(f"{name} has a turn from {str(sender)[:40]!r}; known are {', '.join(_ROLES)}")
         turn["role"] = _ROLES[sender]
     for field in _NOT_LEARNT:
@@ -101,7 +101,7 @@ def _text(content: Any) -> tuple[str | None, str]:
     found: dict[str, list[str]] = {"text": [], "thinking": []}
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get(kind) if kind in found else None
+        text = part.get(kind) if isinstance(kind, str) and kind in found else None
         if not isinstance(text, str):
             raise ValueError(
                 f"has a part of content of type {str(kind)[:40]!r}; only parts of text can be learnt"

@@ -5,6 +5,7 @@ whoever renders them. `cord_jax.text.templates` starts `python -m cord_jax.text.
 and speaks with it in JSON, since what comes back is not to be trusted more than the template.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -67,4 +68,5 @@ def _memory() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # whoever asked is gone
+        main()

@@ -84,11 +84,16 @@ class Vocabulary:
 
         An added token that the text spells out becomes its id.
         """
-        return self._continuation.encode(text, add_special_tokens=False).ids
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, for many texts at once."""
-        encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (
+            Exception
+        ) as error:  # the library's own, bare: an unknown token that is none of the vocabulary, say
+            raise UserError(f"{self.directory}: the tokenizer cannot encode a text: {error}") from None
         return [encoding.ids for encoding in encodings]
 
     def encode_pieces(self, texts: Sequence[str], segmentation: str) -> list[list[int]]:

@@ -75,7 +75,10 @@ def config(hf: Fields) -> ModelConfig:
 def _rope(hf: Fields, kind: str, theta_field: str, theta: float) -> RopeConfig:
     """The rotation of the layers of one kind; `rope_scaling` of older files is for those without a window."""
     parameters = {"rope_theta": hf.number(theta_field, theta, above=1.0, at_most=1e15)}
-    parameters |= hf.section("rope_parameters").section(kind).values
+    of_kinds = hf.section("rope_parameters")
+    parameters |= of_kinds.section(kind).values
+    if kind == FULL and not of_kinds.has(FULL) and not of_kinds.has(SLIDING):
+        parameters |= of_kinds.values
     if kind == FULL:
         parameters |= hf.section("rope_scaling").values
     values = {**hf.values, "rope_scaling": None, "rope_parameters": parameters}

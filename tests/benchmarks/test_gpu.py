@@ -14,6 +14,7 @@ from cord_jax.text.vocabulary import Vocabulary
 FLAGS = gpu.FLAGS
 
 
+@pytest.mark.slow
 def test_all_parts_are_measured(flags, tmp_path, capsys):
     """Every part has numbers that fit each other, and both programs do the same."""
     output = tmp_path / "gpu.json"

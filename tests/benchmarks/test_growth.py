@@ -10,6 +10,7 @@ from cord_jax.errors import UserError
 FLAGS = growth.FLAGS
 
 
+@pytest.mark.slow
 def test_beams_share_their_past(flags, tmp_path):
     """`measure` refuses a search of other than the 3 steps that were asked for."""
     flags(steps="", beams="1,4", proposers="", slots="1", at_steps=3, at_beams=1, at_proposers=1)

@@ -7,6 +7,7 @@ from benchmarks import peer
 FLAGS = peer.FLAGS
 
 
+@pytest.mark.slow
 def test_peer_finds_the_same_traces(flags, tmp_path):
     """`measure` refuses a trace that differs and does not tie; random networks tie often, trained ones hardly ever."""
     flags(limit=4, beam_width=2, max_steps=4, slots=2, batches="1,2", repetitions=1, threads=1)

@@ -105,4 +105,4 @@ def test_every_family_reads_theta():
         fields = BASE | {"architectures": [name], "max_position_embeddings": 64}
         assert config_from_hf(fields | {"rope_theta": 5e5}).rope.theta == 5e5
         assert config_from_hf(fields | {"rope_parameters": {"rope_theta": 5e5}}).rope.theta == 5e5
-        assert config_from_hf(fields).rope.theta == 1e4
+        assert config_from_hf(fields).rope.theta == (1e6 if family == "gemma3" else 1e4)

@@ -28,7 +28,7 @@ def test_mcts_equals_brute_force(pools, exploration, slots):
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(selector="max_length", beam_width=2, decoys=2),
+        pytest.param(dict(selector="max_length", beam_width=2, decoys=2), marks=pytest.mark.slow),
         pytest.param(dict(beam_width=2, decoys=1), marks=pytest.mark.slow),
         pytest.param(
             dict(selector="max_length", decoding="mcts", beam_width=2, max_expansions=5),

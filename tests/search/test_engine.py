@@ -59,9 +59,8 @@ def test_what_is_due_and_does_not_fit_comes_next(directory):
     assert not then.left_y.any()
 
 
-@pytest.mark.parametrize(
-    "stacked", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["listed", "stacked"]
-)
+@pytest.mark.parametrize("stacked", [False, True], ids=["listed", "stacked"])
+@pytest.mark.slow
 def test_forced_compaction_changes_nothing(directory, expected, stacked):
     size = 32
     attention = TreeBlocks() if stacked else TreePieces(size)  # as on a TPU, as on a CPU

@@ -63,7 +63,7 @@ def test_binary_judgment_equals_brute_force(pools, graded_by, grader, slots):
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(beam_width=2),
+        pytest.param(dict(beam_width=2), marks=pytest.mark.slow),
         pytest.param(dict(beam_width=2, decoding="mcts", max_expansions=6), marks=pytest.mark.slow),
         pytest.param(dict(beam_width=2, segmentation="prefix"), marks=pytest.mark.slow),
     ],

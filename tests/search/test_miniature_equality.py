@@ -16,7 +16,7 @@ LIMITS = dict(max_steps=14, max_step_tokens=24, max_thinking_tokens=224, max_ans
 @pytest.mark.parametrize(
     "slots, settings",
     [
-        (8, dict(beam_width=2)),
+        pytest.param(8, dict(beam_width=2), marks=pytest.mark.slow),
         pytest.param(1, dict(beam_width=4), marks=pytest.mark.slow),
         pytest.param(8, dict(beam_width=2, selector="binary_judgment", judgments=1), marks=pytest.mark.slow),
         pytest.param(8, dict(beam_width=2, selector="confidence"), marks=pytest.mark.slow),

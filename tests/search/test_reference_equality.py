@@ -59,12 +59,12 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     "segmentation, seed, beam_width, slots, wide",
     [
-        ("prompt", 0, 4, 1, False),
+        pytest.param("prompt", 0, 4, 1, False, marks=pytest.mark.slow),
         ("prompt", 1, 2, 8, True),
-        ("prompt", 2, 1, 8, False),
+        pytest.param("prompt", 2, 1, 8, False, marks=pytest.mark.slow),
         pytest.param("line_break", 0, 4, 8, False, marks=pytest.mark.slow),
         ("line_break", 1, 2, 1, False),
-        ("prefix", 0, 4, 1, False),
+        pytest.param("prefix", 0, 4, 1, False, marks=pytest.mark.slow),
         pytest.param("prefix", 1, 2, 8, False, marks=pytest.mark.slow),
     ],
 )
@@ -104,6 +104,7 @@ def test_a_pool_with_gemma_equals_brute_force(tmp_path):
         assert_same(found[trace["id"]], (trace, tree))
 
 
+@pytest.mark.slow
 def test_curation_equals_brute_force(pools):
     directory, pool = pools("prompt", 0)
     limits = {name: LIMITS[name] for name in ("max_thinking_tokens", "max_answer_tokens")}
@@ -137,13 +138,9 @@ def interrupted_rows(directory, monkeypatch, output, **settings):
     return engine_rows(directory, output, **settings), settled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "segmentation, method",
-    [
-        ("prompt", "cord"),
-        pytest.param("prefix", "cord", marks=pytest.mark.slow),
-        pytest.param("prompt", "curation", marks=pytest.mark.slow),
-    ],
+    "segmentation, method", [("prompt", "cord"), ("prefix", "cord"), ("prompt", "curation")]
 )
 def test_filters_equal_brute_force(pools, monkeypatch, segmentation, method):
     """In a run that was interrupted, too: filters read what steps said before the interruption."""

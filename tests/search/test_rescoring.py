@@ -148,7 +148,7 @@ def test_an_unfinished_run_is_asked_without_any_model(recorded, tmp_path):
     assert json.loads(done.stdout)["problems"] == 2
 
 
-@pytest.mark.parametrize("beam_width, least", [(2, 3), SLOW(1, 2), SLOW(5, 0)])
+@pytest.mark.parametrize("beam_width, least", [SLOW(2, 3), SLOW(1, 2), SLOW(5, 0)])
 def test_width(recorded, searched, tmp_path, beam_width, least):
     run, pool, _ = recorded
     summary, winners = asked(run, tmp_path / "out", beam_width=beam_width)
@@ -156,7 +156,7 @@ def test_width(recorded, searched, tmp_path, beam_width, least):
     assert covered == summary["covered"] >= least
 
 
-@pytest.mark.parametrize("chosen", [(0, 1, 2), (2,), SLOW((1, 3))])
+@pytest.mark.parametrize("chosen", [SLOW((0, 1, 2)), SLOW((2,)), SLOW((1, 3))])
 def test_part_of_the_pool(recorded, searched, tmp_path, chosen):
     run, pool, _ = recorded
     part = dataclasses.replace(pool, proposers=tuple(pool.proposers[k] for k in chosen))
@@ -183,6 +183,7 @@ def test_filters_and_part_of_the_pool(pools, searched, tmp_path):
     assert covered
 
 
+@pytest.mark.slow
 def test_another_meta_prover(recorded, searched, tmp_path):
     """Of another vocabulary, whose scores and choices are its own."""
     run, pool, directory = recorded

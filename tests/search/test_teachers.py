@@ -26,8 +26,8 @@ def directory(tmp_path):
 
 def test_int8_weights(directory):
     path = directory / "pool.toml"
-    text = path.read_text().replace("temperature =", 'weights = "int8"\ntemperature =')
-    path.write_text(text.replace('"}', '", weights = "int8"}'))
+    text = path.read_text().replace("\ntemperature =", '\nweights = "int8"\ntemperature =')
+    path.write_text(text.replace("0.0}", '0.0, weights = "int8"}'))
     teachers = load_teachers(read_pool(path), parse_mesh("data:1,model:1"))
     tokens_bt = jnp.arange(12)[None]
     for reader in teachers.readers:
