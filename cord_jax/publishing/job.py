@@ -223,7 +223,8 @@ def _estimated(name: str, values: list[float]) -> dict[str, float | None]:
 def _without_texts(trace: Trace) -> Trace:
     """A trace for counting, which takes little memory."""
     steps = tuple(dataclasses.replace(step, text="") for step in trace.steps)
-    return dataclasses.replace(trace, question="", reasoning="", response=None, steps=steps, extra={})
+    response = None if trace.response is None else ""  # whether there is one decides who has stated no answer
+    return dataclasses.replace(trace, question="", reasoning="", response=response, steps=steps, extra={})
 
 
 def _encoded(value: Any, indent: int | None = None) -> bytes:

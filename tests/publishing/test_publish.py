@@ -119,6 +119,8 @@ def test_the_card(run, published):
     summary = json.loads((run / "summary.json").read_text())
     for name in ("accuracy", "mean_score"):
         assert f"{summary[name]:.4f} ± {summary[f'{name}_standard_error']:.4f}" in text
+    figures = json.loads((published / "summary.json").read_text())["figures"]
+    assert figures["unanswered"] == summary["unanswered"] > 0 and figures["status"] == summary["status"]
     assert "| left | `left` | apache-2.0 |" in text and "| right | `right` | not stated |" in text
     assert "this data set: cc-by-4.0" in text and "the problems: mit" in text
     assert "{{" not in text.replace("{{The authors", "") and "{%" not in text
