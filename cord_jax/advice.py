@@ -28,8 +28,9 @@ def advice_on_traces(traces: Sequence[Trace]) -> list[str]:
             f"{unanswered} of {len(responses)} responses state no answer: raise --max_answer_tokens, or have a system "
             "prompt ask for \\boxed{}"
         )
+    endless = "" if ended["think_end"] + ended["eos"] else "; none was ever concluded: see docs/teachers.md"
     for status, remedy in (
-        ("max_steps", "raise --max_steps"),
+        ("max_steps", f"raise --max_steps{endless}"),
         ("budget", "raise --max_thinking_tokens"),
         ("stuck", "see the reasons under `dropped` in tree.jsonl"),
     ):

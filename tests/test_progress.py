@@ -78,7 +78,9 @@ def test_advice_on_traces():
     total = 3 * len(trace.steps)
     assert f"{total} of {total} steps ended by the cap and none by `</think>`" in cap
     assert answer.startswith("3 of 3 responses state no answer")
-    assert status == "3 of 3 traces have the status max_steps: raise --max_steps"
+    assert status == (
+        "3 of 3 traces have the status max_steps: raise --max_steps; none was ever concluded: see docs/teachers.md"
+    )
 
 
 def test_advice_on_samples():
