@@ -37,6 +37,7 @@ def expected(directory):
     return outcomes(make_engine(directory, slots=1))
 
 
+@pytest.mark.slow
 def test_slots_and_quantum_change_nothing(directory, expected):
     assert outcomes(make_engine(directory, slots=3, quantum=5)) == expected
 
@@ -86,6 +87,7 @@ def test_capacities_grow_when_they_are_too_small(directory, expected):
     assert engine.plan.step_width > before.step_width and engine.plan.read_width > before.read_width
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_from_its_journal(directory, expected):
     recorded = {}
 

@@ -63,7 +63,7 @@ def assert_same(found, expected):
         ("prompt", 1, 2, 8, True),
         pytest.param("prompt", 2, 1, 8, False, marks=pytest.mark.slow),
         pytest.param("line_break", 0, 4, 8, False, marks=pytest.mark.slow),
-        ("line_break", 1, 2, 1, False),
+        pytest.param("line_break", 1, 2, 1, False, marks=pytest.mark.slow),
         pytest.param("prefix", 0, 4, 1, False, marks=pytest.mark.slow),
         pytest.param("prefix", 1, 2, 8, False, marks=pytest.mark.slow),
     ],

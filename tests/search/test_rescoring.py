@@ -29,6 +29,8 @@ from tests.reference.tiny import PROBLEMS
 from tests.search.inputs import LIMITS, write_inputs
 from tests.search.test_judgments import Even, even
 
+# All need a recorded run; what needs none is in tests/rescoring.
+pytestmark = pytest.mark.slow
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 COUNTS = ("problems", "covered", "exact", "same_winner", "not_covered", "correct_known")
 WHOLE = {name: LIMITS[name] for name in ("max_thinking_tokens", "max_answer_tokens")}
