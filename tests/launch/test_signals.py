@@ -87,11 +87,11 @@ def command(job: str, output_dir, **flags) -> list[str]:
 
 
 def rows_of(directory, names) -> list[str]:
-    """The rows of a run without what the clock says, in one order."""
+    """The rows of a run without what the clock says, in one order; scores to four places."""
     rows = []
     for name in names:
         for line in (directory / name).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+            row = json.loads(line, parse_float=lambda text: round(float(text), 4))
             rows.append(json.dumps({key: value for key, value in row.items() if key != "seconds"}))
     return sorted(rows)
 
