@@ -28,6 +28,7 @@ from typing import Any
 
 from cord_jax import settings
 from cord_jax.config import PreferencesConfig
+from cord_jax.endings import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
@@ -42,7 +43,6 @@ _TREE_NEEDS = {
 }
 # Its line breaks belong to it: many vocabularies have a token of `>` and both.
 THINK_END = "</think>\n\n"
-_CONCLUDES = ("think_end", "eos")  # the teacher's own end of the reasoning
 
 
 def plain_prompt(question: str) -> str:
@@ -194,7 +194,7 @@ def _pairs_of_problem(
 
 def _continuation(row: Mapping[str, Any]) -> str:
     """The text that a candidate continues its parent with."""
-    return row["text"] + (THINK_END if row["ended"] in _CONCLUDES else "")
+    return row["text"] + (THINK_END if row["ended"] in CLOSING else "")
 
 
 def _source(path: Path) -> tuple[Path, dict[str, str]]:

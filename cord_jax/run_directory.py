@@ -35,6 +35,7 @@ from typing import IO, Any, Self
 
 from cord_jax import files
 from cord_jax.errors import UserError
+from cord_jax.storage import REMEDY
 
 CONFIG = "config.json"
 LOG = "log.txt"
@@ -281,10 +282,7 @@ def stored(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); what was written before is whole, and the same "
-            "command continues when that is mended"
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {REMEDY}") from error
 
 
 def _refuse_other_run(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

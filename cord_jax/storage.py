@@ -15,6 +15,10 @@ _FULL_OR_GONE = {
 _WORDS = ("No space left on device", "Disk quota exceeded", "Input/output error", "Stale file handle")
 
 
+# What to do about it: everything that was written stands, in whole lines and whole files.
+REMEDY = "what was written before is whole, and the same command continues when that is mended"
+
+
 def storage_problem(error: BaseException) -> str | None:
     """Says in words that a disk is full, gone or over its quota, if that is what an error comes from; else None."""
     chain: list[BaseException] = []

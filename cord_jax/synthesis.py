@@ -15,7 +15,7 @@ from cord_jax import settings as settings_of
 from cord_jax.advice import advice_on_traces
 from cord_jax.config import SynthesisConfig, parse_shard
 from cord_jax.decoys import choose_decoys
-from cord_jax.engine.journal import Journal, from_text, to_text
+from cord_jax.engine.journal import Journal, agree_on
 from cord_jax.engine.meter import Meter
 from cord_jax.engine.teachers import Teachers, load_teachers
 from cord_jax.errors import UserError
@@ -256,8 +256,5 @@ def _digest(run_is: Mapping[str, Any]) -> str:
 def _agree(problems, pending, recorded):
     """Tells all processes what process 0 found in the directory: problems to search, and their settled rounds."""
     ids = [problem.id for problem in problems]
-    message = text_from_process_0(lambda: json.dumps([pending, to_text(recorded, ids)]))
-    if message is None:
-        return pending, recorded
-    pending, recorded = json.loads(message)
-    return pending, from_text(recorded, ids)
+    text = text_from_process_0(lambda: json.dumps(pending))
+    return pending if text is None else json.loads(text), agree_on(recorded, ids)

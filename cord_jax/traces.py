@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from cord_jax import statistics
+from cord_jax.endings import CONCLUDING, ENDINGS
 from cord_jax.errors import UserError
 from cord_jax.run_directory import JsonLines, RunDirectory
 from cord_jax.tree_shape import TreeShape
@@ -26,7 +27,6 @@ SUMMARY = "summary.json"
 PROMPTS = "prompts.json"
 
 _PROVENANCE = ("method", "selector", "decoding", "run")
-ENDINGS = ("marker", "think_end", "eos", "cap", "budget")
 STATUSES = ("complete", "budget", "max_steps", "stuck")
 
 
@@ -289,11 +289,10 @@ def summarize_trees(candidates: Iterable[Candidate], max_steps: int) -> dict[str
     for candidate in candidates:
         by_problem.setdefault(candidate.problem, []).append(candidate)
     trees = [[c for c in tree if c.dropped is None] for tree in by_problem.values()]
-    ends = ("think_end", "eos", "budget")
     figures = {
         "expansions": [len({c.beam for c in tree}) for tree in by_problem.values()],
         "depth": [max((c.step for c in tree), default=0) for tree in trees],
-        "complete": [sum(c.ended in ends or c.step >= max_steps for c in tree) for tree in trees],
+        "complete": [sum(c.ended in CONCLUDING or c.step >= max_steps for c in tree) for tree in trees],
     }
     return {name: _rounded(statistics.estimate(values).mean) for name, values in figures.items()}
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONCLUDING = ("think_end", "eos", "budget")
+from cord_jax.endings import CONCLUDING
 
 
 @dataclasses.dataclass(frozen=True)

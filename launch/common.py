@@ -31,7 +31,7 @@ from absl import flags
 
 from cord_jax import interruption, processes
 from cord_jax.errors import UserError
-from cord_jax.storage import storage_problem
+from cord_jax.storage import REMEDY, storage_problem
 
 EXIT_BUG = 1
 EXIT_USER_ERROR = 2
@@ -91,7 +91,7 @@ def run_with(
         if _is_user_error(error):
             message = str(error)
         elif problem := storage_problem(error):
-            message = f"{problem}; what was written before is whole, and the same command continues when that is mended"
+            message = f"{problem}; {REMEDY}"
         elif ending := processes.lost(error):
             print(f"error: {ending}", file=sys.stderr)
             return processes.EXIT_ALONE

@@ -272,10 +272,3 @@ def _not_kept():
         yield
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes that one device holds of arrays or shapes with shardings."""
-    return sum(
-        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )

@@ -9,8 +9,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from cord_jax.dry_run.abstract import AbstractSearch, bytes_per_device
+from cord_jax.dry_run.abstract import AbstractSearch
 from cord_jax.dry_run.topologies import Chip
+from cord_jax.engine.limits import bytes_per_device
 from models.sharding import RULES
 
 

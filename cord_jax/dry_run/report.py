@@ -13,12 +13,12 @@ from cord_jax.dry_run.abstract import (
     AbstractSearch,
     Compiled,
     abstract_search,
-    bytes_per_device,
     compile_program,
     lower_round,
 )
 from cord_jax.dry_run.student import abstract_step, cheaper, compile_student, row_shards
 from cord_jax.dry_run.topologies import Chip
+from cord_jax.engine.limits import bytes_per_device
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.mesh import parse_mesh
 from cord_jax.pool import PoolSpec

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import jax
 
-from cord_jax.dry_run.abstract import AbstractSearch, abstract_search, bytes_per_device
+from cord_jax.dry_run.abstract import AbstractSearch, abstract_search
 from cord_jax.dry_run.costs import decode_token
 from cord_jax.dry_run.topologies import Chip
+from cord_jax.engine.limits import bytes_per_device
 from cord_jax.engine.plan import SearchSettings
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh

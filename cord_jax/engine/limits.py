@@ -90,12 +90,18 @@ def check_room(mesh: Mesh, what: str, needed: int, remedy: str) -> None:
         raise UserError(f"{what} takes {_shown(needed)} and {where} {_shown(left)} left; {remedy}")
 
 
-def bytes_per_device(shapes: Any, shardings: Any) -> int:
-    """Bytes that one device holds of arrays of these shapes and shardings."""
-    sizes = jax.tree.map(
-        lambda x, s: int(np.prod(s.shard_shape(x.shape), dtype=object)) * x.dtype.itemsize, shapes, shardings
-    )
-    return sum(jax.tree.leaves(sizes))
+def bytes_per_device(tree: Any, shardings: Any = None) -> int:
+    """Bytes that one device holds of arrays, or of shapes.
+
+    Args:
+      shardings: of shapes that do not have theirs.
+    """
+
+    def size(x, sharding) -> int:
+        return int(np.prod(sharding.shard_shape(x.shape), dtype=object)) * x.dtype.itemsize
+
+    shardings = jax.tree.map(lambda x: x.sharding, tree) if shardings is None else shardings
+    return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
 
 
 def _host_bytes() -> int | None:

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cord_jax.endings import CONCLUDING
 from cord_jax.miniature import world
 from cord_jax.miniature.wording import (
     Written,
@@ -18,8 +19,6 @@ from cord_jax.miniature.wording import (
     read_steps,
     wrong_equations,
 )
-
-_CONCLUDED = ("think_end", "eos", "budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ def count_rounds(question: str, candidates: Iterable[Mapping[str, Any]]) -> Roun
 def _is_right(puzzle: world.Puzzle, values: Sequence[int], number: int, row: Mapping[str, Any]) -> bool:
     """Whether a candidate for step `number`, on a right text, is right; the last must also conclude."""
     line, i = puzzle.steps[number - 1], number - 1
-    if (row["ended"] in _CONCLUDED) != (number == len(values)):
+    if (row["ended"] in CONCLUDING) != (number == len(values)):
         return False
     operation = world.operation(line.kind, values[i - 1] if line.start is None else line.start, line.operand)
     right = Written(world.NAMES[i], operation, values[i], world.BOXES[i], values[i])

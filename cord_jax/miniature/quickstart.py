@@ -201,23 +201,22 @@ def _train(seed: int, traces: Path, output_dir: Path, say: Callable[[str], None]
         if row["step"] % 50 == 0:
             say(f"    step {row['step']} of {row['steps']}, loss {row['loss']:.3f}")
 
-    return train(
-        StudentConfig(
-            student=STUDENT,
-            traces=traces / "traces.jsonl",
-            output_dir=output_dir,
-            max_length=384,
-            epochs=4,
-            batch_size=4,
-            learning_rate=5e-4,
-            seed=seed,
-            mesh="data:1",
-            checkpoint_every=0,
-            log_every=10,
-            plot=False,
-        ),
-        progress,
+    return train(student_config(traces / "traces.jsonl", output_dir, seed, log_every=10), progress)
+
+
+def student_config(traces: Any, output_dir: Path, seed: int, **changed: Any) -> StudentConfig:
+    """The training of the miniature's students; `traces` and `changed` are settings of `StudentConfig`."""
+    settings: dict[str, Any] = dict(
+        student=STUDENT,
+        max_length=384,
+        epochs=4,
+        batch_size=4,
+        learning_rate=5e-4,
+        mesh="data:1",
+        checkpoint_every=0,
+        plot=False,
     )
+    return StudentConfig(traces=traces, output_dir=output_dir, seed=seed, **settings | changed)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Runs as the report reads them: finished or not, from their files alone, which are left as they are."""
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ SAMPLES, METRICS, JOURNAL = "samples.jsonl", "metrics.jsonl", "journal.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(abc.ABC):
     """What runs of all jobs have.
 
     Attributes:
@@ -33,9 +34,9 @@ class Run:
     summary: Mapping[str, Any]
 
     @property
+    @abc.abstractmethod
     def state(self) -> str:
         """A phrase that says how far an unfinished run has come; empty for a finished one."""
-        raise NotImplementedError
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -9,11 +9,11 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+from cord_jax.endings import CLOSING, CONCLUDING
 from cord_jax.filters import Filter, drop_reasons
 from cord_jax.text import segmentation
 from cord_jax.traces import Candidate
 
-CONCLUDED = ("think_end", "eos")
 # Reasons that a candidate has of itself, whatever stands beside it.
 _UNREADABLE = ("empty", "invalid_utf8")
 
@@ -60,7 +60,7 @@ class Child:
     @property
     def complete(self) -> bool:
         """Whether its reasoning has ended."""
-        return self.ended in (*CONCLUDED, "budget")
+        return self.ended in CONCLUDING
 
 
 class RecordedTree:
@@ -219,7 +219,7 @@ def _without_duplicates(children: Sequence[Child]) -> list[Child]:
 
 
 def _ended(candidate: Candidate, budget: Budget | None) -> str:
-    if budget is None or candidate.dropped in _UNREADABLE or candidate.ended in CONCLUDED:
+    if budget is None or candidate.dropped in _UNREADABLE or candidate.ended in CLOSING:
         return candidate.ended
     return "budget" if budget.thinking[candidate.node] >= budget.max_thinking_tokens else candidate.ended
 

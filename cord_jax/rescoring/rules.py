@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+from cord_jax.endings import CLOSING
 from cord_jax.filters import Filter
-from cord_jax.rescoring.recorded_tree import CONCLUDED, Child, RecordedTree
+from cord_jax.rescoring.recorded_tree import Child, RecordedTree
 
 
 class Scores(Protocol):
@@ -94,7 +95,7 @@ class Place:
 def won(place: Place, same_places: bool) -> Found:
     """The end of a search that a trace has won."""
     ended = place.last.ended
-    status = "complete" if ended in CONCLUDED else "budget" if ended == "budget" else "max_steps"
+    status = "complete" if ended in CLOSING else "budget" if ended == "budget" else "max_steps"
     return Found(place.last.node, place.score, status, None, same_places, place.steps)
 
 

@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cord_jax.rescoring.recorded_tree import CONCLUDED, RecordedTree
+from cord_jax.endings import CONCLUDING
+from cord_jax.rescoring.recorded_tree import RecordedTree
 from cord_jax.rescoring.rules import Found
 
 # Every group of teachers is searched for every problem.
@@ -109,7 +110,7 @@ def endings(tree: RecordedTree, scores: Mapping[int, float], max_steps: int) -> 
     complete = [
         node
         for node in scores
-        if tree.by_node[node].ended in (*CONCLUDED, "budget") or tree.by_node[node].step >= max_steps
+        if tree.by_node[node].ended in CONCLUDING or tree.by_node[node].step >= max_steps
     ]
     return [
         (scores[node], frozenset(tree.writers(candidate) for candidate in tree.path(node)))

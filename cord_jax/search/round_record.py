@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cord_jax.traces import ENDINGS as ENDED
+from cord_jax.endings import CONCLUDING as CONCLUDING
+from cord_jax.endings import ENDINGS as ENDED
 from cord_jax.traces import decimal
 
-CONCLUDING = ("think_end", "eos", "budget")
 # What became of a candidate before it was scored. Absent: its place was not open, so there is none.
 ABSENT, VALID, DROPPED = -1, 0, 1
 

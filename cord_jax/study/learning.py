@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cord_jax import EvaluationConfig, StudentConfig, evaluate, read_problems, train
+from cord_jax import EvaluationConfig, evaluate, read_problems, train
 from cord_jax.errors import UserError
 from cord_jax.miniature import HELD_OUT_PROBLEMS, STUDENT
-from cord_jax.miniature.quickstart import MAX_REASONING, MAX_RESPONSE
+from cord_jax.miniature.quickstart import MAX_REASONING, MAX_RESPONSE, student_config
 from cord_jax.miniature.wording import WORDINGS, read_steps
 from cord_jax.study.arms import Learner
 from cord_jax.study.config import StudyConfig
@@ -31,28 +31,9 @@ def learn(arm: Learner, config: StudyConfig, seed: int) -> dict[str, Any]:
         results["rows"], results["right_rows"] = len(rows), sum(row["correct"] for row in rows)
         if not rows:
             return results | {"correct": None}
-        checkpoint = train(student_config(rows, directory / "training", seed))
+        checkpoint = train(student_config(rows, directory / "training", seed, log_every=1000, show_rows=0))
         results["training_seconds"] = round(time.monotonic() - start, 1)
     return results | measure_student(checkpoint, directory / "answers", config, seed)
-
-
-def student_config(rows: list[dict[str, Any]], output_dir: Path, seed: int) -> StudentConfig:
-    """The training of the quickstart's students, on these rows."""
-    return StudentConfig(
-        student=STUDENT,
-        traces=rows,
-        output_dir=output_dir,
-        max_length=384,
-        epochs=4,
-        batch_size=4,
-        learning_rate=5e-4,
-        seed=seed,
-        mesh="data:1",
-        checkpoint_every=0,
-        log_every=1000,
-        show_rows=0,
-        plot=False,
-    )
 
 
 def measure_student(checkpoint: Path, output_dir: Path, config: StudyConfig, seed: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from cord_jax.endings import CONCLUDING
 from cord_jax.miniature import world
 from cord_jax.miniature.wording import Written, follows, implied_answer, read_step, read_steps
 
-CONCLUDED = ("think_end", "eos", "budget")
 BINS = 10
 _FILTER = "arithmetic"
 
@@ -39,7 +39,7 @@ def right_nodes(question: str, rows: Iterable[Row]) -> dict[int, bool]:
             and follows(puzzle, before, step)
             and step is not None
             and step.number == values[number]
-            and (row["ended"] in CONCLUDED) == (number + 1 == len(values))
+            and (row["ended"] in CONCLUDING) == (number + 1 == len(values))
         )
     return right
 
@@ -114,14 +114,14 @@ def _measure_one(found: dict[str, Any], rows: Sequence[Row], right: Mapping[int,
         name, parent = _name(right[row["node"]]), row["parent"]
         place = min(BINS - 1, int(max(0.0, row["score"]) * BINS))
         found["histogram"][name][place] += 1
-        if row["ended"] in CONCLUDED:
+        if row["ended"] in CONCLUDING:
             found["histogram_complete"][name][place] += 1
         if parent and right.get(parent) and scores[parent] is not None:
             rose, of = found["rises"][name]
             found["rises"][name] = [rose + (row["score"] > scores[parent]), of + 1]
     for of_round in rounds.values():
         _measure_round(found, of_round, right)
-    _add_auc(found["auc_complete"], [row for row in valid if row["ended"] in CONCLUDED], right)
+    _add_auc(found["auc_complete"], [row for row in valid if row["ended"] in CONCLUDING], right)
 
 
 def _measure_round(found: dict[str, Any], rows: Sequence[Row], right: Mapping[int, bool]) -> None:

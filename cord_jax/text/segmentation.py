@@ -9,6 +9,8 @@ import dataclasses
 import re
 import unicodedata
 
+from cord_jax.endings import CLOSING, CONCLUDING
+
 # `whole` is curation's (method, section 3.12): the first heading is forced and no marker ends the proposal. `free` is the
 # integrator's (section 3.15): the same without a heading.
 SEGMENTATIONS = ("prompt", "line_break", "prefix", "whole", "free")
@@ -148,12 +150,10 @@ def read_proposal(
     except UnicodeDecodeError:
         return Proposal("", ended, False, "invalid_utf8")
     if not text:
-        if has_prefix and ended in ("think_end", "eos"):
+        if has_prefix and ended in CLOSING:
             return Proposal("", ended, True, None)
         return Proposal("", ended, False, "empty")
-    return Proposal(
-        _canonical(segmentation, step, text), ended, ended in ("think_end", "eos", "budget"), None
-    )
+    return Proposal(_canonical(segmentation, step, text), ended, ended in CONCLUDING, None)
 
 
 def _strip_end(segmentation: str, text: str) -> str:

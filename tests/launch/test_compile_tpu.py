@@ -11,12 +11,12 @@ from cord_jax.dry_run import costs, lower, report, suggest, topologies
 from cord_jax.dry_run.abstract import (
     Compiled,
     abstract_search,
-    bytes_per_device,
     compile_program,
     lower_round,
 )
 from cord_jax.dry_run.student import cheaper
 from cord_jax.dry_run.topologies import CHIPS
+from cord_jax.engine.limits import bytes_per_device
 from cord_jax.errors import UserError
 from cord_jax.mesh import parse_mesh
 from cord_jax.methods import search_of

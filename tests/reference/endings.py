@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from . import tiny
-from .search import Margins, reference_search
+from .search import reference_search
+from .settings import Margins
 
 LIMITS = dict(beam_width=3, max_steps=4, max_step_tokens=16, max_thinking_tokens=60, max_answer_tokens=8)
 

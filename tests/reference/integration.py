@@ -6,7 +6,8 @@ from pathlib import Path
 from . import text
 from .reader import Reader
 from .reward import RewardReader
-from .search import Hypothesis, Pool, ProblemSearch, Proposer, Settings
+from .search import Hypothesis, ProblemSearch
+from .settings import Pool, Proposer, Settings
 
 INSTRUCTION = "Combine the solutions above into one coherent and complete solution."
 

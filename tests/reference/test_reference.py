@@ -11,7 +11,8 @@ import torch
 from . import text, tiny
 from .endings import count
 from .reader import Reader
-from .search import Candidate, Hypothesis, MetaProver, Pool, Proposer, Step, reference_search
+from .search import Candidate, Hypothesis, Step, reference_search
+from .settings import MetaProver, Pool, Proposer
 from .text import Proposal, canonical_step, find_boundary, predicted_answer, read_proposal
 
 
@@ -372,7 +373,8 @@ def test_curation_proposes_as_many_as_beams_times_proposers(pool):
 
 
 def test_ties_go_to_the_carried_then_to_the_lower_beam_then_to_the_lower_proposer(pool):
-    from .search import ProblemSearch, Settings
+    from .search import ProblemSearch
+    from .settings import Settings
 
     settings = Settings("cord", "prompt", 9, 1, 1, 1, 1, "")
     search = ProblemSearch(Pool((), MetaProver("")), [], _Silent(), tiny.PROBLEMS[0], [], settings)

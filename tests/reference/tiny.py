@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config
 
 from .reader import token_bytes
-from .search import MetaProver, Pool, Proposer
+from .settings import MetaProver, Pool, Proposer
 
 # Tokenizers
 

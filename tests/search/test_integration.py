@@ -19,7 +19,7 @@ from cord_jax.search.round_record import SettledRound
 from tests.conftest import REPOSITORY
 from tests.reference.integration import reference_integration
 from tests.reference.reward import write_reward_model
-from tests.reference.search import MetaProver, Pool, Proposer
+from tests.reference.settings import MetaProver, Pool, Proposer
 from tests.reference.tiny import PROBLEMS, Habits, write_checkpoint, write_tokenizer
 from tests.search import own_filters
 from tests.search.inputs import write_inputs

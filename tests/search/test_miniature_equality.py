@@ -6,7 +6,8 @@ import pytest
 
 from cord_jax.miniature import ASSETS, HELD_OUT_PROBLEMS, POOL
 from cord_jax.pool import read_pool
-from tests.reference.search import MetaProver, Pool, Proposer, reference_search
+from tests.reference.search import reference_search
+from tests.reference.settings import MetaProver, Pool, Proposer
 from tests.search.inputs import write_inputs
 from tests.search.test_reference_equality import assert_same, engine_rows
 

@@ -24,7 +24,8 @@ from cord_jax.rescoring.job import rescore
 from cord_jax.run_directory import open_run
 from tests.conftest import REPOSITORY
 from tests.reference.reward import write_reward_model
-from tests.reference.search import MetaProver, reference_search
+from tests.reference.search import reference_search
+from tests.reference.settings import MetaProver
 from tests.reference.tiny import PROBLEMS
 from tests.search.inputs import LIMITS, write_inputs
 from tests.search.test_judgments import Even, even

@@ -4,6 +4,7 @@ An objective is one file and one line of `names.OBJECTIVES`. The file has a func
 training's settings.
 """
 
+import abc
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from cord_jax.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(abc.ABC):
     """What a step minimises: the sum of something over the rows of a batch, divided by their count.
 
     Attributes:
@@ -33,6 +34,7 @@ class Objective:
     has_reference: ClassVar[bool] = False
     unit: ClassVar[str]
 
+    @abc.abstractmethod
     def texts(
         self, row: Mapping[str, Any], vocabulary: Vocabulary, prompt: PromptSettings
     ) -> Sequence[Texts]:
@@ -40,19 +42,18 @@ class Objective:
 
         Raises: ValueError with the reason why it is no row to learn from.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def count(self, batch: Batch) -> jax.Array:
         """The number that sums over a batch (with or without its leading axis) are divided by, float32 and at least 1."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def total(self, losses_bt: jax.Array, batch_bt: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The sum that is minimised, and sums of other figures by their names in metrics.jsonl.
 
         Args:
           losses_bt: negative log-likelihood of every label, float32 [b, t], 0 where there is none.
         """
-        raise NotImplementedError
 
 
 def objective_of(config: StudentConfig) -> Objective:
