@@ -88,11 +88,14 @@ class Vocabulary:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, for many texts at once."""
+        return self._encode(self._continuation, texts)
+
+    def _encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         try:
-            encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except (
             Exception
-        ) as error:  # the library's own, bare: an unknown token that is none of the vocabulary, say
+        ) as error:  # the library's own, bare: half of a surrogate pair, or an unknown token, say
             raise UserError(f"{self.directory}: the tokenizer cannot encode a text: {error}") from None
         return [encoding.ids for encoding in encodings]
 
@@ -113,7 +116,7 @@ class Vocabulary:
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a whole prompt: no special tokens, but a dummy prefix where the tokenizer puts one."""
-        return self._whole.encode(text, add_special_tokens=False).ids
+        return self._encode(self._whole, [text])[0]
 
     def join(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids spell."""
