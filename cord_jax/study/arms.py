@@ -72,6 +72,7 @@ class Learner:
         traces: the arm whose traces it learns from; None for the base student.
         rows: which of them: `first` (of the puzzles that all arms share), `all`, `right` (of all, those that are right),
             `one_wording` (the first, every step said in one wording).
+        objective: of its training (`names.OBJECTIVES`).
     """
 
     name: str
@@ -79,6 +80,7 @@ class Learner:
     groups: tuple[str, ...]
     traces: str | None
     rows: str = "first"
+    objective: str = "sft"
 
 
 def _alone(name: str) -> Writing:
@@ -191,6 +193,7 @@ _OTHER_LEARNERS = (
         for name in _MORE
     ),
     Learner("after_cord_one_wording", "after CoRD in one wording", ("rows",), "cord", "one_wording"),
+    Learner("after_cord_gain", "after CoRD, steps weighted by gain", ("rows",), "cord", objective="gain"),
     *(
         Learner(f"after_{name}", f"after {label}", ("ablations",), name)
         for name, label in (

@@ -47,13 +47,15 @@ def definition_of(arm: Arm, config: StudyConfig) -> dict[str, Any]:
             "members": members.digests((*arm.pool, arm.meta_prover)),
         }
     traces = None if arm.traces is None else definition_of(arms.BY_NAME[arm.traces], config)
-    return {
+    definition = {
         "rows": arm.rows,
         "traces": traces,
         "held_out_problems": config.held_out_problems,
         "samples": config.samples,
         "members": members.digests(("student",)),
     }
+    # The results that are kept were written before there were others.
+    return definition if arm.objective == "sft" else definition | {"objective": arm.objective}
 
 
 def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:

@@ -26,12 +26,21 @@ def learn(arm: Learner, config: StudyConfig, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     checkpoint, start = STUDENT, time.monotonic()
     if arm.traces is not None:
-        rows = read_rows(rows_path(arm.traces, Path(config.output_dir), seed))
+        path = rows_path(arm.traces, Path(config.output_dir), seed)
+        rows = read_rows(path)
+        if arm.objective == "gain" and not all("steps" in row for row in rows):
+            raise UserError(
+                f"{path}: holds no scores of steps, as earlier versions wrote it; remove it, and it is written again"
+            )
         rows = choose_rows(rows, arm.rows, config.train_problems)
         results["rows"], results["right_rows"] = len(rows), sum(row["correct"] for row in rows)
         if not rows:
             return results | {"correct": None}
-        checkpoint = train(student_config(rows, directory / "training", seed, log_every=1000, show_rows=0))
+        checkpoint = train(
+            student_config(
+                rows, directory / "training", seed, log_every=1000, show_rows=0, objective=arm.objective
+            )
+        )
         results["training_seconds"] = round(time.monotonic() - start, 1)
     return results | measure_student(checkpoint, directory / "answers", config, seed)
 

@@ -27,6 +27,7 @@ from cord_jax.text.vocabulary import Vocabulary
 
 _FIRST_SEED = 100  # of the puzzles, so that they are not those of the quickstart
 _LEARNT = ("id", "question", "answer", "reasoning", "response", "correct", "score")
+_OF_STEPS = ("text", "score")
 
 
 def puzzles_of(arm: Writing, seed: int, count: int) -> list[world.Puzzle]:
@@ -98,9 +99,15 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
         }
         path = rows_path(arm.name, Path(config.output_dir), seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({key: traces[name][key] for key in _LEARNT}) + "\n" for name in names]
+        lines = [json.dumps(row_to_learn(traces[name])) + "\n" for name in names]
         write_atomically(path, gzip.compress("".join(lines).encode(), mtime=0))
     return results
+
+
+def row_to_learn(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row of `traces.jsonl` that a student's training reads."""
+    steps = [{key: step[key] for key in _OF_STEPS} for step in trace["steps"]]
+    return {key: trace[key] for key in _LEARNT} | {"steps": steps}
 
 
 def measure_traces(
