@@ -228,6 +228,13 @@ IN_ORDER: tuple[Arm, ...] = (*_LEAD, *_LEAD_LEARNERS, *_OTHERS, *_OTHER_LEARNERS
 BY_NAME: dict[str, Arm] = {arm.name: arm for arm in IN_ORDER}
 
 
+def learner_of(name: str) -> Learner:
+    """The student of that name."""
+    arm = BY_NAME[name]
+    assert isinstance(arm, Learner), name
+    return arm
+
+
 def rows_needed(arm: Arm) -> str | None:
     """The arm whose traces this one learns from, or the student among its proposers does; None if there is none."""
     if isinstance(arm, Learner):
@@ -251,5 +258,5 @@ def choose(text: str) -> tuple[Arm, ...]:
             raise settings.refusal("arms", name, f"names of arms or of groups: {', '.join(GROUPS)}")
         while found:
             chosen |= {arm.name for arm in found}
-            found = [BY_NAME[name] for arm in found if (name := rows_needed(arm)) is not None]
+            found = [BY_NAME[rows] for arm in found if (rows := rows_needed(arm)) is not None]
     return tuple(arm for arm in IN_ORDER if arm.name in chosen)

@@ -52,10 +52,11 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
     """Writes the traces of the seeds and returns the results of each."""
     if arm.learner is None:
         return _write(arm, config, seeds)
-    results = {}
+    results: dict[int, dict[str, Any]] = {}
+    learner = arms.learner_of(arm.learner)
     for seed in seeds:  # each has a student of its own
         with claimed(Path(config.output_dir) / "locks", f"{arm.learner}.seed_{seed}", wait=True):
-            student = learning.train_student(arms.BY_NAME[arm.learner], config, seed)
+            student = learning.train_student(learner, config, seed)
         results |= _write(arm, config, (seed,), student)
     return results
 
