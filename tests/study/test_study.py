@@ -88,10 +88,30 @@ def test_what_is_done_is_not_done_again_and_rows_that_are_gone_are_written_again
     assert left() == [("cord", (0,)), ("base", (1,)), ("after_cord", (0,))]
     fill(config, cord, 0, {"right": [1] * 6})
     assert left()[0] == ("cord", (0,))  # the student needs its rows
-    rows = writing.rows_path("cord", config.output_dir, 0)
+    rows = cells.rows_path("cord", config.output_dir, 0)
     rows.parent.mkdir()
     rows.write_bytes(b"")
     assert left() == [("base", (1,)), ("after_cord", (0,))]
+
+
+def test_a_second_round_waits_for_the_rows_that_its_proposer_learns_from(config):
+    config = dataclasses.replace(config, seeds=1, arms="after_second_cord")
+    chosen = arms.choose(config.arms)
+
+    def left():
+        return [task.arm.name for task in job.tasks(chosen, config)]
+
+    assert left() == ["cord", "second_cord", "after_second_cord"]
+    for name in ("cord", "second_cord"):
+        fill(config, arms.BY_NAME[name], 0, {"right": [1] * 6})
+    assert left() == ["cord", "second_cord", "after_second_cord"]  # no rows are there
+    for name in ("second_cord", "cord"):
+        rows = cells.rows_path(name, config.output_dir, 0)
+        rows.parent.mkdir(exist_ok=True)
+        rows.write_bytes(b"")
+        assert left() == ["after_second_cord"]
+    definition = job.definition_of(arms.BY_NAME["second_cord"], config)
+    assert definition["student"] == job.definition_of(arms.BY_NAME["after_cord"], config)
 
 
 def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkeypatch):
