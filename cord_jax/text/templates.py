@@ -114,6 +114,8 @@ def _takes_parts(template: str, variables: str) -> bool:
     def writes(content: Any) -> bool:
         try:
             text = _rendered(template, [{"role": "user", "content": content}], json.loads(variables))
+        except TooMuchError:
+            raise
         except TemplateError:
             return False
         return _PROBE in text and "{'" not in text

@@ -1,8 +1,8 @@
 """The language model's part of multimodal checkpoints, under the names that it has by itself.
 
-The files have `language_model.model.layers...` and `language_model.lm_head.weight` (as published), or
-`model.language_model.layers...` and `lm_head.weight` (as transformers 5 names modules), beside the parts that see or
-hear, which are left out.
+As published, names begin with "language_model.model." and the head is under "language_model."; as transformers 5 names
+modules, they begin with "model.language_model." and the head stands alone. The parts that see or hear lie beside it and
+are left out.
 """
 
 import re
