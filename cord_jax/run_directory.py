@@ -269,11 +269,23 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _flush_path(path.parent)
+
+
+def rename_whole(making: Path, path: Path) -> None:
+    """Gives a directory that has been written its name, once all of it is on the disk."""
+    for part in (*sorted(making.rglob("*")), making):
+        _flush_path(part)
+    os.rename(making, path)
+    _flush_path(path.parent)
+
+
+def _flush_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
