@@ -248,7 +248,9 @@ class _Reports:
         if run:
             self.lines = run.json_lines(METRICS)
             # Steps after the last saved state were lost, and are taken again.
-            self.lines.rewrite(row for row in self.lines.read() if row["step"] <= first)
+            self.lines.rewrite(
+                row for row in self.lines.read({"step": int}, once=("step",)) if row["step"] <= first
+            )
             if config.tensorboard:
                 self.events = Events(config.output_dir / "tensorboard")
                 stack.callback(self.events.close)
