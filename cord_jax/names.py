@@ -29,6 +29,8 @@ SEGMENTATIONS = {
 }
 OBJECTIVES = {
     "sft": "the learnt text of a row becomes likely (supervised fine-tuning)",
+    "gain": "as sft, of traces, each step weighted by the rise of the log of the score over the step before; the weights have "
+    "a mean of one, steps without a rise have 0, the first step and the answer have 1",
     "dpo": "of the two continuations of a pair, the chosen one gains over the rejected one (direct preference optimization)",
 }
 GRADERS = {

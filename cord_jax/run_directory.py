@@ -120,11 +120,11 @@ def read_lines(
             if not isinstance(row.get(name), kind):
                 raise _damaged(path, number, f'field "{name}" is missing or of another type')
         if once:
-            name = tuple(row[field] for field in once)
-            if name in seen:
+            key = tuple(row[field] for field in once)
+            if key in seen:
                 doubled += 1
                 continue
-            seen.add(name)
+            seen.add(key)
         yield row
     if doubled:
         _LOGGER.warning("%s: %d rows stand there twice; one of each counts", path, doubled)

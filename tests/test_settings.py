@@ -247,7 +247,7 @@ REFUSED = {
             ("score>=nan", "no condition"),
             (None, "a text"),
         ],
-        "objective": [("ppo", "one of sft, dpo"), (None, "a text")],
+        "objective": [("ppo", "one of sft, gain, dpo"), (None, "a text")],
         "beta": [(0, "above 0"), (-1, "above 0"), (math.nan, "a finite number"), (0.2, "give that")],
         "max_length": [(0, "at least 1")],
         "overlong": [("keep", "one of drop, cut")],
@@ -325,6 +325,7 @@ CONTRADICTIONS = [
     ("train_student", {"eval_every": 5}, ["--eval_every=5", "--held_out"]),
     ("train_student", {"beta": 0.2}, ["--beta=0.2", "--objective=dpo"]),
     ("train_student", {"objective": "dpo", "turns": "all"}, ["--turns=all", "--objective=dpo"]),
+    ("train_student", {"objective": "gain", "turns": "all"}, ["--turns=all", "--objective=gain"]),
     ("train_student", {"objective": "dpo", "overlong": "cut"}, ["--overlong=cut", "--objective=dpo"]),
 ]
 

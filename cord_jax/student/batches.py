@@ -29,6 +29,7 @@ class Batch:
     labels: the token to predict after this place, `NO_LABEL` where nothing is learnt.
     references: float32 [accumulation, rows, examples], for objectives with a reference: its log-probability of the
       target of segment 1, 2, ...; 0 where a window has fewer. None for others.
+    weights: float32 [accumulation, rows, time], of the labels in the loss, 0 where there is none; None if all count alike.
     """
 
     tokens: jax.Array
@@ -36,6 +37,7 @@ class Batch:
     segments: jax.Array
     labels: jax.Array
     references: jax.Array | None = None
+    weights: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def assemble(
     """The arrays of one step: `batch_size` windows of `length` tokens, the missing ones empty.
 
     Args:
+      examples: all of them with weights or none.
       references: float32 [all examples], the log-probability of each target under the reference; None without one.
       most_examples: room for so many of them in each window.
 
@@ -176,6 +179,7 @@ def assemble(
     tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     labels = np.full(shape, NO_LABEL, np.int32)
     of_windows = None if references is None else np.zeros((batch_size, most_examples), np.float32)
+    weights = None if examples[0].weights is None else np.zeros(shape, np.float32)
     for row, window in enumerate(windows):
         start = 0
         if references is not None:
@@ -188,8 +192,10 @@ def assemble(
             segments[row, start : start + n] = segment
             first = max(example.prompt_length, 1)
             labels[row, start + first - 1 : start + n - 1] = example.tokens[first:]
+            if weights is not None:
+                weights[row, start + first - 1 : start + n - 1] = example.weights[first:]
             start += n
-    arrays = Batch(tokens, positions, segments, labels, of_windows)
+    arrays = Batch(tokens, positions, segments, labels, of_windows, weights)
     return jax.tree.map(lambda a: a.reshape(accumulation, batch_size // accumulation, -1), arrays)
 
 

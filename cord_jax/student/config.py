@@ -199,7 +199,9 @@ class StudentConfig:
                 object.__setattr__(
                     self, name, [getattr(row, "to_row", lambda row=row: row)() for row in rows]
                 )
-        settings.check(self, _equal_parts, _something_to_evaluate, _settings_of_pairs)
+        settings.check(
+            self, _equal_parts, _something_to_evaluate, _settings_of_pairs, _turns_of_conversations
+        )
 
 
 def _equal_parts(config: StudentConfig) -> None:
@@ -218,9 +220,12 @@ def _something_to_evaluate(config: StudentConfig) -> None:
 def _settings_of_pairs(config: StudentConfig) -> None:
     if config.objective != "dpo" and config.beta is not None:
         raise UserError(f"--beta={config.beta:g} is of --objective=dpo; give that, or leave --beta out")
-    if config.objective == "dpo" and config.turns == "all":
-        raise UserError("--turns=all is of conversations; leave it out with --objective=dpo")
     if config.objective == "dpo" and config.overlong == "cut":
         raise UserError(
             "--overlong=cut would compare texts without their ends; leave it out with --objective=dpo"
         )
+
+
+def _turns_of_conversations(config: StudentConfig) -> None:
+    if config.objective != "sft" and config.turns == "all":
+        raise UserError(f"--turns=all is of conversations; leave it out with --objective={config.objective}")

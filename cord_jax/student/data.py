@@ -33,6 +33,7 @@ from cord_jax.errors import UserError
 from cord_jax.files import read_rows
 from cord_jax.student.conversations import conversation_of
 from cord_jax.student.row_filter import RowFilter
+from cord_jax.student.weights import Part, token_weights
 from cord_jax.text.prompt_settings import PromptSettings
 from cord_jax.text.prompts import THINK_START, open_thinking, render_messages, render_prompt
 from cord_jax.text.vocabulary import Vocabulary
@@ -45,11 +46,13 @@ class Example:
     """One row as tokens.
 
     tokens: int32 [n]. prompt_length: the first that many are the prompt, the others are learnt.
+    weights: of the tokens in the loss, float32 [n], 0 in the prompt; None if all count alike.
     """
 
     id: str
     tokens: np.ndarray
     prompt_length: int
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Texts:
     eos: whether EOS follows a target.
     begun: the beginning of the assistant's text, between prompt and targets.
     goes_on: whether the assistant's text goes on behind a target.
+    parts: the beginning of each target in pieces of different weight (`weights.token_weights`); None if all tokens count
+      alike.
     """
 
     prompt: str
@@ -68,6 +73,7 @@ class Texts:
     eos: bool
     begun: str = ""
     goes_on: bool = False
+    parts: tuple[Part, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,18 @@ def read_examples(
             if overlong == "drop" or len(before) >= max_length or len(learnt) > 1:
                 continue
             cut.add(number)
+        try:
+            weights = [_weights(row, len(before), target, vocabulary) for target in learnt]
+        except ValueError as error:
+            raise UserError(f"{name}, {unit} {number}: {error}") from None
         examples += [
-            Example(id_, np.asarray([*before, *target][:max_length], np.int32), len(before))
-            for target in learnt
+            Example(
+                id_,
+                np.asarray([*before, *target][:max_length], np.int32),
+                len(before),
+                None if of_tokens is None else of_tokens[:max_length],
+            )
+            for target, of_tokens in zip(learnt, weights)
         ]
         used.add(number)
     counts |= {"used": len(used), "cut": len(cut), "too_long": len(read - used)}
@@ -170,6 +185,14 @@ def read_examples(
     return examples, Counts(**counts)
 
 
+def _weights(row: Texts, before: int, target: Sequence[int], vocabulary: Vocabulary) -> np.ndarray | None:
+    """`Example.weights` of a target behind so many tokens."""
+    if row.parts is None:
+        return None
+    weights = token_weights(row.parts, [vocabulary.token_bytes[i] for i in target])
+    return np.concatenate([np.zeros(before, np.float32), weights])
+
+
 def end_of_turn(vocabulary: Vocabulary) -> int:
     """The EOS that is learnt: the tokenizer's, or the first that the checkpoint's configuration names."""
     eos = vocabulary.tokenizer.eos_token_id
@@ -177,7 +200,7 @@ def end_of_turn(vocabulary: Vocabulary) -> int:
 
 
 def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
-    """Every token on a line of its own: place, `*` if it is learnt, id, text."""
+    """Every token on a line of its own: place, `*` if it is learnt, id, its weight if it has one, text."""
     lines = []
     for example in examples:
         learnt = len(example.tokens) - example.prompt_length
@@ -185,7 +208,8 @@ def show_examples(examples: Sequence[Example], vocabulary: Vocabulary) -> str:
         for place, token in enumerate(example.tokens.tolist()):
             mark = "*" if place >= example.prompt_length else " "
             text = vocabulary.token_bytes[token].decode("utf-8", "backslashreplace")
-            lines.append(f"{place:6d} {mark} {token:7d} {text!r}")
+            weight = "" if example.weights is None else f"{example.weights[place]:6.2f} "
+            lines.append(f"{place:6d} {mark} {token:7d} {weight}{text!r}")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,8 @@ class Writing:
         label: for tables.
         groups: that it belongs to.
         settings: of `SynthesisConfig`, beside the miniature's limits.
-        pool: the proposers, `MEMBER` or `MEMBER@TEMPERATURE`; see `members.find`.
+        pool: the proposers, `MEMBER` or `MEMBER@TEMPERATURE`; see `members`.
+        learner: the student that is one more proposer, each seed its own; None for none.
         meta_prover: a member.
         temperature: of proposers that say none.
         share: of the study's puzzles; above 1 for further ones.
@@ -43,6 +44,7 @@ class Writing:
     temperature: float = 0.6
     share: float = 1.0
     lengths: tuple[int, int] = (MIN_STEPS, MAX_STEPS)
+    learner: str | None = None
 
     @property
     def steps(self) -> bool:
@@ -72,6 +74,7 @@ class Learner:
         traces: the arm whose traces it learns from; None for the base student.
         rows: which of them: `first` (of the puzzles that all arms share), `all`, `right` (of all, those that are right),
             `one_wording` (the first, every step said in one wording).
+        objective: of its training (`names.OBJECTIVES`).
     """
 
     name: str
@@ -79,6 +82,7 @@ class Learner:
     groups: tuple[str, ...]
     traces: str | None
     rows: str = "first"
+    objective: str = "sft"
 
 
 def _alone(name: str) -> Writing:
@@ -100,7 +104,15 @@ def _pair(name: str, label: str, group: str, share: float = 1 / 3, **changes: An
     )
 
 
+def _second_round(name: str, settings: Mapping[str, Any]) -> Writing:
+    """What the teachers write together with the student that learnt from what they wrote alone."""
+    return Writing(
+        f"second_{name}", f"{_LABELS[name]}, second round", ("rounds",), settings, learner=f"after_{name}"
+    )
+
+
 NOISE = (0.3, 0.4, 0.5, 0.6)
+_LABELS = {"cord": "CoRD", "curation": "curation"}
 _LEAD = (
     Writing("cord", "CoRD", ("lead",), {**_CORD, "decoys": 3}),
     Writing("cord_filtered", "CoRD + filter", ("lead",), {**_CORD, "filters": "arithmetic", "decoys": 3}),
@@ -158,6 +170,8 @@ _OTHERS = (
     *_pair(
         "one_sided", "meta-prover trained to trust sums alone", "conditions", meta_prover="prover!of_sums"
     ),
+    _second_round("cord", _CORD),
+    _second_round("curation", _CURATION),
     # These take the longest.
     Writing("mcts", "tree search", ("decodings",), {**_CORD, "decoding": "mcts", "slots": 96}, share=0.5),
     Writing(
@@ -191,6 +205,11 @@ _OTHER_LEARNERS = (
         for name in _MORE
     ),
     Learner("after_cord_one_wording", "after CoRD in one wording", ("rows",), "cord", "one_wording"),
+    Learner("after_cord_gain", "after CoRD, steps weighted by gain", ("rows",), "cord", objective="gain"),
+    *(
+        Learner(f"after_second_{name}", f"after {label}, second round", ("rounds",), f"second_{name}")
+        for name, label in _LABELS.items()
+    ),
     *(
         Learner(f"after_{name}", f"after {label}", ("ablations",), name)
         for name, label in (
@@ -210,6 +229,22 @@ Arm = Writing | Learner
 # First what the lead needs, then the other ways of writing, then further students.
 IN_ORDER: tuple[Arm, ...] = (*_LEAD, *_LEAD_LEARNERS, *_OTHERS, *_OTHER_LEARNERS)
 BY_NAME: dict[str, Arm] = {arm.name: arm for arm in IN_ORDER}
+
+
+def learner_of(name: str) -> Learner:
+    """The student of that name."""
+    arm = BY_NAME[name]
+    assert isinstance(arm, Learner), name
+    return arm
+
+
+def rows_needed(arm: Arm) -> str | None:
+    """The arm whose traces this one learns from, or the student among its proposers does; None if there is none."""
+    if isinstance(arm, Learner):
+        return arm.traces
+    return None if arm.learner is None else rows_needed(BY_NAME[arm.learner])
+
+
 GROUPS = tuple(dict.fromkeys(group for arm in IN_ORDER for group in arm.groups))
 
 
@@ -224,6 +259,7 @@ def choose(text: str) -> tuple[Arm, ...]:
         found = [arm for arm in IN_ORDER if name == arm.name or name in arm.groups]
         if not found:
             raise settings.refusal("arms", name, f"names of arms or of groups: {', '.join(GROUPS)}")
-        chosen |= {arm.name for arm in found}
-        chosen |= {arm.traces for arm in found if isinstance(arm, Learner) and arm.traces is not None}
+        while found:
+            chosen |= {arm.name for arm in found}
+            found = [BY_NAME[rows] for arm in found if (rows := rows_needed(arm)) is not None]
     return tuple(arm for arm in IN_ORDER if arm.name in chosen)

@@ -22,6 +22,11 @@ def cell_path(directory: Path, arm: str, seed: int) -> Path:
     return directory / "cells" / f"{arm}.seed_{seed}.json"
 
 
+def rows_path(arm: str, directory: Path, seed: int) -> Path:
+    """The file of an arm's traces, which students learn from."""
+    return directory / "rows" / f"{arm}.seed_{seed}.jsonl.gz"
+
+
 def read_cell(directory: Path, arm: str, seed: int, definition: Definition) -> dict[str, Any] | None:
     """The results of a cell; None if it is not there.
 

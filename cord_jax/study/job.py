@@ -40,21 +40,29 @@ def definition_of(arm: Arm, config: StudyConfig) -> dict[str, Any]:
     """All that decides the results of a cell, but for its seed, as JSON."""
     if isinstance(arm, Writing):
         values = {f.name: getattr(arm, f.name) for f in dataclasses.fields(arm)}
-        values = {name: value for name, value in values.items() if name not in ("name", "label", "groups")}
+        values = {
+            name: value
+            for name, value in values.items()
+            if name not in ("name", "label", "groups", "learner")
+        }
         values["pool"], values["lengths"] = list(arm.pool), list(arm.lengths)
         values["settings"] = dict(arm.settings)
+        if arm.learner is not None:
+            values["student"] = definition_of(arms.BY_NAME[arm.learner], config)
         return values | {
             "train_problems": config.train_problems,
             "members": members.digests((*arm.pool, arm.meta_prover)),
         }
     traces = None if arm.traces is None else definition_of(arms.BY_NAME[arm.traces], config)
-    return {
+    definition = {
         "rows": arm.rows,
         "traces": traces,
         "held_out_problems": config.held_out_problems,
         "samples": config.samples,
         "members": members.digests(("student",)),
     }
+    # The results that are kept were written before there were others.
+    return definition if arm.objective == "sft" else definition | {"objective": arm.objective}
 
 
 def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:
@@ -88,8 +96,6 @@ def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:
 
 def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
     """What is left to do, has not failed, and does not wait for something that has, in order."""
-    from cord_jax.study.writing import rows_path
-
     directory, seeds = Path(config.output_dir), tuple(config.all_seeds)
     missing = {
         arm.name: tuple(
@@ -99,26 +105,29 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
         )
         for arm in chosen
     }
-    needed = {(arm.traces, seed) for arm in chosen if isinstance(arm, Learner) for seed in missing[arm.name]}
+    to_do: dict[str, tuple[int, ...]] = {}
+    needed: set[tuple[str | None, int]] = set()
+    for arm in sorted(chosen, key=_depth, reverse=True):
+        to_do[arm.name] = tuple(
+            seed
+            for seed in seeds
+            if seed in missing[arm.name]
+            or ((arm.name, seed) in needed and not cells.rows_path(arm.name, directory, seed).exists())
+        )
+        needed |= {(arms.rows_needed(arm), seed) for seed in to_do[arm.name]}
     found: list[Task] = []
     to_come: set[tuple[str, int]] = set()  # rows that will be there
-    for arm in sorted(chosen, key=lambda arm: isinstance(arm, Learner)):
+    for arm in sorted(chosen, key=_depth):
+        rows = arms.rows_needed(arm)
+        wanted = [
+            seed
+            for seed in to_do[arm.name]
+            if rows is None or (rows, seed) in to_come or cells.rows_path(rows, directory, seed).exists()
+        ]
         if isinstance(arm, Learner):
-            possible = [
-                Task(f"{arm.name}.seed_{seed}", arm, (seed,))
-                for seed in missing[arm.name]
-                if arm.traces is None
-                or (arm.traces, seed) in to_come
-                or rows_path(arm.traces, directory, seed).exists()
-            ]
+            possible = [Task(f"{arm.name}.seed_{seed}", arm, (seed,)) for seed in wanted]
         else:
-            to_write = tuple(
-                seed
-                for seed in seeds
-                if seed in missing[arm.name]
-                or ((arm.name, seed) in needed and not rows_path(arm.name, directory, seed).exists())
-            )
-            parts = itertools.groupby(to_write, key=lambda seed: seed // config.together)
+            parts = itertools.groupby(wanted, key=lambda seed: seed // config.together)
             possible = [Task(f"{arm.name}.part_{part}", arm, tuple(of_part)) for part, of_part in parts]
         possible = [task for task in possible if not _note(directory, task).exists()]
         if isinstance(arm, Writing):
@@ -127,23 +136,30 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
     return sorted(found, key=lambda task: chosen.index(task.arm))
 
 
+def _depth(arm: Arm) -> int:
+    """So many other arms this one waits for, one behind the other."""
+    rows = arms.rows_needed(arm)
+    return 0 if rows is None else 1 + _depth(arms.BY_NAME[rows])
+
+
 def _can_run(arm: Arm) -> bool:
-    if isinstance(arm, Learner):
-        return arm.traces is None or _can_run(arms.BY_NAME[arm.traces])
-    return arm.absent is None
+    rows = arms.rows_needed(arm)
+    return (isinstance(arm, Learner) or arm.absent is None) and (rows is None or _can_run(arms.BY_NAME[rows]))
 
 
 def _do_one(chosen: tuple[Arm, ...], config: StudyConfig, say: Callable[[str], None]) -> bool:
     """Does the first task that can be done now; returns whether there was one."""
     from cord_jax.study.learning import learn
-    from cord_jax.study.writing import rows_path, write_traces
+    from cord_jax.study.writing import write_traces
 
     directory = Path(config.output_dir)
     for listed in tasks(chosen, config):
         arm = listed.arm
-        if isinstance(arm, Learner) and arm.traces is not None:
-            if not rows_path(arm.traces, directory, listed.seeds[0]).exists():
-                continue
+        rows = arms.rows_needed(arm)
+        if rows is not None and not all(
+            cells.rows_path(rows, directory, seed).exists() for seed in listed.seeds
+        ):
+            continue
         with cells.claimed(directory / "locks", listed.name) as mine:
             # Somebody may have done it, or a part, since it was listed.
             left = [task for task in tasks(chosen, config) if task.name == listed.name] if mine else []

@@ -14,26 +14,52 @@ from cord_jax.miniature import HELD_OUT_PROBLEMS, STUDENT
 from cord_jax.miniature.quickstart import MAX_REASONING, MAX_RESPONSE, student_config
 from cord_jax.miniature.wording import WORDINGS, read_steps
 from cord_jax.study.arms import Learner
+from cord_jax.study.cells import rows_path
 from cord_jax.study.config import StudyConfig
-from cord_jax.study.writing import rows_path
 
 _ONE_WORDING = WORDINGS["sums"]
 
 
 def learn(arm: Learner, config: StudyConfig, seed: int) -> dict[str, Any]:
     """Trains and measures one student; returns its results."""
-    directory = config.work / "students" / f"{arm.name}.{seed}"
     results: dict[str, Any] = {}
     checkpoint, start = STUDENT, time.monotonic()
     if arm.traces is not None:
-        rows = read_rows(rows_path(arm.traces, Path(config.output_dir), seed))
-        rows = choose_rows(rows, arm.rows, config.train_problems)
+        rows = rows_of(arm, config, seed)
         results["rows"], results["right_rows"] = len(rows), sum(row["correct"] for row in rows)
         if not rows:
             return results | {"correct": None}
-        checkpoint = train(student_config(rows, directory / "training", seed, log_every=1000, show_rows=0))
+        checkpoint = train_student(arm, config, seed)
         results["training_seconds"] = round(time.monotonic() - start, 1)
-    return results | measure_student(checkpoint, directory / "answers", config, seed)
+    return results | measure_student(checkpoint, directory_of(arm, config, seed) / "answers", config, seed)
+
+
+def train_student(arm: Learner, config: StudyConfig, seed: int) -> Path:
+    """Trains a student, unless that is done, and returns its checkpoint."""
+    directory, rows = directory_of(arm, config, seed) / "training", rows_of(arm, config, seed)
+    settings = dict(log_every=1000, show_rows=0, objective=arm.objective)
+    return train(student_config(rows, directory, seed, **settings))
+
+
+def directory_of(arm: Learner, config: StudyConfig, seed: int) -> Path:
+    """The directory of a student's runs."""
+    return config.work / "students" / f"{arm.name}.{seed}"
+
+
+def rows_of(arm: Learner, config: StudyConfig, seed: int) -> list[dict[str, Any]]:
+    """The rows that a student learns from; the base student has none.
+
+    Raises: `UserError` if the objective needs what rows of an earlier version lack.
+    """
+    if arm.traces is None:
+        return []
+    path = rows_path(arm.traces, Path(config.output_dir), seed)
+    rows = read_rows(path)
+    if arm.objective == "gain" and not all("steps" in row for row in rows):
+        raise UserError(
+            f"{path}: holds no scores of steps, as earlier versions wrote it; remove it, and it is written again"
+        )
+    return choose_rows(rows, arm.rows, config.train_problems)
 
 
 def measure_student(checkpoint: Path, output_dir: Path, config: StudyConfig, seed: int) -> dict[str, Any]:

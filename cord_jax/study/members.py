@@ -22,12 +22,14 @@ from cord_jax.study.cells import claimed
 NOISE, TRAINED, TEMPERATURE = "~", "!", "@"
 
 
-def pool_of(arm: Writing, directory: Path) -> PoolSpec:
-    """The pool of an arm; members that are not there are made below `directory`."""
+def pool_of(arm: Writing, directory: Path, student: Path | None = None) -> PoolSpec:
+    """The pool of an arm, with `student` as one more proposer; members that are not there are made below `directory`."""
     proposers: list[ProposerSpec] = []
     for text in arm.pool:
         member, _, temperature = text.partition(TEMPERATURE)
         proposers.append(ProposerSpec(text, find(member, directory), float(temperature or arm.temperature)))
+    if student is not None:
+        proposers.append(ProposerSpec("student", student, arm.temperature))
     return PoolSpec(tuple(proposers), MetaProverSpec(find(arm.meta_prover, directory)))
 
 

@@ -88,6 +88,17 @@ LEAD = tuple(
     )
 )
 
+# What a second round, with the student of the first among the proposers, brings: one family.
+SECOND_ROUND = tuple(
+    comparison
+    for name in ("cord", "curation")
+    for comparison in (
+        ("right", f"second_{name}", name),
+        ("predictive_perplexity", f"second_{name}", name),
+        ("pass@1", f"after_second_{name}", f"after_{name}"),
+    )
+)
+
 # Groups of arms in pairs NAME_cord and NAME_curation.
 CONDITIONS = (
     "identical",

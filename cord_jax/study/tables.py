@@ -10,7 +10,7 @@ from cord_jax.statistics import POSITIONS
 from cord_jax.study import arms
 from cord_jax.study.arms import NOISE, Learner, Writing
 from cord_jax.study.comparisons import BySeed, Comparison, compare, correct, family, mean_of
-from cord_jax.study.orderings import CONDITIONS, LEAD, ORDERINGS
+from cord_jax.study.orderings import CONDITIONS, LEAD, ORDERINGS, SECOND_ROUND
 
 Results = Mapping[str, BySeed]
 _NOTHING = "-"
@@ -63,6 +63,19 @@ def comparisons(found: Sequence[Comparison]) -> list[str]:
 def lead(results: Results) -> list[Comparison]:
     """The student after CoRD, with and without the filter, against all others: one family."""
     return family(results, LEAD)
+
+
+def second_round(results: Results) -> list[str]:
+    """What a second round brings; the measure stands behind each pair."""
+    found = family(results, SECOND_ROUND)
+    if not found:
+        return []
+    head, line, *rows = comparisons(found)
+    rows = [
+        row.replace(" | ", f", {c.measure.replace('_', ' ')} | ", 1)
+        for row, c in zip(rows, found, strict=True)
+    ]
+    return [head, line, *rows]
 
 
 def writings(results: Results, chosen: Sequence[Writing] = arms.WRITINGS) -> list[str]:

@@ -19,14 +19,16 @@ from cord_jax.miniature.decomposition import Rounds, count_rounds, read_trace
 from cord_jax.miniature.quickstart import MAX_REASONING, MAX_RESPONSE, MAX_STEP, MAX_STEPS
 from cord_jax.problems import Problem
 from cord_jax.run_directory import write_atomically
-from cord_jax.study import trees
+from cord_jax.study import arms, learning, trees
 from cord_jax.study.arms import Writing
+from cord_jax.study.cells import claimed, rows_path
 from cord_jax.study.config import StudyConfig
 from cord_jax.study.members import find, pool_of
 from cord_jax.text.vocabulary import Vocabulary
 
 _FIRST_SEED = 100  # of the puzzles, so that they are not those of the quickstart
 _LEARNT = ("id", "question", "answer", "reasoning", "response", "correct", "score")
+_OF_STEPS = ("text", "score")
 
 
 def puzzles_of(arm: Writing, seed: int, count: int) -> list[world.Puzzle]:
@@ -47,13 +49,23 @@ def number_of_puzzles(arm: Writing, config: StudyConfig) -> int:
     return max(1, round(arm.share * config.train_problems))
 
 
-def rows_path(arm: str, directory: Path, seed: int) -> Path:
-    """The file of the traces that students learn from."""
-    return directory / "rows" / f"{arm}.seed_{seed}.jsonl.gz"
-
-
 def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Writes the traces of the seeds and returns the results of each."""
+    if arm.learner is None:
+        return _write(arm, config, seeds)
+    results: dict[int, dict[str, Any]] = {}
+    learner = arms.learner_of(arm.learner)
+    for seed in seeds:  # each has a student of its own
+        with claimed(Path(config.output_dir) / "locks", f"{arm.learner}.seed_{seed}", wait=True):
+            student = learning.train_student(learner, config, seed)
+        results |= _write(arm, config, (seed,), student)
+    return results
+
+
+def _write(
+    arm: Writing, config: StudyConfig, seeds: Sequence[int], student: Path | None = None
+) -> dict[int, dict[str, Any]]:
+    """The traces of seeds in one run, with `student` among the proposers."""
     count = number_of_puzzles(arm, config)
     problems = []
     for seed in seeds:
@@ -69,7 +81,7 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
         steps["max_step_tokens"] = MAX_REASONING
     summary = synthesize(
         SynthesisConfig(
-            pool=pool_of(arm, config.work / "members"),
+            pool=pool_of(arm, config.work / "members", student),
             problems=problems,
             output_dir=run,
             max_thinking_tokens=MAX_REASONING,
@@ -98,9 +110,15 @@ def write_traces(arm: Writing, config: StudyConfig, seeds: Sequence[int]) -> dic
         }
         path = rows_path(arm.name, Path(config.output_dir), seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({key: traces[name][key] for key in _LEARNT}) + "\n" for name in names]
+        lines = [json.dumps(row_to_learn(traces[name])) + "\n" for name in names]
         write_atomically(path, gzip.compress("".join(lines).encode(), mtime=0))
     return results
+
+
+def row_to_learn(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row of `traces.jsonl` that a student's training reads."""
+    steps = [{key: step[key] for key in _OF_STEPS} for step in trace["steps"]]
+    return {key: trace[key] for key in _LEARNT} | {"steps": steps}
 
 
 def measure_traces(

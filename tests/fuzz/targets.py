@@ -112,6 +112,13 @@ TRACE = {
     "id": "a", "question": "How many?", "reasoning": "### Step 1\nTwo.\n\n", "response": "4", "correct": True, "score": 0.5,
     "context": "Here.",
 }  # fmt: skip
+TRACES = [
+    TRACE | {"steps": [{"text": TRACE["reasoning"], "teacher": "one", "score": 0.5}]},
+    TRACE | {
+        "reasoning": "### Step 1\nTwo.\n\n### Step 2\n4.\n\n",
+        "steps": [{"text": "### Step 1\nTwo.\n\n", "score": 0.2}, {"text": "### Step 2\n4.\n\n", "score": 0.9}],
+    },
+]  # fmt: skip
 TURNS = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "How many?"}]},
@@ -407,6 +414,7 @@ def read_tokenizer(directory: Path, case):
 TARGETS = {
     "problems": Target(nothing, problem_files, read_problem_file),
     "rows": training_rows(ROWS, "sft"),
+    "traces": training_rows(TRACES, "gain"),
     "pairs": training_rows(PAIRS, "dpo"),
     "pool": Target(lambda directory: (directory / "model").mkdir(), pool_file, read_pool_file),
     "run": Target(run_world, run_directories, read_run_directory),

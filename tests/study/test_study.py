@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import itertools
 import json
 import os
@@ -62,6 +63,16 @@ def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
         cells.read_cell(config.output_dir, "cord", 0, job.definition_of(cord, config))
 
 
+def test_the_results_that_are_kept_are_of_the_arms_as_they_are():
+    definitions, directory = {}, REPOSITORY / "docs" / "evidence"
+    for path in sorted((directory / "cells").iterdir()):
+        name, _, seed = path.stem.rpartition(".seed_")
+        if name not in definitions:
+            definitions[name] = job.definition_of(arms.BY_NAME[name], StudyConfig(output_dir=directory))
+        assert cells.read_cell(directory, name, int(seed), definitions[name]) is not None
+    assert {"cord", "after_cord"} < definitions.keys()
+
+
 def test_what_is_done_is_not_done_again_and_rows_that_are_gone_are_written_again(config):
     chosen = arms.choose(config.arms)
     cord, after = arms.BY_NAME["cord"], arms.BY_NAME["after_cord"]
@@ -79,10 +90,30 @@ def test_what_is_done_is_not_done_again_and_rows_that_are_gone_are_written_again
     assert left() == [("cord", (0,)), ("base", (1,)), ("after_cord", (0,))]
     fill(config, cord, 0, {"right": [1] * 6})
     assert left()[0] == ("cord", (0,))  # the student needs its rows
-    rows = writing.rows_path("cord", config.output_dir, 0)
+    rows = cells.rows_path("cord", config.output_dir, 0)
     rows.parent.mkdir()
     rows.write_bytes(b"")
     assert left() == [("base", (1,)), ("after_cord", (0,))]
+
+
+def test_a_second_round_waits_for_the_rows_that_its_proposer_learns_from(config):
+    config = dataclasses.replace(config, seeds=1, arms="after_second_cord")
+    chosen = arms.choose(config.arms)
+
+    def left():
+        return [task.arm.name for task in job.tasks(chosen, config)]
+
+    assert left() == ["cord", "second_cord", "after_second_cord"]
+    for name in ("cord", "second_cord"):
+        fill(config, arms.BY_NAME[name], 0, {"right": [1] * 6})
+    assert left() == ["cord", "second_cord", "after_second_cord"]  # no rows are there
+    for name in ("second_cord", "cord"):
+        rows = cells.rows_path(name, config.output_dir, 0)
+        rows.parent.mkdir(exist_ok=True)
+        rows.write_bytes(b"")
+        assert left() == ["after_second_cord"]
+    definition = job.definition_of(arms.BY_NAME["second_cord"], config)
+    assert definition["student"] == job.definition_of(arms.BY_NAME["after_cord"], config)
 
 
 def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkeypatch):
@@ -204,6 +235,20 @@ def test_rows_for_students():
         list("0124567"),
         list("0246"),
     ]
+
+
+def test_a_student_of_gains_needs_rows_with_scores_of_steps(config):
+    row = {"id": "a", "question": "?", "answer": "1", "reasoning": "So.\n\n", "response": "1"}
+    row |= {"correct": True, "score": 0.5, "seconds": 1.0}
+    row["steps"] = [{"text": "So.\n\n", "teacher": "sums", "score": 0.5, "tokens": 2, "ended": "eos"}]
+    kept = writing.row_to_learn(row)
+    assert kept.pop("steps") == [{"text": "So.\n\n", "score": 0.5}]
+    assert kept == {name: row[name] for name in kept} and "seconds" not in kept
+    path = writing.rows_path("cord", config.output_dir, 0)
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(json.dumps(kept).encode()))
+    with pytest.raises(UserError, match="cord.seed_0.jsonl.gz: holds no scores of steps.*; remove it"):
+        learning.learn(arms.BY_NAME["after_cord_gain"], config, 0)
 
 
 def test_one_wording_keeps_the_numbers():

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the mean negative log-likelihood of all target tokens."""
+"""Supervised fine-tuning: the mean negative log-likelihood of all target tokens, weighted where a batch has weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,11 +28,15 @@ class Likelihood(Objective):
         return rows_to_learn(row, vocabulary, prompt, self.turns)
 
     def count(self, batch: Batch) -> jax.Array:
-        """Counts the target tokens."""
+        """Counts the target tokens, or adds up their weights."""
+        if batch.weights is not None:
+            return jnp.maximum(jnp.sum(batch.weights), 1).astype(jnp.float32)
         return jnp.maximum(jnp.sum(batch.labels >= 0), 1).astype(jnp.float32)
 
     def total(self, losses_bt: jax.Array, batch_bt: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Adds up the losses of all places."""
+        if batch_bt.weights is not None:
+            losses_bt = losses_bt * batch_bt.weights
         return jnp.sum(losses_bt), {}
 
 
