@@ -37,6 +37,7 @@ from typing import IO, Any, Self
 from cord_jax import files
 from cord_jax.errors import UserError
 from cord_jax.storage import REMEDY
+from cord_jax.typed_rows import is_of
 
 _LOGGER = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -117,7 +118,7 @@ def read_lines(
         except ValueError as error:
             raise _damaged(path, number, str(error)) from None
         for name, kind in needs.items():
-            if not _is_one(row.get(name), kind):
+            if not is_of(row.get(name), kind):
                 raise _damaged(path, number, f'field "{name}" is missing or of another type')
         if once:
             key = tuple(row[field] for field in once)
@@ -128,12 +129,6 @@ def read_lines(
         yield row
     if doubled:
         _LOGGER.warning("%s: %d rows stand there twice; one of each counts", path, doubled)
-
-
-def _is_one(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a type, or of one of a union or tuple of types; true and false are no numbers."""
-    kinds = kind if isinstance(kind, tuple) else typing.get_args(kind) or (kind,)
-    return isinstance(value, kind) and (not isinstance(value, bool) or bool in kinds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,12 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     return 0 <= value <= _LARGEST if int in kinds else float in kinds and abs(value) <= _LARGEST
 
 
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a type, or of one of a union or tuple of types; true and false are no numbers."""
+    kinds = kind if isinstance(kind, tuple) else typing.get_args(kind) or (kind,)
+    return isinstance(value, kind) and (not isinstance(value, bool) or bool in kinds)
+
+
 def objects(value: Any) -> Sequence[Mapping[str, Any]]:
     """A list of objects. Raises: `TypeError` for anything else."""
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
