@@ -1,4 +1,4 @@
-"""A process reward model for the miniature, `prover!rewards`, made of its meta-prover in about a minute.
+"""A process reward model for the miniature, `prover!rewards`, made of its meta-prover in some three minutes of a core.
 
 The network and the weights are the meta-prover's, with a head for rewards in the place of that for tokens and `<extra_0>`
 added to the vocabulary. It reads solutions by several hands as the search will have it read them, and learns at the
