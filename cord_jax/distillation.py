@@ -125,9 +125,11 @@ def distill(config: DistillationConfig, say: Callable[[str], None] = print) -> d
     from cord_jax.student.trainer import train
     from cord_jax.synthesis import synthesize
 
+    rounds = plan_rounds(config)
+    _check_inputs(rounds)
     rows: list[dict[str, Any]] = []
     answers: list[Mapping[str, Any]] = []
-    for number, of_round in enumerate(plan_rounds(config)):
+    for number, of_round in enumerate(rounds):
         row: dict[str, Any] = {"round": number}
         if of_round.synthesis is not None and of_round.training is not None:
             say(f"round {number}: traces are written")
@@ -144,6 +146,40 @@ def distill(config: DistillationConfig, say: Callable[[str], None] = print) -> d
         text = json.dumps({"rounds": rows}, indent=2) + "\n"
         write_atomically(Path(config.output_dir) / "summary.json", text)
     return {"rounds": rows}
+
+
+def _check_inputs(rounds: list[Round]) -> None:
+    """Reads what the parts of the rounds will read, so that hours of work do not end at a line of the last file.
+
+    Raises: `UserError` or `models.CheckpointError` for input that cannot be used.
+    """
+    import models
+    from cord_jax.grading import check_judge
+    from cord_jax.mesh import parse_mesh
+    from cord_jax.methods import make_method
+    from cord_jax.problems import read_problems
+    from cord_jax.student.job import prepare, resolve
+    from cord_jax.text.vocabulary import Vocabulary
+
+    synthesis, training, evaluation = rounds[1].synthesis, rounds[1].training, rounds[1].evaluation
+    assert synthesis is not None and training is not None
+    needs_answers = make_method(synthesis).search.scorer.needs_answer
+    read_problems(
+        synthesis.problems, answers_needed=needs_answers, columns=synthesis.columns, split=synthesis.split
+    )
+    read_problems(evaluation.problems, columns=evaluation.columns, split=evaluation.split)
+    pool = synthesis.pool
+    assert isinstance(pool, PoolSpec)
+    checkpoints = [*(p.checkpoint for p in pool.proposers), pool.meta_prover.checkpoint, training.student]
+    for checkpoint in dict.fromkeys(map(Path, checkpoints)):
+        vocabulary = Vocabulary.load(checkpoint)
+        vocabulary.defined(models.read_config(checkpoint).vocab_size)
+    for job in (synthesis, evaluation):
+        parse_mesh(job.mesh)
+        check_judge(job.judge)
+    training = resolve(training, parse_mesh(training.mesh))
+    if training.held_out is not None:
+        prepare(dataclasses.replace(training, traces=training.held_out, held_out=None, row_filter="all"))
 
 
 def with_student(pool: PoolSpec, student: Path) -> PoolSpec:

@@ -5,11 +5,13 @@ graded is the answer that the text after the last `</think>` states; a sample wi
 samples come from the decoder of the search engine, and depend on seed, problem and sample index only.
 """
 
+import contextlib
 import itertools
 import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,7 +40,7 @@ from cord_jax.growth import identity_in, note_growth
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.progress import Progress, announced
-from cord_jax.run_directory import check_run, open_run
+from cord_jax.run_directory import check_run, open_run, read_lines
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
 from cord_jax.text.vocabulary import Vocabulary
@@ -48,6 +50,7 @@ SUMMARY = "summary.json"
 # Fields of a row that later rows and the summary are computed from.
 _NEEDS = {"problem": str, "sample": int, "text": str, "correct": bool, "tokens": int, "thinking_tokens": int}
 _NEEDS |= {"answer_tokens": int, "thought_closed": bool, "ended": str}
+_KEY = ("problem", "sample")
 
 
 @interruption.handled()
@@ -111,8 +114,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         )
     refuse_overflow(model, mesh, prompts[0], config.model)
     options = grader_options(config.judge, mesh)
+    pending = from_process_0(
+        _pending(config, problems, Path(config.output_dir) / SAMPLES if writes else None)
+    )
     if not writes:
-        pending = from_process_0(np.zeros(len(problems), bool))
         generated = _generate(config, problems, prompts, pending, vocabulary, model, mesh)
         if config.judge is None:
             deque(generated, maxlen=0)
@@ -121,34 +126,26 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
                 for index, group in itertools.groupby(generated, key=lambda item: item[0]):
                     _grade(problems[index], list(group), vocabulary, grader)
         return {}
-    with (
-        open_run(config.output_dir, **run_is, environment=settings.free(config)) as run,
-        open_grader(config.grader, **options) as grader,
-    ):
+
+    def look() -> None:
+        report.tell(lambda: _line(rows, len(problems) * config.samples))
+        if jax.process_count() == 1:
+            interruption.look()
+
+    with open_grader(config.grader, **options) as grader, contextlib.ExitStack() as stack:
+        # What does not fit is refused now; samples are drawn when they are asked for.
+        generated = _generate(config, problems, prompts, pending, vocabulary, model, mesh, look)
+        run = stack.enter_context(open_run(config.output_dir, **run_is, environment=settings.free(config)))
         note_growth(run, problems)
         file = run.json_lines(SAMPLES)
-        rows = file.read(_NEEDS)
+        rows = file.read(_NEEDS, once=_KEY)
         done = {(row["problem"], row["sample"]) for row in rows}
-        pending = np.array(
-            [
-                any((problem.id, sample) not in done for sample in range(config.samples))
-                for problem in problems
-            ]
-        )
         start = time.monotonic()
         report = Progress(run.log)
-
-        def look() -> None:
-            report.tell(lambda: _line(rows, len(problems) * config.samples))
-            if jax.process_count() == 1:
-                interruption.look()
-
-        agreed = from_process_0(pending)
-        if agreed.any():
+        if pending.any():
             report.log(
                 f"evaluate: compiling; {len(rows)} of {len(problems) * config.samples} samples are there"
             )
-        generated = _generate(config, problems, prompts, agreed, vocabulary, model, mesh, look)
         for index, group in itertools.groupby(generated, key=lambda item: item[0]):
             # An interruption may leave a problem half written; its samples are then drawn again, alike.
             graded = _grade(problems[index], list(group), vocabulary, grader)
@@ -221,6 +218,15 @@ def _no_mathematics(answer: str, other: str, places: int | None) -> bool:
     return False
 
 
+def _pending(config: EvaluationConfig, problems: Sequence[Problem], samples: Path | None) -> np.ndarray:
+    """bool [problems]: those of which a sample is missing in a file, which need not be there."""
+    rows = read_lines(samples, _NEEDS) if samples is not None and samples.exists() else ()
+    done = {(row["problem"], row["sample"]) for row in rows}
+    return np.array(
+        [any((problem.id, sample) not in done for sample in range(config.samples)) for problem in problems]
+    )
+
+
 def _generate(
     config: EvaluationConfig,
     problems: Sequence[Problem],
@@ -231,21 +237,25 @@ def _generate(
     mesh: Mesh,
     on_look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, int, Sequence[int], str]]:
-    """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set."""
+    """(problem index, sample, ids, ended) of all samples of the problems where `pending` (bool) is set.
+
+    Raises: `UserError` if there is no room for them; at once.
+    """
     chosen = np.flatnonzero(pending).tolist()
-    if chosen:
-        settings = SampleSettings(
-            samples=config.samples,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            max_tokens=config.max_tokens,
-            seed=config.seed,
-            slots=config.slots,
-        )
-        given, keys = [prompts[i] for i in chosen], [problems[i].id for i in chosen]
-        for index, sample, ids, ended in generate(model, vocabulary, given, keys, settings, mesh, on_look):
-            yield chosen[index], sample, ids, ended
+    if not chosen:
+        return iter(())
+    settings = SampleSettings(
+        samples=config.samples,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        slots=config.slots,
+    )
+    given, keys = [prompts[i] for i in chosen], [problems[i].id for i in chosen]
+    generated = generate(model, vocabulary, given, keys, settings, mesh, on_look)
+    return ((chosen[index], sample, ids, ended) for index, sample, ids, ended in generated)
 
 
 def _line(rows: Sequence[Mapping[str, Any]], total: int) -> str:

@@ -104,7 +104,7 @@ def look() -> None:
     """
     if _watch is None:
         return
-    _watch.looks = True
+    _watch.looks, _watch.grace = True, GRACE_SECONDS
     if _watch.asked:
         raise Interrupted(_watch.asked)
 

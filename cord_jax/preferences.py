@@ -102,12 +102,13 @@ def write_preferences(config: PreferencesConfig) -> dict[str, Any]:
 
     def pairs(margin: float) -> Iterator[dict[str, Any]]:
         for path, questions in sources:
+            rows = read_lines(path / TREE, _TREE_NEEDS, once=("problem", "node"))
             try:
-                yield from pairs_of(read_lines(path / TREE, _TREE_NEEDS), questions, margin, prompt_of)
+                yield from pairs_of(rows, questions, margin, prompt_of)
             except ValueError as error:
                 raise UserError(f"{path / TREE}: {error}") from None
 
-    if next(pairs(config.margin), None) is None:
+    if not sum(1 for _ in pairs(config.margin)):  # every row is read once before anything is written
         raise UserError(_why_none(pairs(0), config))
     with open_run(config.output_dir, **run_is, environment=settings.free(config)) as run:
         if (run.path / SUMMARY).exists():

@@ -25,11 +25,12 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -37,6 +38,7 @@ from cord_jax import files
 from cord_jax.errors import UserError
 from cord_jax.storage import REMEDY
 
+_LOGGER = logging.getLogger(__name__)
 CONFIG = "config.json"
 LOG = "log.txt"
 _LOCK = ".lock"
@@ -69,9 +71,9 @@ class JsonLines:
         if self.path.exists():
             _cut_torn_line(self.path)
 
-    def read(self, needs: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
+    def read(self, needs: Mapping[str, Any] = {}, once: Sequence[str] = ()) -> list[dict[str, Any]]:
         """All rows, in the order they were written; arguments and errors as of `read_lines`."""
-        return list(read_lines(self.path, needs)) if self.path.exists() else []
+        return list(read_lines(self.path, needs, once)) if self.path.exists() else []
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes `rows` behind the others and waits for the disk. Rows of one call go out in one write."""
@@ -93,17 +95,23 @@ class JsonLines:
         write_atomically(self.path, _encode_lines(rows))
 
 
-def read_lines(path: Path, needs: Mapping[str, Any] = {}) -> Iterator[dict[str, Any]]:
+def read_lines(
+    path: Path, needs: Mapping[str, Any] = {}, once: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
     """The rows of a file that a run writes, one after another; a last line without its end is passed over.
 
     Args:
       needs: fields that every row must have, with their types; those that may be null need not be there.
+      once: of them, those that tell rows apart. A row that stands there a second time is passed over, which is told at
+        the end.
 
     Raises: `UserError` that names a line which is not a JSON object, or lacks a field.
     """
+    seen: set[tuple] = set()
+    doubled = 0
     for number, line in files.read_lines(path):
         if not line.endswith(b"\n"):
-            return
+            break
         try:
             row = files.parse_row(line)
         except ValueError as error:
@@ -111,7 +119,15 @@ def read_lines(path: Path, needs: Mapping[str, Any] = {}) -> Iterator[dict[str, 
         for name, kind in needs.items():
             if not isinstance(row.get(name), kind):
                 raise _damaged(path, number, f'field "{name}" is missing or of another type')
+        if once:
+            key = tuple(row[field] for field in once)
+            if key in seen:
+                doubled += 1
+                continue
+            seen.add(key)
         yield row
+    if doubled:
+        _LOGGER.warning("%s: %d rows stand there twice; one of each counts", path, doubled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,11 +285,23 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _flush_path(path.parent)
+
+
+def rename_whole(making: Path, path: Path) -> None:
+    """Gives a directory that has been written its name, once all of it is on the disk."""
+    for part in (*sorted(making.rglob("*")), making):
+        _flush_path(part)
+    os.rename(making, path)
+    _flush_path(path.parent)
+
+
+def _flush_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

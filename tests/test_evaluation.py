@@ -123,6 +123,12 @@ def test_rows_summary_and_an_interruption(settings, tmp_path):
     assert {name: value for name, value in continued.items() if name not in ("seconds", "device")} == {
         name: value for name, value in summary.items() if name not in ("seconds", "device")
     }
+    (other / "summary.json").unlink()
+    with open(other / "samples.jsonl", "ab") as file:  # as a disk may that has lost its place
+        file.writelines(written[:3])
+    assert evaluate(EvaluationConfig(**settings | {"output_dir": other}))["pass@1"] == continued["pass@1"]
+    (other / "samples.jsonl").write_bytes(b"".join(written))
+    continued = json.loads((other / "summary.json").read_text())
     before = (other / "summary.json").read_bytes()
     assert evaluate(EvaluationConfig(**settings | {"output_dir": other})) == continued
     assert (other / "summary.json").read_bytes() == before

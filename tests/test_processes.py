@@ -60,18 +60,18 @@ def test_other_lines_are_passed_on():
     assert passed.stdout == text
 
 
-def start_two(command):
+def start(command, count=2):
     port = free_port()
     return [
         subprocess.Popen(
-            [*command, f"--distributed=localhost:{port},2,{index}"],
+            [*command, f"--distributed=localhost:{port},{count},{index}"],
             cwd=REPOSITORY,
             env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(REPOSITORY)},
             stdout=-1,
             stderr=-1,
             text=True,
         )
-        for index in range(2)
+        for index in range(count)
     ]
 
 
@@ -81,7 +81,7 @@ def start_two(command):
 def test_the_other_ends_with_one_line(tmp_path, gone, number):
     script = tmp_path / "job.py"
     script.write_text(textwrap.dedent(JOB))
-    both = start_two([sys.executable, str(script)])
+    both = start([sys.executable, str(script)])
     try:
         for process in both:
             while process.stdout.readline() != "together\n":
@@ -96,31 +96,52 @@ def test_the_other_ends_with_one_line(tmp_path, gone, number):
             process.kill()
 
 
-@pytest.mark.slow
-def test_a_job_whose_process_was_killed_goes_on(tmp_path):
-    """Killed in the middle, continued by two processes: the rows of one process that nobody killed."""
-    write_checkpoint(tmp_path / "model", write_tokenizer(tmp_path / "tokenizer", "digits"), "qwen2", seed=3)
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A search of twelve problems, and the rows of one process that nobody killed."""
+    directory = tmp_path_factory.mktemp("job")
+    write_checkpoint(directory / "model", write_tokenizer(directory / "tokenizer", "digits"), "qwen2", seed=3)
     proposers = "".join(f'[[proposer]]\nname = "{name}"\ncheckpoint = "model"\n' for name in ("one", "two"))
-    (tmp_path / "pool.toml").write_text('meta_prover = "one"\n' + proposers)
+    (directory / "pool.toml").write_text('meta_prover = "one"\n' + proposers)
     problems = [problem | {"id": f"{problem['id']}-{copy}"} for copy in range(6) for problem in PROBLEMS]
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    (directory / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     limits = (
         "--beam_width=2 --max_steps=3 --max_step_tokens=16 --max_thinking_tokens=60 --max_answer_tokens=8"
     )
-    inputs = [f"--pool={tmp_path}/pool.toml", f"--problems={tmp_path}/problems.jsonl", "--slots=4"]
-    job = [sys.executable, "-m", "launch.synthesize", *inputs, *limits.split()]
+    inputs = [f"--pool={directory}/pool.toml", f"--problems={directory}/problems.jsonl", "--slots=4"]
+    command = [sys.executable, "-m", "launch.synthesize", *inputs, *limits.split()]
+    subprocess.run(
+        [*command, f"--output_dir={directory}/one"], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    return command, {name: rows(directory / "one" / name) for name in ("traces.jsonl", "tree.jsonl")}
 
-    def rows(name):
-        file = tmp_path / name / "traces.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return sorted(json.dumps(json.loads(line) | {"seconds": 0}) for line in lines)
 
-    subprocess.run([*job, f"--output_dir={tmp_path}/one"], cwd=REPOSITORY, check=True, capture_output=True)
-    command = [*job, f"--output_dir={tmp_path}/two", "--mesh=data:2,model:1"]
-    both = start_two(command)
-    while len(rows("two")) < 2 and all(process.poll() is None for process in both):
+def rows(file):
+    lines = file.read_text().splitlines() if file.exists() else []
+    parsed = [json.loads(line, parse_float=lambda text: round(float(text), 4)) for line in lines]
+    return sorted(json.dumps(row | {"seconds": 0}) for row in parsed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, gone, after", [(2, 1, 2), (2, 0, 1), (2, 1, 4), (4, 3, 2)])
+def test_a_job_whose_process_was_killed_goes_on(job, tmp_path, before, gone, after):
+    """Killed in the middle, continued by as many processes or others: the rows of one process that nobody killed."""
+    command, wanted = job
+    command = [*command, f"--output_dir={tmp_path}/run"]
+    processes = start([*command, f"--mesh=data:{before},model:1"], before)
+    while len(rows(tmp_path / "run" / "traces.jsonl")) < 2 and all(p.poll() is None for p in processes):
         time.sleep(0.1)
-    both[1].kill()
-    assert both[0].wait(timeout=300) != 0 and both[0].stderr.read().count("error: ") == 1
-    assert [process.wait(timeout=900) for process in start_two(command)] == [0, 0]
-    assert rows("two") == rows("one")
+    processes[gone].kill()
+    for index, process in enumerate(processes):
+        _, errors = process.communicate(timeout=600)
+        if index != gone:
+            assert process.returncode != 0 and errors.count("error: ") == 1, errors
+    written = len(rows(tmp_path / "run" / "traces.jsonl"))
+    assert 2 <= written < len(wanted["traces.jsonl"])
+    if after == 1:
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    else:
+        processes = start([*command, f"--mesh=data:{after},model:1"], after)
+        ended = [process.communicate(timeout=1800)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * after, ended
+    assert {name: rows(tmp_path / "run" / name) for name in wanted} == wanted

@@ -153,6 +153,14 @@ def test_a_damaged_line_is_named(tmp_path):
         JsonLines(path).read()
 
 
+def test_a_row_that_stands_there_twice_counts_once_and_is_told(tmp_path, caplog):
+    file = JsonLines(tmp_path / "rows.jsonl")
+    file.append({"problem": "a", "sample": 0}, {"problem": "a", "sample": 1}, {"problem": "a", "sample": 0})
+    assert [row["sample"] for row in file.read(once=("problem", "sample"))] == [0, 1]
+    assert f"{file.path}: 1 rows stand there twice" in caplog.text
+    assert len(file.read()) == 3
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     with start(tmp_path) as run:
         run.write_json("summary.json", {"accuracy": 0.5})

@@ -114,7 +114,10 @@ def generate(
       on_look: is called every few quanta of tokens.
       prompts: token ids; `keys`: what identifies each prompt, for its random draws.
 
-    Yields: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which slots finish.
+    Returns: `(prompt index, sample index, token ids with EOS, "eos" or "cap")`, in the order in which slots finish, as they
+      are asked for.
+
+    Raises: `UserError` if there is no room for so many samples; at once, before anything is sampled.
     """
     parts = _Parts(settings.samples, min(settings.samples, settings.slots))
     digests = [problem_digest(key) for key in keys]
@@ -145,7 +148,6 @@ def generate(
         bytes_per_device(shapes, sharding),
         "lower --slots or --max_tokens, or use more devices (--mesh)",
     )
-    state = jax.jit(empty, out_shardings=sharding)(constants)
     put_in = jax.jit(functools.partial(_insert, plan), donate_argnums=0, out_shardings=sharding)
     replicated = NamedSharding(mesh, PartitionSpec())
     write = jax.jit(
@@ -155,24 +157,29 @@ def generate(
         compiler_options=execution.compiler_options,
     )
     take_out = jax.jit(_take_out, donate_argnums=0, out_shardings=(sharding, replicated))
-    waiting, free = deque(range(len(prompts) * parts.count)), list(range(plan.slots))
-    while waiting or len(free) < plan.slots:
-        while waiting and free:
-            slot_r, prompt_r, free = free_rows(plan, free, waiting)
-            state = put_in(state, encoded.insertion(slot_r, prompt_r, np.zeros_like(prompt_r)))
-        state, finished = write(constants, state)
-        on_look()
-        if not jax.device_get(finished):
-            continue
-        state, sampled = take_out(state)
-        sampled = jax.device_get(sampled)
-        for slot in np.flatnonzero(sampled.done_n):
-            prompt, part = divmod(int(sampled.problem_n[slot]), parts.count)
-            for place, sample in enumerate(parts.samples_of(part)):
-                ids = sampled.token_nqt[slot, place, : sampled.count_nq[slot, place]].tolist()
-                ended = "eos" if sampled.stopped_nq[slot, place] == readers.EOS else "cap"
-                yield prompt, sample, ids, ended
-        free = sorted(free + np.flatnonzero(sampled.done_n).tolist())
+
+    def samples() -> Iterator[tuple[int, int, list[int], str]]:
+        state = jax.jit(empty, out_shardings=sharding)(constants)
+        waiting, free = deque(range(len(prompts) * parts.count)), list(range(plan.slots))
+        while waiting or len(free) < plan.slots:
+            while waiting and free:
+                slot_r, prompt_r, free = free_rows(plan, free, waiting)
+                state = put_in(state, encoded.insertion(slot_r, prompt_r, np.zeros_like(prompt_r)))
+            state, finished = write(constants, state)
+            on_look()
+            if not jax.device_get(finished):
+                continue
+            state, sampled = take_out(state)
+            sampled = jax.device_get(sampled)
+            for slot in np.flatnonzero(sampled.done_n):
+                prompt, part = divmod(int(sampled.problem_n[slot]), parts.count)
+                for place, sample in enumerate(parts.samples_of(part)):
+                    ids = sampled.token_nqt[slot, place, : sampled.count_nq[slot, place]].tolist()
+                    ended = "eos" if sampled.stopped_nq[slot, place] == readers.EOS else "cap"
+                    yield prompt, sample, ids, ended
+            free = sorted(free + np.flatnonzero(sampled.done_n).tolist())
+
+    return samples()
 
 
 def _insert(plan: SlotPlan, state: SlotState, insertion: Insertion) -> SlotState:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from cord_jax.problems import read_problems
 from cord_jax.publishing.config import PublishConfig
 from cord_jax.publishing.decontamination import Overlap, Questions, words_of
 from cord_jax.publishing.runs import Runs, read_runs
-from cord_jax.run_directory import CONFIG, check_run
+from cord_jax.run_directory import CONFIG, check_run, rename_whole, stored
 from cord_jax.traces import SUMMARY, TRACES, TREE, Trace, summarize
 
 CARD = "README.md"
@@ -58,22 +57,23 @@ def publish(config: PublishConfig) -> dict[str, Any]:
     from cord_jax.publishing.card import write_card
 
     making = output_dir.with_name(f".{output_dir.name}.tmp")
+    shutil.rmtree(making, ignore_errors=True)  # of an attempt that was cut off
     try:
+        with stored(output_dir):
+            making.mkdir(parents=True)
+            rows = _write_data(making, runs, kept)
+            summary = _summary(config, runs, kept, list(removed.values()), rows)
+            if config.test_files:
+                lines = (dataclasses.asdict(overlap) for overlap in removed.values())
+                (making / REMOVED).write_bytes(b"".join(_encoded(line) + b"\n" for line in lines))
+            described = published_is | {"environment": {}, "packages": {}}
+            for name, value in ((SUMMARY, summary), (CONFIG, described)):
+                (making / name).write_bytes(_encoded(value, indent=2) + b"\n")
+            write_card(making / CARD, config, runs, summary, runs.trace(kept[0]))
+            _move(making, output_dir)
+    except BaseException:
         shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        rows = _write_data(making, runs, kept)
-        summary = _summary(config, runs, kept, list(removed.values()), rows)
-        if config.test_files:
-            lines = (dataclasses.asdict(overlap) for overlap in removed.values())
-            (making / REMOVED).write_bytes(b"".join(_encoded(line) + b"\n" for line in lines))
-        for name, value in ((SUMMARY, summary), (CONFIG, published_is | {"environment": {}, "packages": {}})):
-            (making / name).write_bytes(_encoded(value, indent=2) + b"\n")
-        write_card(making / CARD, config, runs, summary, runs.trace(kept[0]))
-        _move(making, output_dir)
-    except OSError as error:
-        raise UserError(
-            f"{output_dir}: cannot be written ({error.strerror}); choose another directory"
-        ) from None
+        raise
     return summary
 
 
@@ -232,13 +232,7 @@ def _encoded(value: Any, indent: int | None = None) -> bytes:
 
 
 def _move(making: Path, output_dir: Path) -> None:
-    """Gives a finished directory its name, once all of it is on the disk."""
-    for path in sorted(making.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Gives a finished directory its name."""
     if output_dir.is_dir():  # empty, or with what a run leaves that never began
         shutil.rmtree(output_dir)
-    os.rename(making, output_dir)
+    rename_whole(making, output_dir)

@@ -1,6 +1,7 @@
 """Finished runs of `launch.synthesize`, several as one: rows are found by their problem and read when they are needed."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,9 +72,16 @@ class Runs:
         """A problem's candidates, in the order of their numbers. Raises: `UserError` as `trace` does."""
         place = self.trees.get(problem)
         try:
-            return [] if place is None else [Candidate.from_row(row) for row in place.rows()]
+            tree = [] if place is None else [Candidate.from_row(row) for row in place.rows()]
+            numbers = [candidate.node for candidate in tree]
+            in_order = all(one < next_one for one, next_one in itertools.pairwise(numbers))
         except TypeError as error:
             raise _another_version(self.trees[problem].path, problem, error) from None
+        if not in_order:
+            raise UserError(
+                f'{self.trees[problem].path}: the rows of "{problem}" do not follow one another; the file is damaged'
+            )
+        return tree
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:

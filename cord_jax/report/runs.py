@@ -79,7 +79,7 @@ class SynthesisRun(Run):
     def trees(self) -> Iterator[tuple[Trace, tuple[Candidate, ...]]]:
         """Each trace with the candidates of its search, in the order of `tree.jsonl`; one without any comes last."""
         missing = {trace.id: trace for trace in self.traces}
-        rows = _rows(self.path / TREE, {"problem": str})
+        rows = _rows(self.path / TREE, {"problem": str, "node": int}, ("problem", "node"))
         for problem, of_problem in itertools.groupby(rows, key=lambda row: row["problem"]):
             candidates = tuple(_record(self.path / TREE, Candidate, row) for row in of_problem)
             if problem in missing:
@@ -174,9 +174,9 @@ def open_runs(paths: Sequence[Path]) -> Runs:
     return Runs(*(tuple(opened[kind]) for kind in kinds))
 
 
-def _rows(path: Path, needs: Mapping[str, type] = {}) -> Iterator[dict[str, Any]]:
-    """The complete lines of a file that a process may be writing; none if there is no file."""
-    return read_lines(path, needs) if path.exists() else iter(())
+def _rows(path: Path, needs: Mapping[str, type], once: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The complete lines of a file that a process may be writing, as `read_lines`; none if there is no file."""
+    return read_lines(path, needs, once) if path.exists() else iter(())
 
 
 def _find(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -213,14 +213,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _open_synthesis(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> SynthesisRun:
-    traces = tuple(_record(path / TRACES, Trace, row) for row in _rows(path / TRACES, {"id": str}))
+    traces = tuple(_record(path / TRACES, Trace, row) for row in _rows(path / TRACES, {"id": str}, ("id",)))
     total = summary.get("problems")
     if total != len(traces):
         limit = config["settings"].get("limit") or None
         problems = _problems(config, answers_needed=False)
         total = min(len(problems), limit or len(problems)) if problems else None
     done = {trace.id for trace in traces}
-    under_way = {row["problem"] for row in _rows(path / JOURNAL, {"problem": str})} - done
+    under_way = {row["problem"] for row in _rows(path / JOURNAL, {"problem": str}, ())} - done
     return SynthesisRun(name, path, config, summary, traces, total, len(under_way))
 
 
@@ -228,7 +228,7 @@ def _open_evaluation(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> EvaluationRun:
     samples: dict[str, list[Mapping[str, Any]]] = {}
-    for row in _rows(path / SAMPLES, {"problem": str, "sample": int, "correct": bool}):
+    for row in _rows(path / SAMPLES, {"problem": str, "sample": int, "correct": bool}, ("problem", "sample")):
         samples.setdefault(row["problem"], []).append(row)
     in_order = {
         problem: tuple(sorted(rows, key=lambda row: row["sample"])) for problem, rows in samples.items()
@@ -241,7 +241,8 @@ def _open_training(
     name: str, path: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> TrainingRun:
     exported = (path / "hf" / "config.json").exists()
-    return TrainingRun(name, path, config, summary, tuple(_rows(path / METRICS, {"step": int})), exported)
+    metrics = tuple(_rows(path / METRICS, {"step": int}, ("step",)))
+    return TrainingRun(name, path, config, summary, metrics, exported)
 
 
 _OPEN: dict[type[Run], Any] = {

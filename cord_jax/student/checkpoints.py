@@ -21,6 +21,11 @@ from cord_jax.student.step import TrainState
 CHECKSUMS = "checksums"
 
 
+def has_states(directory: Path) -> bool:
+    """Whether there is a saved state under a directory, which need not be there."""
+    return directory.is_dir() and any(path.name.isdigit() for path in directory.iterdir())
+
+
 class Checkpoints:
     """The saved states under a directory. As a context manager, it waits for the last save at its end."""
 

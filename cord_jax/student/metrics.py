@@ -1,5 +1,6 @@
 """Reports of a run: utilisation of the devices, TensorBoard events, curves."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ class Events:
         self._writer.close()
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], unit: str, path: Path) -> None:
-    """Writes a PNG of loss (and held-out loss), gradient norm, learning rate and, of pairs, rewards over the steps.
+def draw_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> bytes:
+    """Draws loss (and held-out loss), gradient norm, learning rate and, of pairs, rewards over the steps, as a PNG.
 
     Args:
       unit: of the loss.
@@ -120,4 +121,6 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], unit: str, path: Path) -> Non
     norm_axes.set_yscale("log")
     rate_axes.set_ylabel("learning rate")
     (reward_axes or [rate_axes])[-1].set_xlabel("step")
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110)
+    return content.getvalue()

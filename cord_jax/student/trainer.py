@@ -5,8 +5,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,29 @@ from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.mesh import parse_mesh
-from cord_jax.run_directory import RunDirectory, open_run, write_atomically
+from cord_jax.run_directory import RunDirectory, check_run, open_run, rename_whole, write_atomically
+from cord_jax.storage import storage_problem
 from cord_jax.student.batches import Batch, assemble
-from cord_jax.student.checkpoints import Checkpoints
+from cord_jax.student.checkpoints import Checkpoints, has_states
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import end_of_turn, show_examples
 from cord_jax.student.forward import HeldOut, place
 from cord_jax.student.job import Job, prepare, resolve
 from cord_jax.student.metrics import Events, draw_curves, peak_flops, step_flops
 from cord_jax.student.reference import Reference
-from cord_jax.student.step import Step, batch_sharding
+from cord_jax.student.step import Step, TrainState, batch_sharding
 from cord_jax.text.prompt_settings import FILE as PROMPT_FILE
 from models import lora
 from models.checkpoint.adapters import fits_peft, save_adapters
 
 HF = "hf"
+CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 METRICS = "metrics.jsonl"
 NON_FINITE = "non_finite.jsonl"
+FIRST_ROWS = "first_rows.txt"
+CURVES = "curves.png"
+_UNFINISHED = f"{HF}.unfinished"
 
 
 def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] | None = None) -> Path:
@@ -63,55 +68,75 @@ def train(config: StudentConfig, progress: Callable[[Mapping[str, Any]], None] |
     mesh = parse_mesh(config.mesh)
     config = resolve(config, mesh)
     job = prepare(config)
+    run_is = _describe(config)
+    if run_is:
+        check_run(config.output_dir, **run_is)
     hf = config.output_dir / HF
+    if (hf / "config.json").exists():
+        return hf
+    program, shapes = Step.build(job.model_config, config, mesh, job.plan.steps)
+    start = _Start(program)
+    if config.lora_rank or not has_states(config.output_dir / CHECKPOINTS):
+        start.read()  # a continued run reads no weights but its own, and those that are frozen
     with ExitStack() as stack:
         run = None
-        if jax.process_index() == 0:
-            inputs = {
-                name: fingerprint(path)
-                for name, path in (
-                    ("student", config.student),
-                    ("traces", config.traces),
-                    ("held_out", config.held_out),
-                )
-                if path
-            }
+        if run_is:  # nothing is refused from here on
             run = stack.enter_context(
-                open_run(
-                    config.output_dir,
-                    job="train_student",
-                    settings=settings.deciding(config),
-                    inputs=inputs,
-                    environment=settings.free(config),
-                )
+                open_run(config.output_dir, **run_is, environment=settings.free(config))
             )
-        if (hf / "config.json").exists():
-            return hf
-        if run and not run.continued:
-            write_atomically(
-                config.output_dir / "first_rows.txt",
-                show_examples(job.examples[: config.show_rows * job.together], job.vocabulary),
-            )
-        _run(config, job, mesh, run, progress)
+            if not (run.path / FIRST_ROWS).exists():
+                examples = job.examples[: config.show_rows * job.together]
+                write_atomically(run.path / FIRST_ROWS, show_examples(examples, job.vocabulary))
+        _run(program, shapes, start, job, run, progress)
+        if run:  # now the run is finished, so this comes last
+            rename_whole(run.path / _UNFINISHED, hf)
     return hf
 
 
+def _describe(config: StudentConfig) -> dict[str, Any]:
+    """Describes what makes a run this run: a directory that holds another is refused. Process 0 alone sees it."""
+    if jax.process_index() > 0:
+        return {}
+    sources = (("student", config.student), ("traces", config.traces), ("held_out", config.held_out))
+    inputs = {name: fingerprint(path) for name, path in sources if path}
+    return {"job": "train_student", "settings": settings.deciding(config), "inputs": inputs}
+
+
+class _Start:
+    """The state before the first step, read from the student's checkpoint when it is needed."""
+
+    def __init__(self, program: Step):
+        self._program, self._state = program, None
+
+    def read(self) -> TrainState:
+        """The state. Raises: `models.CheckpointError` for weights that cannot be read."""
+        if self._state is None:
+            config = self._program.config
+            dtype = config.compute_dtype if config.lora_rank else config.param_dtype
+            weights = nnx.state(models.load(config.student, self._program.mesh, dtype))
+            self._state = self._program.start(weights)
+        return self._state
+
+    def forget(self) -> None:
+        """Keeps it no longer: its arrays are the trainer's now, or no one's."""
+        self._state = None
+
+
 def _run(
-    config: StudentConfig,
+    step_program: Step,
+    shapes: TrainState,
+    start: _Start,
     job: Job,
-    mesh: Mesh,
     run: RunDirectory | None,
     progress: Callable[[Mapping[str, Any]], None] | None,
 ) -> None:
+    config, mesh = step_program.config, step_program.mesh
     log = run.log if run else lambda _: None
     log(job.summary)
-
-    # The state as shapes first: a continued run reads no weights but its own (and those that are frozen).
-    step_program, shapes = Step.build(job.model_config, config, mesh, job.plan.steps)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(
-                config.output_dir / "checkpoints",
+                config.output_dir / CHECKPOINTS,
                 every=config.checkpoint_every,
                 keep=config.keep_checkpoints,
                 log=log,
@@ -119,16 +144,14 @@ def _run(
         )
         state = checkpoints.restore(shapes)
         reference = Reference.read(job, run) if step_program.objective.has_reference else Reference()
-        if state is None or config.lora_rank or reference is None:
-            dtype = config.compute_dtype if config.lora_rank else config.param_dtype
-            started = step_program.start(nnx.state(models.load(config.student, mesh, dtype)))
-            if reference is None:
-                log(
-                    f"computing the reference's log-probabilities of {len(job.examples + job.held_out)} texts"
-                )
-                reference = Reference.compute(step_program, started, job, run)
-            state = started if state is None else dataclasses.replace(state, frozen=started.frozen)
-            del started
+        if reference is None:
+            log(f"computing the reference's log-probabilities of {len(job.examples + job.held_out)} texts")
+            reference = Reference.compute(step_program, start.read(), job, run)
+        if state is None:
+            state = start.read()
+        elif config.lora_rank:
+            state = dataclasses.replace(state, frozen=start.read().frozen)
+        start.forget()
         first = int(state.step)
         if first:
             log(f"continuing after step {first} of {job.plan.steps}")
@@ -162,16 +185,27 @@ def _run(
                 raise KeyboardInterrupt
 
         if config.plot and run:
-            unit = step_program.objective.unit
-            draw_curves(run.json_lines(METRICS).read(), unit, config.output_dir / "curves.png")
+            _draw(run, step_program.objective.unit)
         model = step_program.model(state.params, state.frozen)
         if config.lora_rank:
             if fits_peft(model):
                 _export_adapters(config, model)
             else:
-                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
+                log(
+                    f"{ADAPTER}/ is not written: PEFT cannot hold adapters of such a checkpoint (models.checkpoint.adapters)"
+                )
             model = lora.merge(model)
         _export(config, job, model)
+
+
+def _draw(run: RunDirectory, unit: str) -> None:
+    """Draws the curves; a disk that has no room for them is told, and the student is not affected."""
+    try:
+        write_atomically(run.path / CURVES, draw_curves(run.json_lines(METRICS).read(), unit))
+    except UserError as error:
+        if storage_problem(error) is None:
+            raise
+        run.log(f"the curves are not drawn: {error}")
 
 
 class _Batches:
@@ -216,7 +250,9 @@ class _Reports:
         if run:
             self.lines = run.json_lines(METRICS)
             # Steps after the last saved state were lost, and are taken again.
-            self.lines.rewrite(row for row in self.lines.read() if row["step"] <= first)
+            self.lines.rewrite(
+                row for row in self.lines.read({"step": int}, once=("step",)) if row["step"] <= first
+            )
             if config.tensorboard:
                 self.events = Events(config.output_dir / "tensorboard")
                 stack.callback(self.events.close)
@@ -277,32 +313,38 @@ class _Reports:
 
 
 def _export(config: StudentConfig, job: Job, model: models.Decoder) -> None:
-    """Writes `hf/`, complete or not at all."""
+    """Writes what will be `hf/`."""
     dtype = jnp.dtype(config.export_dtype or job.model_config.dtype)
     graphdef, weights = nnx.split(model)
     model = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(dtype), weights))
-    hf, unfinished = config.output_dir / HF, config.output_dir / f"{HF}.unfinished"
-    if jax.process_index() == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with _whole(config.output_dir / _UNFINISHED) as unfinished:
         models.save(model, unfinished, source=config.student)
         if jax.process_index() == 0:
             _stop_at(end_of_turn(job.vocabulary), unfinished)
             row = json.dumps(config.prompt.to_row(), indent=2, ensure_ascii=False)
             (unfinished / PROMPT_FILE).write_text(row + "\n", encoding="utf-8")
-            unfinished.rename(hf)
-    except OSError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def _export_adapters(config: StudentConfig, model: models.Decoder) -> None:
     """Writes `adapter/`, complete or not at all."""
-    adapter, unfinished = config.output_dir / ADAPTER, config.output_dir / f"{ADAPTER}.unfinished"
-    save_adapters(model, unfinished, str(config.student), config.lora_rank, config.lora_alpha)
+    adapter = config.output_dir / ADAPTER
+    with _whole(config.output_dir / f"{ADAPTER}.unfinished") as unfinished:
+        save_adapters(model, unfinished, str(config.student), config.lora_rank, config.lora_alpha)
+        if jax.process_index() == 0:
+            shutil.rmtree(adapter, ignore_errors=True)  # of an earlier end of this run, which wrote no hf/
+            rename_whole(unfinished, adapter)
+
+
+@contextmanager
+def _whole(unfinished: Path) -> Iterator[Path]:
+    """A directory that is written; what an earlier attempt has left of it, or a full disk leaves, is taken away."""
     if jax.process_index() == 0:
-        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier end of this run, which wrote no hf/
-        unfinished.rename(adapter)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield unfinished
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def _stop_at(eos_id: int, directory: Path) -> None:

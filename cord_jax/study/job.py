@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax.run_directory import write_atomically
+from cord_jax.storage import storage_problem
 from cord_jax.study import arms, cells, members
 from cord_jax.study.arms import Arm, Learner, Writing
 from cord_jax.study.config import StudyConfig
@@ -170,6 +171,8 @@ def _do_one(chosen: tuple[Arm, ...], config: StudyConfig, say: Callable[[str], N
                     else:
                         results = {seed: learn(arm, config, seed) for seed in task.seeds}
                 except Exception as error:  # of many arms one may ask for what it cannot get
+                    if storage_problem(error):  # which is no fault of the task
+                        raise
                     note = _note(directory, task)
                     note.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(note, traceback.format_exc())

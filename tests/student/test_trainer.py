@@ -1,5 +1,6 @@
 """A run as a whole: output, resume, refusals, signals."""
 
+import errno
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
 from cord_jax.errors import UserError
+from cord_jax.run_directory import open_run
 from cord_jax.student import StudentConfig, train
 from cord_jax.student import trainer as trainer_module
 from tests.student.students import read_metrics
@@ -261,6 +263,47 @@ def test_killed_at_ten_random_moments(student, rows, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
+
+
+def test_what_a_kill_took_at_the_end_is_made_up_for(finished, student, rows, tmp_path, monkeypatch):
+    """After the last step: neither the first rows, nor the curves, nor the student were there yet."""
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "hf")
+    (tmp_path / "run" / "hf.unfinished").mkdir()
+    (tmp_path / "run" / "hf.unfinished" / "leftover").touch()
+    for name in ("first_rows.txt", "curves.png"):
+        (tmp_path / "run" / name).unlink()
+    as_finished = dict(held_out=rows, eval_every=5, tensorboard=True)
+    config = StudentConfig(student, rows, tmp_path / "run", **as_finished, **{**SETTINGS, "plot": True})
+
+    def full(path, content):
+        raise UserError(f"{path}: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "write_atomically", full)
+        with pytest.raises(UserError, match="first_rows.txt: cannot be written"):
+            train(config)
+    assert not (tmp_path / "run" / "hf").exists()
+    train(config)
+    names = [sorted(p.name for p in path.iterdir()) for path in (tmp_path / "run", finished)]
+    assert names[0] == names[1]
+    assert sorted(p.name for p in (tmp_path / "run" / "hf").iterdir()) == sorted(
+        p.name for p in (finished / "hf").iterdir()
+    )
+    assert weights_of(tmp_path / "run") == weights_of(finished)
+
+
+def test_a_disk_without_room_for_the_curves_does_not_fail_the_training(
+    finished, tmp_path, monkeypatch, capsys
+):
+    def full(path, content):
+        raise UserError(f"{path}: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer_module, "write_atomically", full)
+    shutil.copy(finished / "metrics.jsonl", tmp_path)
+    with open_run(tmp_path / "run", job="x", settings={}) as run:
+        trainer_module._draw(run, "nats")
+    assert "the curves are not drawn" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["array", "metadata"])

@@ -1,6 +1,7 @@
 """The study's cells, tasks and comparisons; the writing itself runs in the slow test at the end."""
 
 import dataclasses
+import errno
 import gzip
 import itertools
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,16 @@ def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkey
     assert [task.name for task in job.tasks(chosen, config)][:2] == ["cord.part_0", "after_cord.seed_0"]
     few = dataclasses.replace(config, together=1)
     assert [task.name for task in job.tasks(chosen, few)][:2] == ["cord.part_0", "cord.part_1"]
+
+
+def test_a_full_disk_is_no_failure_of_the_task(config, monkeypatch):
+    def full(*unused):
+        raise UserError("rows.jsonl: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_traces", full)
+    with pytest.raises(UserError, match="cannot be written"):
+        job.study(dataclasses.replace(config, arms="cord"), print)
+    assert not (Path(config.output_dir) / "failed").exists()
 
 
 def test_a_task_is_one_process_s_until_it_lets_go(tmp_path):
