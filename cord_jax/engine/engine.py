@@ -269,8 +269,10 @@ class Engine:
                 free = sorted(free + np.flatnonzero(done_n).tolist())
             if self.plan.judging is not None and self.plan.judging.graded_outside:
                 self._grade_outside()
-            if on_settled is not None:
-                on_settled(self._newly_settled(peek, told))
+            if on_settled is not None or jax.process_count() > 1:
+                settled = self._newly_settled(peek, told)  # by every process: the tree lies on the devices of all
+                if on_settled is not None:
+                    on_settled(settled)
             self._on_look(self.meter)
 
     def close(self) -> None:
