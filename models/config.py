@@ -59,6 +59,7 @@ class ModelConfig:
     experts: mixture of experts, or None for dense feed-forward layers.
     head: "language_model", or "process_reward" (two-layer score head, `num_labels` outputs).
     dtype: dtype of the stored weights ("bfloat16", "float32", "float16").
+    multimodal: whether it is the language model's part of a checkpoint that has others.
     hf: the `config.json` this was read from, as JSON text; what `models.save` writes.
     """
 
@@ -90,6 +91,7 @@ class ModelConfig:
     num_labels: int = 2
     dtype: str = "float32"
     initializer_range: float = 0.02
+    multimodal: bool = False
     hf: str = "{}"
 
     def for_length(self, length: int) -> "ModelConfig":
@@ -112,11 +114,13 @@ def dense_config(fields: Fields, family: str, **switches: Any) -> ModelConfig:
       family: name of the family.
       **switches: fields of ModelConfig that the family decides, and `partial_rotary`.
     """
-    if fields.has("quantization_config"):
-        method = fields.section("quantization_config").values.get("quant_method")
+    for name in ("quantization_config", "compression_config", "quantization"):  # the last is MLX's
+        if not fields.has(name):
+            continue
+        method = fields.section(name).values.get("quant_method")
+        how = f"quantised by {method!r}" if method else f"quantised ({name})"
         raise CheckpointError(
-            f"config.json: weights quantised by {method!r} are not supported; use the original checkpoint, with "
-            "weights='int8' to save memory"
+            f"config.json: weights {how} are not supported; use the original checkpoint, with weights='int8' to save memory"
         )
     hidden = fields.integer("hidden_size", at_most=LARGEST_WIDTH)
     heads = fields.integer("num_attention_heads", at_most=LARGEST_WIDTH)

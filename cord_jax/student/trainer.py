@@ -191,7 +191,9 @@ def _run(
             if fits_peft(model):
                 _export_adapters(config, model)
             else:
-                log(f"{ADAPTER}/ is not written: PEFT cannot hold adapters of dense layers between experts")
+                log(
+                    f"{ADAPTER}/ is not written: PEFT cannot hold adapters of such a checkpoint (models.checkpoint.adapters)"
+                )
             model = lora.merge(model)
         _export(config, job, model)
 

@@ -129,6 +129,12 @@ _OTHERS = (
     Writing("random_steps", "random steps", ("selectors",), {**_CORD, "selector": "random"}),
     Writing("longest_steps", "longest steps", ("selectors",), {**_CORD, "selector": "max_length"}),
     Writing(
+        "process_reward",
+        "process rewards",
+        ("selectors",),
+        {**_CORD, "selector": "process_reward"},
+    ),
+    Writing(
         "confidence",
         "confidence",
         ("selectors",),

@@ -37,7 +37,9 @@ def make(member: str, recipe: str, directory: Path, examples: int = 0) -> None:
     elif recipe == "alone":
         rows = _losing_place(member, vocabulary, examples, rng)
     else:
-        raise UserError(f"member {member}!{recipe}: there are prover!of_{BELIEVED} and TEACHER!alone")
+        raise UserError(
+            f"member {member}!{recipe}: there are prover!of_{BELIEVED}, prover!rewards and TEACHER!alone"
+        )
     training = directory.with_name(directory.name + ".training")
     trained = train(
         StudentConfig(

@@ -1,12 +1,13 @@
-"""The models of the study's pools: the miniature's members, and worse ones that are made of them.
+"""The models of the study's pools: the miniature's members, and others that are made of them.
 
 A member is written as
 
     sums            one of the miniature's
     prover~0.2      the same with noise: to every matrix, normal numbers of 0.2 times its own standard deviation
     sums!alone      trained further, see `broken`
+    prover!rewards  a process reward model made of it, see `reward_model`
 
-Worse members are made when they are first asked for, by one process, and kept.
+Such members are made when they are first asked for, by one process, and kept.
 """
 
 import functools
@@ -15,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cord_jax.miniature import ASSETS
-from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec
+from cord_jax.pool import MetaProverSpec, PoolSpec, ProposerSpec, RewardModelSpec
 from cord_jax.study.arms import Writing
 from cord_jax.study.cells import claimed
 
 NOISE, TRAINED, TEMPERATURE = "~", "!", "@"
+REWARDS = "rewards"
+REWARD_MODEL = f"prover{TRAINED}{REWARDS}"
 
 
 def pool_of(arm: Writing, directory: Path, student: Path | None = None) -> PoolSpec:
@@ -30,7 +33,10 @@ def pool_of(arm: Writing, directory: Path, student: Path | None = None) -> PoolS
         proposers.append(ProposerSpec(text, find(member, directory), float(temperature or arm.temperature)))
     if student is not None:
         proposers.append(ProposerSpec("student", student, arm.temperature))
-    return PoolSpec(tuple(proposers), MetaProverSpec(find(arm.meta_prover, directory)))
+    rewards = None
+    if arm.settings.get("selector") == "process_reward":
+        rewards = RewardModelSpec(find(REWARD_MODEL, directory))
+    return PoolSpec(tuple(proposers), MetaProverSpec(find(arm.meta_prover, directory)), rewards)
 
 
 def find(member: str, directory: Path) -> Path:
@@ -44,6 +50,10 @@ def find(member: str, directory: Path) -> Path:
         if not (path / "config.json").exists():
             if noise:
                 add_noise(ASSETS / name, float(strength), path)
+            elif recipe == REWARDS:
+                from cord_jax.study import reward_model
+
+                reward_model.make(ASSETS / name, path)
             else:
                 from cord_jax.study import broken  # brings the trainer
 

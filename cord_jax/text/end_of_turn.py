@@ -8,27 +8,33 @@ from transformers import PreTrainedTokenizerFast
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.text import templates
+from cord_jax.text.tokenizer_files import MOST_IDS
 
 _LOG = logging.getLogger(__name__)
 # Texts that no template has, to find the turns by.
 _QUESTION, _ANSWER = "QUESTION81", "ANSWER92"
 
 
-def ids_that_end_a_turn(directory: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+def ids_that_end_a_turn(
+    directory: Path, tokenizer: PreTrainedTokenizerFast, rows: int = MOST_IDS
+) -> frozenset[int]:
     """The ids of generation_config.json, of config.json and the tokenizer's own, and what the template ends a turn with.
 
     Some checkpoints declare one token and are trained to end their turns with another; the latter is added, and the log
-    says so. Declared ids that the tokenizer does not have are left out, which the log says, too.
+    says so. Declared ids that the tokenizer or, of `rows`, the embedding does not have are left out, which the log says,
+    too.
 
     Raises: `UserError` if no id is left, or what is declared is no id.
     """
-    defined = set(tokenizer.get_vocab().values())
+    defined = {i for i in tokenizer.get_vocab().values() if i < rows}
     declared = _declared(directory, tokenizer)
     if unknown := declared - defined:
         _LOG.warning(
             "%s: eos_token_id %s is no id of the tokenizer", directory, ", ".join(map(str, sorted(unknown)))
         )
     written = _written(directory, tokenizer)
+    if written is not None and written not in defined:
+        written = None
     if written is not None and written not in declared:
         _LOG.warning(
             "%s: the chat template ends turns with %s, which no file declares as EOS; texts end with it, too",
@@ -69,6 +75,8 @@ def _written(directory: Path, tokenizer: PreTrainedTokenizerFast) -> int | None:
         ) from None
     except (templates.TemplateError, ValueError, TypeError):
         return None  # told when the template is needed
+    if _QUESTION not in text:
+        _LOG.warning("%s: the chat template leaves out what the user says", templates.file_of(directory))
     rest = text.rpartition(_ANSWER)[2].lstrip() if _ANSWER in text else ""
     special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     found = [i for i, content in special.items() if content and rest.startswith(content)]

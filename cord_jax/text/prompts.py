@@ -96,6 +96,11 @@ def render_messages(
             f"{vocabulary.directory}: the tokenizer has no chat template; "
             "add chat_template.jinja, or chat_template to tokenizer_config.json"
         )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"{vocabulary.directory}: has chat templates for {', '.join(sorted(tokenizer.chat_template))}, and none is the "
+            "default; put the one for plain turns into chat_template.jinja"
+        )
     date = {"date_string": TEMPLATE_DATE.strftime("%d %b %Y")}
     try:
         template = tokenizer.get_chat_template()
@@ -108,8 +113,10 @@ def render_messages(
         turns = " and ".join(
             f"a {role} turn" for role in dict.fromkeys(message["role"] for message in messages)
         )
+        hint = "; leave out system_prompt, or put it into user_prompt" if "system" in turns else ""
         raise UserError(
-            f"{templates.file_of(vocabulary.directory)}: the chat template fails on {turns}: {' '.join(str(error).split())}"
+            f"{templates.file_of(vocabulary.directory)}: the chat template fails on {turns}: "
+            f"{' '.join(str(error).split())}{hint}"
         ) from None
 
 

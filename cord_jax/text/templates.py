@@ -5,6 +5,7 @@ exceeds its bounds is ended, and the next template starts another.
 """
 
 import atexit
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from cord_jax.text.template_worker import TOO_MUCH
 
 CPU_SECONDS = 5  # of computing, for one rendering
 _START_SECONDS = 120.0  # for the process to import transformers, on a machine that is busy
+_PROBE = "QUESTION81"  # a text that no template has
 _ANSWER_SECONDS = 120.0  # the same for an answer: its own bound is one of computing time
 
 
@@ -72,8 +74,17 @@ _worker: _Worker | None = None
 
 def file_of(directory: Path) -> Path:
     """The file that the chat template of a checkpoint stands in."""
-    file = directory / "chat_template.jinja"
-    return file if file.exists() else directory / "tokenizer_config.json"
+    jinja, own, processor = (
+        directory / name for name in ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")
+    )
+    if jinja.exists():
+        return jinja
+    return processor if processor.exists() and b'"chat_template"' not in read_or_nothing(own) else own
+
+
+def read_or_nothing(file: Path) -> bytes:
+    """The content of a file; nothing if there is none."""
+    return file.read_bytes() if file.is_file() else b""
 
 
 def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
@@ -81,7 +92,8 @@ def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapp
 
     Args:
       template: Jinja.
-      messages: turns; fields that are None are left out.
+      messages: turns; fields that are None are left out. Their content is a text, which a template that reads parts of
+        content alone gets as one part.
       variables: everything else that the template can read; JSON values.
 
     Raises:
@@ -90,7 +102,33 @@ def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapp
       RuntimeError: the process cannot be started.
     """
     turns = [{name: value for name, value in turn.items() if value is not None} for turn in messages]
-    request = {"template": template, "messages": turns, "variables": dict(variables)}
+    if _takes_parts(template, json.dumps(dict(variables), sort_keys=True)):
+        turns = [turn | {"content": _parts(turn["content"])} for turn in turns]
+    return _rendered(template, turns, variables)
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_parts(template: str, variables: str) -> bool:
+    """Whether a template writes a turn's text only where its content is a list of parts; some of multimodal models do."""
+
+    def writes(content: Any) -> bool:
+        try:
+            text = _rendered(template, [{"role": "user", "content": content}], json.loads(variables))
+        except TooMuchError:
+            raise
+        except TemplateError:
+            return False
+        return _PROBE in text and "{'" not in text
+
+    return not writes(_PROBE) and writes(_parts(_PROBE))
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _rendered(template: str, turns: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+    request = {"template": template, "messages": list(turns), "variables": dict(variables)}
     answer = _ask(json.dumps(request).encode())
     if "too_much" in answer:
         raise TooMuchError(str(answer["too_much"]))

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerFast
 from cord_jax.errors import UserError
 from cord_jax.text.end_of_turn import ids_that_end_a_turn
 from cord_jax.text.self_test import SAMPLES, seams
-from cord_jax.text.tokenizer_files import load_tokenizer
+from cord_jax.text.tokenizer_files import load_tokenizer, rows_of, without_rows
 
 _SPACE = "\u2581"  # ▁, which stands for a space in SentencePiece vocabularies
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -55,6 +56,8 @@ class Vocabulary:
         self._whole.no_truncation()
         self._whole.no_padding()
         definition = json.loads(self._whole.to_str())
+        if without_rows(definition, rows_of(directory), directory):
+            self._whole = Tokenizer.from_str(json.dumps(definition))
         self.token_bytes = _token_bytes(self._whole, definition, directory)
         self._ids = np.array(sorted(self._whole.get_vocab(with_added_tokens=True).values()))
         identity = {
@@ -77,7 +80,7 @@ class Vocabulary:
         """
         directory = Path(directory)
         tokenizer = load_tokenizer(directory)
-        return cls(tokenizer, directory, ids_that_end_a_turn(directory, tokenizer))
+        return cls(tokenizer, directory, ids_that_end_a_turn(directory, tokenizer, rows_of(directory)))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text as a continuation: no special tokens and no dummy prefix before it.
@@ -88,12 +91,17 @@ class Vocabulary:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, for many texts at once."""
+        return self._encode(self._continuation, texts)
+
+    def _encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         try:
-            encodings = self._continuation.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except (
             Exception
         ) as error:  # the library's own, bare: an unknown token that is none of the vocabulary, say
-            raise UserError(f"{self.directory}: the tokenizer cannot encode a text: {error}") from None
+            half = any(map(_SURROGATE.search, texts))
+            reason = "it holds half of a surrogate pair, which is no character" if half else error
+            raise UserError(f"{self.directory}: the tokenizer cannot encode a text: {reason}") from None
         return [encoding.ids for encoding in encodings]
 
     def encode_pieces(self, texts: Sequence[str], segmentation: str) -> list[list[int]]:
@@ -113,7 +121,7 @@ class Vocabulary:
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a whole prompt: no special tokens, but a dummy prefix where the tokenizer puts one."""
-        return self._whole.encode(text, add_special_tokens=False).ids
+        return self._encode(self._whole, [text])[0]
 
     def join(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids spell."""

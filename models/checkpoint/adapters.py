@@ -24,9 +24,13 @@ CONFIG = "adapter_config.json"
 
 
 def fits_peft(model: Decoder) -> bool:
-    """Whether PEFT can hold the adapters: it takes those of a mixture's dense feed-forwards for adapters of experts."""
+    """Whether PEFT can hold the adapters.
+
+    It takes those of a mixture's dense feed-forwards for adapters of experts, and names modules of a multimodal
+    checkpoint otherwise.
+    """
     dense = any(isinstance(module, MLP) for _, module in nnx.iter_modules(model))
-    return model.config.experts is None or not dense
+    return not model.config.multimodal and (model.config.experts is None or not dense)
 
 
 def save_adapters(model: Decoder, path: str | Path, base: str, rank: int, alpha: float) -> None:

@@ -20,12 +20,13 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from models.checkpoint import safetensors
+from models.checkpoint import language_model, safetensors
 from models.checkpoint.read_parameters import read_parameter
+from models.checkpoint.remedies import ADAPTER, base_of_adapter, no_checkpoint
 from models.checkpoint.tensor_map import Part, as_tensor, dotted, parts_of_parameters, tensors_of_parts
 from models.config import ModelConfig
 from models.decoder import Decoder
-from models.errors import CheckpointError, hub_hint
+from models.errors import CheckpointError
 from models.execution import execution_of
 from models.families import config_from_hf
 from models.files import read_json_object
@@ -58,7 +59,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     file = Path(directory) / "config.json"
     if not file.exists():
         raise CheckpointError(
-            f"{file}: no such file; expected a Hugging Face checkpoint directory{hub_hint(directory)}"
+            f"{file}: no such file; expected a Hugging Face checkpoint directory{no_checkpoint(directory)}"
         )
     hf = read_json_object(file)
     try:
@@ -74,9 +75,9 @@ def _untied(config: ModelConfig, directory: Path) -> ModelConfig:
     transformers ties the two only where they are equal.
     """
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if config.head != "language_model" or not safetensors.has_tensor(directory, head):
+    if config.head != "language_model" or not language_model.has_tensor(directory, head):
         return config
-    stored = safetensors.read_directory(directory)
+    stored = language_model.read_tensors(directory)
     if embedding not in stored or safetensors.equal(stored[head], stored[embedding]):
         return config
     _LOG.warning("%s: %s is not the embedding, although config.json ties them: it is used", directory, head)
@@ -139,7 +140,13 @@ def load(
     config = read_config(directory)
     if max_length is not None:
         config = config.for_length(max_length)
-    stored = safetensors.read_directory(directory)
+    if (directory / ADAPTER).exists():
+        _LOG.warning(
+            "%s: beside the weights lies an adapter of %s, which is not applied",
+            directory,
+            base_of_adapter(directory),
+        )
+    stored = language_model.read_tensors(directory)
     _refuse_more_layers(config, stored, directory)
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
     execution = execution_of(config, mesh, dtype)

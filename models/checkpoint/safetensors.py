@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from models.checkpoint.remedies import no_weights
 from models.errors import CheckpointError
 from models.files import Fields, decode_json, open_regular, read_json_object, show
 
@@ -85,7 +86,9 @@ def _tensor(name: str, entry: Fields, file: Path, start: int, size: int) -> Tens
     """The tensor of one entry of a header; data begin at byte `start` of a file of `size` bytes."""
     kind = entry.text("dtype")
     if kind not in DTYPES:
-        raise CheckpointError(f"{entry.where} has dtype {kind}; supported are {', '.join(DTYPES)}")
+        packed = kind.startswith(("F8", "F4", "I8", "U8", "I32", "U32"))
+        hint = "; quantised weights are not read: use the original checkpoint" if packed else ""
+        raise CheckpointError(f"{entry.where} has dtype {kind}; supported are {', '.join(DTYPES)}{hint}")
     for field in ("shape", "data_offsets"):
         if not entry.has(field):
             raise CheckpointError(f"{entry.where}: field {field!r} is missing")
@@ -132,6 +135,8 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
             _LOG.warning("%s: read instead of the shards of %s, as in transformers", single, index.name)
         return read_header(single)
     if not index.exists():
+        if single.is_symlink():
+            raise CheckpointError(f"{single}: a link to a file that is not there; finish the download")
         others = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
         pickles = [name for name in others if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         if pickles:
@@ -141,7 +146,7 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
             )
         raise CheckpointError(
             f"{directory}: expected model.safetensors or model.safetensors.index.json, found "
-            f"{others[:8] or 'nothing'}"
+            f"{others[:8] or 'nothing'}{no_weights(others)}"
         )
     places = _places(index)
     tensors: dict[str, Tensor] = {}
@@ -166,12 +171,12 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def has_tensor(directory: Path, name: str) -> bool:
-    """Whether a checkpoint has a tensor of this name; False, too, if it has no weights."""
+def names(directory: Path) -> list[str]:
+    """Names of a checkpoint's tensors; none if it has no weights."""
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     if single.exists():
-        return name in read_header(single)
-    return index.exists() and name in _places(index)
+        return list(read_header(single))
+    return list(_places(index)) if index.exists() else []
 
 
 def _places(index: Path) -> dict[str, str]:

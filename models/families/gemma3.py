@@ -1,6 +1,7 @@
 """Gemma 3, its text models: norms before and after each part, two rotations, sliding windows in five of six layers.
 
-As Gemma3ForCausalLM in transformers. The multimodal checkpoints (Gemma3ForConditionalGeneration) are not supported.
+As Gemma3ForCausalLM in transformers. Of multimodal checkpoints (Gemma3ForConditionalGeneration: 4b and larger) the text
+model is read (`models.checkpoint.language_model`).
 """
 
 import dataclasses

@@ -33,6 +33,7 @@ from models.checkpoint import safetensors
 from tests.fuzz.command_lines import command_lines, run_command_line
 from tests.fuzz.damage import damaged, json_file, lines_file
 from tests.fuzz.property import listing
+from tests.fuzz.texts import read_texts, real_places, real_world, small_world, texts_of
 from tests.publishing.synthetic import write_run
 from tests.text.small import byte_level, save
 
@@ -422,4 +423,6 @@ TARGETS = {
     "config": Target(weights_world, model_configs, read_model_config),
     "tokenizer": Target(tokenizer_world, tokenizer_files, read_tokenizer),
     "flags": Target(nothing, command_lines, run_command_line),
+    "texts": Target(small_world, texts_of(None), read_texts),
+    "real_texts": Target(real_world, texts_of(real_places()), read_texts),
 }
