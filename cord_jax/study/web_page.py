@@ -17,7 +17,8 @@ def to_html(text: str, directory: Path) -> str:
     """
     markdown = MarkdownIt("commonmark").enable("table")
     tokens = markdown.parse(text)
-    title, sections = "", []
+    title = ""
+    sections: list[tuple[str, str]] = []
     for opening, inline in zip(tokens, tokens[1:]):
         if opening.type == "heading_open" and opening.tag == "h1":
             title = inline.content
