@@ -50,6 +50,12 @@ def test_names_are_unique_and_every_student_has_its_traces():
         assert {a.traces for a in chosen if isinstance(a, Learner)} <= {None, *(a.name for a in chosen)}
 
 
+def test_a_condition_is_cord_and_curation_under_it():
+    assert [arm.name for arm in arms.choose("useless")] == ["useless_cord", "useless_curation"]
+    with pytest.raises(UserError, match="--arms=after: must be names of arms, of conditions or of groups"):
+        arms.choose("after")
+
+
 def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
     cord, base = arms.BY_NAME["cord"], arms.BY_NAME["base"]
     definition = job.definition_of(base, config)
