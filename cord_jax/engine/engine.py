@@ -153,7 +153,8 @@ class Engine:
         """
         self.teachers, self.problems, self.settings, self.mesh = teachers, problems, settings, mesh
         self._encoded = self._encode(decoys)
-        self._grader = grader
+        # What the compiled search calls outlives the engine in jax's caches, so it must not hold the state or weights.
+        self._grade = functools.partial(grade_answers, problems, grader)
         judging = plan_judging(
             settings.scorer, teachers.spec.meta_prover, grader is not None and grader.needs_devices
         )
@@ -170,7 +171,7 @@ class Engine:
             [ReaderText(r.vocabulary_index, r.proposers) for r in teachers.readers if r.proposers],
             exchange_rules(plan, settings),
             self._texts,
-            self._grade,
+            None if judging is None or judging.graded_outside else self._grade,
         )
         self.meter, self._on_look = Meter(), on_look
         self.lay_out(plan)
@@ -188,11 +189,6 @@ class Engine:
             [()] * len(self.problems) if decoys is None else decoys,
             settings.draws,
         )
-
-    def _grade(self, problem: int, answers: list[str]) -> list[bool]:
-        """Whether each of these answers to a problem is right; one without text never is."""
-        of = self.problems[problem]
-        return self._grader.grade_responses([Submission(of, text, text or None) for text in answers])
 
     def lay_out(self, plan: SearchPlan) -> None:
         """Starts anew with a plan of other capacities; they change no trace."""
@@ -384,6 +380,16 @@ class Engine:
         shapes = jax.eval_shape(widen, self._state)
         self._state = jax.jit(widen, out_shardings=state_shardings(shapes, self.mesh))(self._state)
         self._make_programs(wider)
+
+
+def grade_answers(
+    problems: Sequence[Problem], grader: Grader | None, problem: int, answers: list[str]
+) -> list[bool]:
+    """Whether each of these answers to a problem is right; one without text never is."""
+    if grader is None:
+        raise ValueError("an engine without a grader was asked to grade")
+    of = problems[problem]
+    return grader.grade_responses([Submission(of, text, text or None) for text in answers])
 
 
 def settled_round(tree: Tree, number: int, texts: Sequence[CandidateText | None]) -> SettledRound:

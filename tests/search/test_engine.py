@@ -3,7 +3,9 @@ looks like.
 """
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +35,21 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(directory):
-    return outcomes(make_engine(directory, slots=1))
+def first_run(directory):
+    """Its outcomes, and a weak reference to the engine, which nobody else holds."""
+    engine = make_engine(directory, slots=1)
+    return outcomes(engine), weakref.ref(engine)
+
+
+@pytest.fixture(scope="module")
+def expected(first_run):
+    return first_run[0]
+
+
+def test_a_search_that_is_over_gives_its_memory_back(first_run):
+    """What jax keeps of a compiled search, its callback too, must not hold weights and caches."""
+    gc.collect()
+    assert first_run[1]() is None
 
 
 @pytest.mark.slow
