@@ -80,7 +80,9 @@ def lost(error: BaseException) -> str | None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process at once. An orderly end would wait for the others, who wait for this one."""
+    """Ends this process at once, whose reason has been told. An orderly end would wait for the others, who wait for it."""
+    if _stderr != 2:  # JAX may notice now, too, that a process is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     time.sleep(FAREWELL_SECONDS)
     os._exit(status)
 

@@ -40,18 +40,34 @@ JOB = """
 """
 
 
+PAGE = (
+    b"a line\nF1128 07:15:05.089474   12666 client.h:80] Terminating process because the JAX distributed service detected "
+    b"fatal errors. absl::Status: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n%s\nThe "
+    b"tasks have crashed.\n*** Check failure stack trace: ***\n    @     0x7f0f5fa40634  absl::LogMessage::Flush()\n"
+)
+
+
 def test_the_page_becomes_one_line():
-    page = (
-        b"a line\nF1128 07:15:05.089474   12666 client.h:80] Terminating process because the JAX distributed service detected "
-        b"fatal errors. absl::Status: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n%s\nThe "
-        b"tasks have crashed.\n*** Check failure stack trace: ***\n    @     0x7f0f5fa40634  absl::LogMessage::Flush()\n"
-    )
     for tasks, said in [(b"1", "process 1 of"), (b"1\n3", "processes 1, 3 of")]:
         passed = subprocess.run(
-            [sys.executable, processes.__file__], input=page % tasks, stdout=-1, check=True
+            [sys.executable, processes.__file__], input=PAGE % tasks, stdout=-1, check=True
         ).stdout.decode()
         first, second = passed.splitlines()
         assert first == "a line" and second.startswith(f"error: {said} this job no longer answer")
+
+
+def test_a_process_that_has_told_its_reason_tells_no_other():
+    script = f"""
+import os, sys, threading
+from cord_jax import processes
+processes.FAREWELL_SECONDS = 0.5
+processes.watch_errors()
+print("error: a reason", file=sys.stderr)
+threading.Timer(0.1, os.write, (2, {PAGE % b"1"!r})).start()
+processes.leave(75)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, stderr=-1)
+    assert (done.returncode, done.stderr) == (75, b"error: a reason\n")
 
 
 def test_other_lines_are_passed_on():

@@ -209,7 +209,7 @@ REFUSED = {
     },
     "study": {
         "output_dir": [("", "a path")],
-        "arms": [("cord,nothing", "names of arms or of groups: lead, "), (1, "a text")],
+        "arms": [("cord,nothing", "names of arms, of conditions or of groups: lead, "), (1, "a text")],
         "seeds": [(0, "at least 1")],
         "seed": [(-1, "at least 0")],
         "train_problems": [(1, "at least 2")],

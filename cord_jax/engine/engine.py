@@ -265,8 +265,7 @@ class Engine:
                 free = sorted(free + np.flatnonzero(done_n).tolist())
             if self.plan.judging is not None and self.plan.judging.graded_outside:
                 self._grade_outside()
-            if on_settled is not None:
-                on_settled(self._newly_settled(peek, told))
+            self._tell_settled(peek, told, on_settled)
             self._on_look(self.meter)
 
     def close(self) -> None:
@@ -307,24 +306,34 @@ class Engine:
         if marked_n.any():
             self._state = self._mark_graded(self._state)
 
-    def _newly_settled(self, peek: Peek, told: dict[int, int]) -> list[tuple[int, int, SettledRound]]:
-        """Collects what has been settled since the last look, of problems that are not done; `told` counts it."""
+    def _tell_settled(
+        self,
+        peek: Peek,
+        told: dict[int, int],
+        on_settled: Callable[[list[tuple[int, int, SettledRound]]], None] | None,
+    ) -> None:
+        """Tells what has been settled since the last look, of problems that are not done; `told` counts it.
+
+        Of a job's processes all take part, since the tree lies on the devices of all; texts has the one that is asked.
+        """
         under_way = np.isin(peek.clock.phase_n, (SEARCHING, JUDGING, RECALLING, REVIEWING, ANSWERING))
         settled_n = peek.progress.round_n
         new = [(slot, int(peek.clock.problem_n[slot])) for slot in np.flatnonzero(under_way)]
         new = [(slot, problem) for slot, problem in new if settled_n[slot] > told.get(problem, 0)]
-        if not new:
-            return []
+        if not new or (on_settled is None and jax.process_count() == 1):
+            return
         tree = jax.device_get(self._replicate(self._state.tree))
         rounds = []
         for slot, problem in new:
             of_slot = jax.tree.map(lambda x: x[slot], tree)
             self._refuse_nan(problem, of_slot.score_nmj[: int(settled_n[slot])])
-            for number in range(told.get(problem, 0), int(settled_n[slot])):
-                texts = self._texts.of_round(problem, number)
-                rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
-            told[problem] = int(settled_n[slot])
-        return rounds
+            first, told[problem] = told.get(problem, 0), int(settled_n[slot])
+            if on_settled is not None:
+                for number in range(first, told[problem]):
+                    texts = self._texts.of_round(problem, number)
+                    rounds.append((problem, number + 1, settled_round(of_slot, number, texts)))
+        if on_settled is not None:
+            on_settled(rounds)
 
     def _collect(self, inserted_at: dict[int, float]) -> Iterator[Finished]:
         """Takes the finished problems out of their slots."""

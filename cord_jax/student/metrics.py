@@ -1,6 +1,8 @@
 """Reports of a run: utilisation of the devices, TensorBoard events, curves."""
 
+import contextlib
 import io
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cord_jax.run_directory import stored
 from models.config import ModelConfig
 
 # Peak dense bfloat16 FLOP/s of one device, by a part of its `device_kind` (makers' data sheets; a device is a
@@ -71,22 +74,38 @@ def step_flops(config: ModelConfig, row_lengths: Sequence[int], targets: int, fr
 
 
 class Events:
-    """TensorBoard event files of the rows of metrics.jsonl."""
+    """TensorBoard event files of the rows of metrics.jsonl.
+
+    They are written as the rows come. tensorboardX's own SummaryWriter leaves that to a thread, which a full disk ends, and
+    then waits for it for ever.
+    """
 
     def __init__(self, directory: Path):
-        from tensorboardX import SummaryWriter
+        """Begins a file in a directory, which is made if absent. Raises: `UserError` for a disk without room."""
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self._writer = SummaryWriter(str(directory))
+        self._directory = directory
+        with stored(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(directory / "events"))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """One row: every number but the step as a scalar of its name."""
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+        """One row: every number but the step as a scalar of its name. Raises: `UserError` for a disk without room."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        numbers = {name: value for name, value in row.items() if name != "step" and value is not None}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        with stored(self._directory):
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+            )
+            self._writer.flush()
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
-        self._writer.close()
+        """Closes the file, which holds everything already."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], unit: str) -> bytes:

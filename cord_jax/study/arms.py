@@ -257,14 +257,23 @@ GROUPS = tuple(dict.fromkeys(group for arm in IN_ORDER for group in arm.groups))
 def choose(text: str) -> tuple[Arm, ...]:
     """The arms that `--arms` asks for, in the order in which they are run, with the traces that students need.
 
-    Raises: `UserError` for a name that is neither an arm's nor a group's.
+    A condition's name stands for CoRD and curation under it.
+
+    Raises: `UserError` for a name that is neither an arm's nor a condition's nor a group's.
     """
     asked = [name.strip() for name in text.split(",") if name.strip()] or list(GROUPS)
     chosen: set[str] = set()
     for name in asked:
-        found = [arm for arm in IN_ORDER if name == arm.name or name in arm.groups]
+        pair = (f"{name}_cord", f"{name}_curation")
+        found = [
+            arm
+            for arm in IN_ORDER
+            if name in (arm.name, *arm.groups) or (isinstance(arm, Writing) and arm.name in pair)
+        ]
         if not found:
-            raise settings.refusal("arms", name, f"names of arms or of groups: {', '.join(GROUPS)}")
+            raise settings.refusal(
+                "arms", name, f"names of arms, of conditions or of groups: {', '.join(GROUPS)}"
+            )
         while found:
             chosen |= {arm.name for arm in found}
             found = [BY_NAME[rows] for arm in found if (rows := rows_needed(arm)) is not None]

@@ -15,8 +15,8 @@ class StudyConfig:
     output_dir: Path | str = setting(help=OUTPUT_HELP, changes_result=False)
     arms: str = setting(
         default="",
-        help="names of arms or of groups of arms, comma-separated; empty takes all. Students bring the traces they learn "
-        "from",
+        help="names of arms, of conditions (CoRD and curation under it) or of groups, comma-separated; empty takes all. "
+        "Students bring the traces they learn from",
         changes_result=False,
         check=arms.choose,
     )

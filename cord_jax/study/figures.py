@@ -45,7 +45,11 @@ def _students(results: Mapping[str, BySeed]) -> Any:
     figure, axes = _figure(0.8 + 0.22 * len(known))
     for place, (arm, estimate) in enumerate(known):
         colour = (
-            _OURS if arm.traces in ("cord", "cord_filtered") else _OTHER if arm.traces is None else _THEIRS
+            _OURS
+            if arm.traces in ("cord", "cord_filtered", "second_cord")
+            else _OTHER
+            if arm.traces is None
+            else _THEIRS
         )
         error = 0.0 if np.isnan(estimate.standard_error) else 1.96 * estimate.standard_error
         axes.errorbar(estimate.mean, place, xerr=error, fmt="o", color=colour, markersize=4)

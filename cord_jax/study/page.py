@@ -10,6 +10,7 @@ from cord_jax.study import arms, comparisons, figures, tables
 from cord_jax.study.arms import Writing
 from cord_jax.study.comparisons import BySeed
 from cord_jax.study.config import StudyConfig
+from cord_jax.study.web_page import to_html
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, BySeed]], list[str]]], ...] = (
     ("Students", "students.png", tables.students),
@@ -33,7 +34,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, BySeed]], list[str]]], .
 
 
 def write_page(config: StudyConfig) -> Path:
-    """Writes `page.md`, `comparisons.json` and the pictures; returns the page's path."""
+    """Writes `page.html`, the same as `page.md` with its pictures, and `comparisons.json`; returns the path of `page.html`."""
     directory = Path(config.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     results = comparisons.read_results(config)
@@ -42,8 +43,9 @@ def write_page(config: StudyConfig) -> Path:
     rows = [dataclasses.asdict(comparison) for comparison in tables.lead(results)]
     content = json.dumps(rows, indent=1).replace("NaN", "null")
     write_atomically(directory / "comparisons.json", content + "\n")
-    path = directory / "page.md"
-    write_atomically(path, text)
+    write_atomically(directory / "page.md", text)
+    path = directory / "page.html"
+    write_atomically(path, to_html(text, directory))
     return path
 
 

@@ -78,9 +78,10 @@ class Job:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Its files, and the directories of saved states but not what is in them."""
+    """Its files, and the directories of saved states but not what is in them; every start begins TensorBoard events anew."""
     names = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*"))]
-    return [name for name in names if not (name.startswith("checkpoints/") and name.count("/") > 1)]
+    states = [name for name in names if name.startswith("checkpoints/") and name.count("/") > 1]
+    return [name for name in names if name not in states and not name.startswith("tensorboard/")]
 
 
 def rows_of(path: Path, key: tuple[str, ...]) -> dict[tuple, list[dict]]:
@@ -128,7 +129,7 @@ def of_training(directory: Path) -> dict:
     puzzles = [json.loads(line) for line in HELD_OUT_PROBLEMS.read_text(encoding="utf-8").splitlines()]
     texts = [(p["question"], f"<think>\n{p['solution']}\n</think>\n\n{p['answer']}") for p in puzzles[:64]]
     rows.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in texts))
-    saved = dict(checkpoint_every=6, keep_checkpoints=2, held_out=rows, eval_every=40)
+    saved = dict(checkpoint_every=6, keep_checkpoints=2, held_out=rows, eval_every=40, tensorboard=True)
     recipe = dict(max_length=512, batch_size=2, epochs=4, learning_rate=1e-4, mesh="data:1")
     return dict(student=STUDENT, traces=rows) | recipe | saved
 

@@ -112,6 +112,9 @@ def test_nothing_is_lost_doubled_or_changed(jobs, tmp_path, capsys, name, ends, 
                 assert errors.splitlines()[-1] == interruption.MESSAGE, errors
                 assert errors.count(interruption.MESSAGE) == 1, errors
             ended[last] += 1
+            print(
+                f"{name}: status {status} after {last}", flush=True
+            )  # seen with -s, or where the test fails
         else:
             status, errors, _ = job.end(output_dir, None, draw)
             assert status == 0, errors

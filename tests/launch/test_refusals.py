@@ -41,18 +41,18 @@ def with_config(**fields):
     return change
 
 
-def with_a_wide_vocabulary(student: Path) -> None:
-    tokenizer = json.loads((student / "tokenizer.json").read_text())
-    last = tokenizer["added_tokens"][-1]
-    tokenizer["added_tokens"].append(last | {"id": 5000, "content": "<|far|>"})
-    (student / "tokenizer.json").write_text(json.dumps(tokenizer))
+def without_bytes(student: Path) -> None:
+    """Has the tokenizer split texts at white space, so that it cannot write every text."""
+    tokenizer = (student / "tokenizer.json").read_text()
+    assert '"type": "ByteLevel"' in tokenizer
+    (student / "tokenizer.json").write_text(tokenizer.replace('"type": "ByteLevel"', '"type": "Whitespace"'))
 
 
 STUDENTS = {
     "nan": not_finite,
     "torn": without_a_tensor,
     "short": with_config(max_position_embeddings=64),
-    "wide": with_a_wide_vocabulary,
+    "words": without_bytes,
 }
 
 
@@ -116,11 +116,11 @@ REFUSED = [
     ("synthesize", SYNTHESIS, "expected finite weights"),
     ("synthesize", SYNTHESIS | dict(pool="{w}/torn.toml"), "is missing"),
     ("synthesize", SYNTHESIS | dict(pool="{w}/short.toml"), "has a prompt of"),
-    ("synthesize", SYNTHESIS | dict(pool="{w}/wide.toml"), "is not this model's"),
+    ("synthesize", SYNTHESIS | dict(pool="{w}/words.toml"), "/words"),
     ("synthesize", SYNTHESIS | dict(problems="{w}/bad.jsonl"), "line 7"),
     ("synthesize", SYNTHESIS | dict(pool=ASSETS / "pool.toml", mesh="data:3,model:-1"), "do not divide by 3"),
     ("synthesize", SYNTHESIS | dict(pool=ASSETS / "pool.toml", slots=1_000_000), "this machine has"),
-    ("synthesize", SYNTHESIS | dict(pool=ASSETS / "pool.toml", grader="judge", judge="{w}/wide"), "wide"),
+    ("synthesize", SYNTHESIS | dict(pool=ASSETS / "pool.toml", grader="judge", judge="{w}/words"), "/words"),
     ("synthesize", SYNTHESIS | dict(pool=ASSETS / "pool.toml", selector="process_reward"), "reward model"),
     ("train_student", TRAINING | dict(student="{w}/nan"), "expected finite weights"),
     ("train_student", TRAINING | dict(student="{w}/torn"), "is missing"),
@@ -129,7 +129,7 @@ REFUSED = [
     ("train_student", TRAINING | dict(mesh="data:4"), "does not divide"),
     ("train_student", TRAINING | dict(objective="dpo"), "line 1"),
     ("evaluate", EVALUATION | dict(model="{w}/nan"), "expected finite weights"),
-    ("evaluate", EVALUATION | dict(model="{w}/wide"), "is not this model's"),
+    ("evaluate", EVALUATION | dict(model="{w}/words"), "/words"),
     ("evaluate", EVALUATION | dict(model="{w}/short"), "has a prompt of"),
     ("evaluate", EVALUATION | dict(problems="{w}/bad.jsonl"), "line 7"),
     ("evaluate", EVALUATION | dict(grader="judge", judge="{w}/nan"), "Yes and No"),
@@ -149,8 +149,8 @@ REFUSED = [
     ("distill", ROUNDS | dict(settings="{w}/bad_settings.toml"), "line 9"),
     (
         "distill",
-        ROUNDS | dict(pool="{w}/wide.toml", settings="{w}/fine_settings.toml"),
-        "is not this model's",
+        ROUNDS | dict(pool="{w}/words.toml", settings="{w}/fine_settings.toml"),
+        "/words",
     ),
     ("study", dict(arms="nobody"), "nobody"),
     ("quickstart", dict(train_problems=301), "--train_problems=301"),

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
@@ -21,6 +23,7 @@ from cord_jax.errors import UserError
 from cord_jax.run_directory import open_run
 from cord_jax.student import StudentConfig, train
 from cord_jax.student import trainer as trainer_module
+from cord_jax.student.metrics import Events
 from tests.student.students import read_metrics
 
 SETTINGS = dict(
@@ -61,6 +64,18 @@ def finished(student, rows, tmp_path_factory):
     return output_dir
 
 
+def scalars_of(file):
+    """The rows of a file of TensorBoard events: length, checksum, event, checksum, again and again."""
+    content, rows = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + length])
+        if event.summary.value:
+            rows.append({"step": event.step} | {v.tag: v.simple_value for v in event.summary.value})
+        content = content[16 + length :]
+    return rows
+
+
 def test_metrics(finished):
     metrics = read_metrics(finished)
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
@@ -71,7 +86,10 @@ def test_metrics(finished):
     assert [row["step"] for row in metrics if "held_out_loss" in row] == [5, 10, 15, len(metrics)]
     assert metrics[-1]["held_out_loss"] == pytest.approx(metrics[-1]["loss"], rel=0.2)
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert list((finished / "tensorboard").iterdir())
+    (events,) = (finished / "tensorboard").iterdir()
+    assert scalars_of(events) == [
+        {n: pytest.approx(v) for n, v in row.items() if v is not None} for row in metrics
+    ]
     assert (finished / "first_rows.txt").read_text().startswith("# row r0: ")
     assert [path.name for path in (finished / "checkpoints").iterdir() if path.name.isdigit()] != []
 
@@ -304,6 +322,16 @@ def test_a_disk_without_room_for_the_curves_does_not_fail_the_training(
     with open_run(tmp_path / "run", job="x", settings={}) as run:
         trainer_module._draw(run, "nats")
     assert "the curves are not drawn" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
+def test_events_that_do_not_fit_are_told_and_do_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: open("/dev/full", "wb"))
+    events = Events(tmp_path / "tensorboard")
+    with pytest.raises(UserError, match="tensorboard: cannot be written .No space left on device"):
+        for step in range(100):
+            events.write({"step": step, "loss": 1.0})
+    events.close()
 
 
 @pytest.mark.parametrize("part", ["array", "metadata"])

@@ -50,6 +50,12 @@ def test_names_are_unique_and_every_student_has_its_traces():
         assert {a.traces for a in chosen if isinstance(a, Learner)} <= {None, *(a.name for a in chosen)}
 
 
+def test_a_condition_is_cord_and_curation_under_it():
+    assert [arm.name for arm in arms.choose("useless")] == ["useless_cord", "useless_curation"]
+    with pytest.raises(UserError, match="--arms=after: must be names of arms, of conditions or of groups"):
+        arms.choose("after")
+
+
 def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
     cord, base = arms.BY_NAME["cord"], arms.BY_NAME["base"]
     definition = job.definition_of(base, config)
@@ -211,7 +217,12 @@ def test_the_page_shows_what_there_is(config):
         for seed in (0, 1):
             fill(config, arms.BY_NAME[name], seed, answers(rng.integers(0, 3, 5).tolist()))
     path = page.write_page(config)
-    text = path.read_text()
+    html = path.read_text()
+    assert html.count("<table>") == html.count('<div class="scroll"') > 2 and "<td>6</td>" in html.replace(
+        ' style="text-align:right"', ""
+    )
+    assert html.count("data:image/png;base64,") == 1 and 'src="students.png' not in html
+    text = (path.parent / "page.md").read_text()
     assert "| after CoRD | 6 | 3.0 |" in text and "| after CoRD - base student |" in text
     assert "after_curation" in text.split("## Without results")[1]
     assert (path.parent / "students.png").read_bytes().startswith(b"\x89PNG")
