@@ -37,6 +37,7 @@ from typing import IO, Any, Self
 from cord_jax import files
 from cord_jax.errors import UserError
 from cord_jax.storage import REMEDY
+from cord_jax.typed_rows import is_of
 
 _LOGGER = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -110,7 +111,7 @@ def read_lines(
         except ValueError as error:
             raise _damaged(path, number, str(error)) from None
         for name, kind in needs.items():
-            if not isinstance(row.get(name), kind):
+            if not is_of(row.get(name), kind):
                 raise _damaged(path, number, f'field "{name}" is missing or of another type')
         if once:
             key = tuple(row[field] for field in once)

@@ -139,14 +139,17 @@ def resolved(config: Config) -> Config:
 
 
 def recorded(config_class: type[Config], values: Mapping[str, Any]) -> Config:
-    """The resolved configuration that a run has written down; its values, checked when it was made, are taken as they are.
+    """The resolved configuration that a run has written down; what its values say together was checked when it was made.
 
     Args:
       values: by the names of fields; fields that are not there have their defaults.
+
+    Raises: `UserError` for a value that the setting cannot have, in a file that somebody has changed.
     """
     result = object.__new__(config_class)
     for field in _fields(config_class):
-        object.__setattr__(result, field.name, values.get(field.name, field.default))
+        value = _checked(field, values.get(field.name, field.default))
+        object.__setattr__(result, field.name, value)
     return resolved(result)
 
 

@@ -20,6 +20,7 @@ from cord_jax.endings import CONCLUDING, ENDINGS
 from cord_jax.errors import UserError
 from cord_jax.run_directory import JsonLines, RunDirectory
 from cord_jax.tree_shape import TreeShape
+from cord_jax.typed_rows import checked, named_objects, objects
 
 TRACES = "traces.jsonl"
 TREE = "tree.jsonl"
@@ -153,18 +154,25 @@ class Trace:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The inverse of `to_row`. Raises `KeyError` naming a field of the contract that is missing."""
+        """The inverse of `to_row`.
+
+        Raises: `KeyError` naming a field of the contract that is missing, `TypeError` for one of another type.
+        """
         made = ("extra", "provenance", "decoy_scores")
         names = [field.name for field in dataclasses.fields(cls) if field.name not in made]
         values = {name: row[name] for name in names}
+        checked(cls, values)
         scores = row.get("decoy_scores")
         values["decoy_scores"] = None if scores is None else tuple(scores)
         values["provenance"] = Provenance(
             **{name: row[name] for name in _PROVENANCE}, decoys="decoy_scores" in row
         )
         names += [*_PROVENANCE, "decoy_scores", "messages"]
-        values["steps"] = tuple(Step(**step) for step in values["steps"])
-        values["usage"] = {teacher: Usage(**usage) for teacher, usage in values["usage"].items()}
+        values["steps"] = tuple(Step(**checked(Step, step)) for step in objects(values["steps"]))
+        values["usage"] = {
+            teacher: Usage(**checked(Usage, usage))
+            for teacher, usage in named_objects(values["usage"]).items()
+        }
         extra = {
             name.removeprefix("problem_") if name.removeprefix("problem_") in names else name: value
             for name, value in row.items()
@@ -211,11 +219,14 @@ class Candidate:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The inverse of `to_row`."""
-        return cls(**row)
+        """The inverse of `to_row`. Raises: `TypeError` for fields that are missing, too many, or of another type."""
+        return cls(**checked(cls, row))
 
 
-_OF_TREE = {"problem": str, "node": int, "step": int, "beam": int, "ended": str, "kept": bool}
+_NONE = type(None)
+_OF_TREE = {
+    "problem": str, "node": int, "step": int, "beam": int, "ended": str, "kept": bool, "rank": (int, _NONE)
+}  # fmt: skip
 
 
 class TraceFiles:

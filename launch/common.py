@@ -20,6 +20,7 @@ A help text says what the flag means and its unit; `--help` adds the default and
 import difflib
 import importlib.metadata
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -179,9 +180,16 @@ def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
         hint = f"did you mean --{near[0]}?" if near else "see --help"
         raise UserError(f"unknown flag --{error.flagname}; {hint}") from None
     except flags.Error as error:
-        raise UserError(str(error).removeprefix("flag ")) from None
+        raise UserError(_in_short(str(error).removeprefix("flag "))) from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value, see --help")
+
+
+def _in_short(message: str) -> str:
+    """absl's line on a flag, without its tuple where a flag is true or false, and with no more of a value than tells it."""
+    if "Non-boolean argument" in message:
+        message = message.partition(": (")[0] + ": must be true or false"
+    return re.sub(r"\S{120,}", lambda found: found[0][:100] + "...", message)
 
 
 def _prepare_libraries() -> None:

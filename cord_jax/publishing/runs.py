@@ -9,6 +9,7 @@ from typing import Any
 
 from cord_jax.config import parse_shard
 from cord_jax.errors import UserError
+from cord_jax.files import parse_row, read_object
 from cord_jax.run_directory import read_run_config
 from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
 
@@ -31,7 +32,7 @@ class Place:
         with open(self.path, "rb") as file:
             file.seek(self.start)
             for line in file.read(self.end - self.start).splitlines():
-                yield json.loads(line)
+                yield parse_row(line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +132,10 @@ def _another_version(path: Path, problem: str, error: Exception) -> UserError:
 
 
 def _read_json(directory: Path, name: str) -> Any:
-    """The content of a JSON file; None if there is none."""
+    """The object of a JSON file; None if there is none."""
     try:
-        return json.loads((directory / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(directory / name)
+    except UserError:
         return None
 
 
@@ -186,7 +187,9 @@ def _index(path: Path, key: str) -> dict[str, Place]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                name, end = json.loads(line)[key], start + len(line)
+                name, end = parse_row(line)[key], start + len(line)
+                if not isinstance(name, str):
+                    raise TypeError(f"{key} must be a text")
                 held = places.get(name)
                 if held is not None and (key == "id" or held.end != start):
                     raise UserError(f'{path}, line {number}: "{name}" was there before; the file is damaged')

@@ -18,6 +18,7 @@ from cord_jax.report.runs import Runs, open_runs
 from cord_jax.report.sections import sections, students, traces
 from cord_jax.report.tallies import tally
 from cord_jax.run_directory import add_to_log, write_atomically
+from cord_jax.settings import show
 
 REPORT = "report.html"
 # A page that a browser opens at once and that can still be sent to somebody.
@@ -44,17 +45,18 @@ def write_report(
       has been written then.
     """
     path = Path(output)
-    if path.is_dir():
+    if os.path.isdir(path):  # False, too, for a name that is too long or no name
         raise UserError(f"--output: {path} is a directory; name a file in it, such as {path / REPORT}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"--output: there is no directory {path.parent}; create it")
     if not runs:
         raise UserError("--runs: names no run; give the output directories of one or more")
     page = render(open_runs([Path(run) for run in runs]), page_bytes)
     try:
         write_atomically(path, page)
-    except OSError as error:
-        raise UserError(f"--output: {path} cannot be written ({error.strerror}); choose another") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--output: {show(str(path))} cannot be written ({reason}); choose another") from None
     return path
 
 

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.problems import Problem, read_problems
 from cord_jax.run_directory import read_lines, read_run_config
+from cord_jax.settings import show
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
 
 SAMPLES, METRICS, JOURNAL = "samples.jsonl", "metrics.jsonl", "journal.jsonl"
@@ -153,9 +155,9 @@ def open_runs(paths: Sequence[Path]) -> Runs:
     """
     found: dict[Path, Mapping[str, Any]] = {}
     for path in paths:
-        if not path.is_dir():
-            what = "is a file" if path.exists() else "does not exist"
-            raise UserError(f"--runs: {path} {what}; name the output directory of a run")
+        if not os.path.isdir(path):  # False, too, for a name that is too long
+            what = "is a file" if os.path.exists(path) else "does not exist"
+            raise UserError(f"--runs: {show(str(path))} {what}; name the output directory of a run")
         below = dict(_find(path.resolve()))
         if not below:
             raise UserError(

@@ -14,6 +14,7 @@ from cord_jax.problems import Problem
 from cord_jax.rescoring.recorded_tree import RecordedTree
 from cord_jax.run_directory import CONFIG, read_lines
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
+from cord_jax.typed_rows import checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,14 @@ class RecordedRun:
         return None if self.config.method == "integration" else self.tree(problem).find(steps)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """What is read of a proposer or a meta-prover in a run's `config.json`."""
+
+    name: str
+    temperature: float
+
+
 def read_run(path: Path) -> RecordedRun:
     """Reads the directory of a run.
 
@@ -97,8 +106,10 @@ def read_run(path: Path) -> RecordedRun:
     try:
         values = described["environment"] | described["settings"]
         config = settings_of.recorded(SynthesisConfig, values | {"output_dir": path})
-        [(p["name"], p["temperature"]) for p in described["settings"]["proposers"]]
-    except (KeyError, TypeError) as error:
+        settings = described["settings"]
+        for writer in (*settings["proposers"], settings["meta_prover"] | {"name": ""}):
+            checked(_Writer, {name: writer[name] for name in ("name", "temperature")})
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{path / CONFIG}: not as this version writes it ({error})") from None
     return RecordedRun(path, described, config, traces, trees, (path / SUMMARY).exists())
 

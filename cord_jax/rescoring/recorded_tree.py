@@ -67,7 +67,7 @@ class RecordedTree:
     """The candidates of one problem; they know which of them extend which."""
 
     def __init__(self, candidates: Sequence[Candidate]):
-        """Raises: `ValueError` for a candidate that extends one that is not before it."""
+        """Raises: `ValueError` for a candidate that extends one that is not before it, or at another depth."""
         self.by_node: dict[int, Candidate] = {}
         self.children: dict[int, list[Candidate]] = {}
         for candidate in candidates:
@@ -75,6 +75,13 @@ class RecordedTree:
                 raise ValueError(
                     f"node {candidate.node} of problem {candidate.problem} extends node {candidate.parent}, "
                     "which is not before it"
+                )
+            parent = self.by_node.get(candidate.parent)
+            if candidate.step != (parent.step + 1 if parent else 1) or not 0 <= candidate.beam < len(
+                candidates
+            ):
+                raise ValueError(
+                    f"node {candidate.node} of problem {candidate.problem} has no step or beam of this tree"
                 )
             self.by_node[candidate.node] = candidate
             self.children.setdefault(candidate.parent, []).append(candidate)

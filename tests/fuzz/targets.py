@@ -21,6 +21,8 @@ from cord_jax.pool import read_pool
 from cord_jax.preferences import write_preferences
 from cord_jax.problems import read_problems
 from cord_jax.publishing.runs import read_runs
+from cord_jax.rescoring.config import RescoringConfig
+from cord_jax.rescoring.job import rescore
 from cord_jax.run_directory import check_run, open_run, read_run_config
 from cord_jax.student.config import StudentConfig
 from cord_jax.student.data import read_examples
@@ -31,6 +33,7 @@ from cord_jax.traces import TraceFiles
 from cord_jax.tree_shape import TreeShape
 from models.checkpoint import safetensors
 from tests.fuzz.command_lines import command_lines, run_command_line
+from tests.fuzz.command_lines import world as flags_world
 from tests.fuzz.damage import damaged, json_file, lines_file
 from tests.fuzz.property import listing
 from tests.fuzz.texts import read_texts, real_places, real_world, small_world, texts_of
@@ -262,7 +265,7 @@ def run_directories(directory: Path, rng: Random):
         content = lines_file(rng, [json.loads(line) for line in content.splitlines()])
     else:
         content = json_file(rng, json.loads(content))
-    return name, content, rng.choice(["continue", "publish", "pairs"])
+    return name, content, rng.choice(["continue", "publish", "pairs", "rescore"])
 
 
 def read_run_directory(directory: Path, case):
@@ -281,6 +284,9 @@ def read_run_directory(directory: Path, case):
         elif what == "pairs":
             shutil.rmtree(directory / "pairs", ignore_errors=True)
             write_preferences(PreferencesConfig(run=run, output_dir=directory / "pairs"))
+        elif what == "rescore":
+            shutil.rmtree(directory / "asked", ignore_errors=True)
+            rescore(RescoringConfig(run=run, output_dir=directory / "asked"))
         else:
             _continue(run)
             return  # which mends it
@@ -422,7 +428,7 @@ TARGETS = {
     "weights": Target(weights_world, weight_files, read_weights),
     "config": Target(weights_world, model_configs, read_model_config),
     "tokenizer": Target(tokenizer_world, tokenizer_files, read_tokenizer),
-    "flags": Target(nothing, command_lines, run_command_line),
+    "flags": Target(flags_world, command_lines, run_command_line),
     "texts": Target(small_world, texts_of(None), read_texts),
     "real_texts": Target(real_world, texts_of(real_places()), read_texts),
 }

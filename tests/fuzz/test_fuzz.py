@@ -15,7 +15,14 @@ from tests.fuzz.targets import TARGETS
 
 FEW, MANY = {"tokenizer": 60}, {"real_texts": 10_000}
 # Cases that have found something.
-FOUND = {"tokenizer": [10132], "pool": [290, 516], "weights": [41], "run": [261, 545], "rows": [158]}
+FOUND = {
+    "tokenizer": [10132],
+    "pool": [290, 516],
+    "weights": [41],
+    "run": [261, 545, 2371, 6451, 8267],
+    "rows": [158],
+    "flags": [32, 84, 690],
+}
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ SETTINGS = {
     "limit": 0,
     "seed": 0,
     "proposers": [{"name": name, "checkpoint": name, "temperature": 0.6} for name in TEACHERS],
-    "meta_prover": {"checkpoint": "prover"},
+    "meta_prover": {"checkpoint": "prover", "temperature": 0.6},
 }
 _ENDED = ("marker", "cap", "think_end", "eos")
 
