@@ -79,6 +79,11 @@ def lost(error: BaseException) -> str | None:
     return f"another process of this job has ended or cannot be reached ({text[:_SHOWN]}); {_REMEDY}"
 
 
+def tell(line: str) -> None:
+    """Writes a line of `lost` to standard error, unless JAX has said so before."""
+    os.write(2, (line + "\n").encode())
+
+
 def leave(status: int) -> NoReturn:
     """Ends this process at once, whose reason has been told. An orderly end would wait for the others, who wait for it."""
     if _stderr != 2:  # JAX may notice now, too, that a process is gone
@@ -102,19 +107,23 @@ def line_of(page: bytes) -> str:
 
 
 def _pass_on(source: int, sink: int) -> None:
-    """Passes lines on until the other end is closed; the page that tells of the end becomes one line."""
+    """Passes lines on until one has told of the end: that of `tell`, or the one for JAX's page. What follows is the same."""
     held = b""
     while chunk := os.read(source, 1 << 16):
         held += chunk
-        if _FATAL not in held:
-            lines, newline, held = held.rpartition(b"\n")
+        before, fatal, page = held.partition(_FATAL)
+        lines, newline, rest = before.rpartition(b"\n")
+        told = lines.find(_REMEDY.encode())
+        if told >= 0:
+            os.write(sink, lines[:told] + _REMEDY.encode() + b"\n")
+        elif fatal:
+            while select.select([source], [], [], 0.1)[0] and (chunk := os.read(source, 1 << 16)):
+                page += chunk
+            os.write(sink, lines + newline + line_of(page).encode() + b"\n")
+        else:
             os.write(sink, lines + newline)
+            held = rest
             continue
-        while select.select([source], [], [], 0.1)[0] and (chunk := os.read(source, 1 << 16)):
-            held += chunk
-        before, _, page = held.partition(_FATAL)
-        before, newline, _ = before.rpartition(b"\n")
-        os.write(sink, before + newline + line_of(page).encode() + b"\n")
         while os.read(source, 1 << 16):
             pass
         return

@@ -82,14 +82,7 @@ class JsonLines:
             return
         content = _encode_lines(rows)
         with stored(self.path), _open(self.path, os.O_APPEND) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                file.write(content)
-                _flush(file)
-            except OSError:
-                with contextlib.suppress(OSError):  # of rows that did not fit nothing stays
-                    os.ftruncate(file.fileno(), end)
-                raise
+            _append(file, content)
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces the whole file atomically, to drop rows of something that never finished."""
@@ -175,7 +168,7 @@ def add_to_log(directory: Path, message: str) -> None:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # What cannot be logged is no reason to end; what must be written says so itself.
     with contextlib.suppress(OSError), _open(directory / LOG, os.O_APPEND) as file:
-        file.write(f"{now} {message}\n".encode())
+        _append(file, f"{now} {message}\n".encode())
 
 
 def open_run(
@@ -279,8 +272,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str | Iterable[by
         try:
             with _open(temporary, os.O_EXCL) as file:
                 content = content.encode() if isinstance(content, str) else content
-                file.writelines([content] if isinstance(content, bytes) else content)
-                _flush(file)
+                _write(file, [content] if isinstance(content, bytes) else content)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -412,7 +404,7 @@ def _cut_torn_line(path: Path) -> None:
             position = start
         if position < end:
             file.truncate(position)
-            _flush(file)
+            os.fsync(file.fileno())
 
 
 def _open(path: Path, flags: int = 0) -> IO[bytes]:
@@ -433,7 +425,8 @@ def _open(path: Path, flags: int = 0) -> IO[bytes]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _no_file(path)
-    return os.fdopen(descriptor, "ab" if flags & os.O_APPEND else "rb+")
+    # Without a buffer: what did not fit would be in it, and be written when the file is closed.
+    return os.fdopen(descriptor, "ab" if flags & os.O_APPEND else "rb+", buffering=0)
 
 
 def _no_file(path: Path) -> UserError:
@@ -468,6 +461,21 @@ def _path_as_text(value: Any) -> str:
     raise TypeError(f"{value!r} is not a JSON value")
 
 
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
+def _append(file: IO[bytes], content: bytes) -> None:
+    """Adds content to a file and waits for the disk; nothing of it stays if not all of it fits."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        _write(file, [content])
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), end)
+        raise
+
+
+def _write(file: IO[bytes], parts: Iterable[bytes]) -> None:
+    """Writes all of it and waits for the disk. A disk that is nearly full takes a part of what it is given."""
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[file.write(rest) :]
     os.fsync(file.fileno())

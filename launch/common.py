@@ -94,7 +94,7 @@ def run_with(
         elif problem := storage_problem(error):
             message = f"{problem}; {REMEDY}"
         elif ending := processes.lost(error):
-            print(f"error: {ending}", file=sys.stderr)
+            processes.tell(f"error: {ending}")
             return processes.EXIT_ALONE
         elif processes.joined():  # the others must not wait for this one
             traceback.print_exc()

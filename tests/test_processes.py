@@ -56,6 +56,20 @@ def test_the_page_becomes_one_line():
         assert first == "a line" and second.startswith(f"error: {said} this job no longer answer")
 
 
+@pytest.mark.parametrize("page_first", [True, False])
+def test_the_end_of_another_is_told_once(page_first):
+    told = b"error: another process of this job has ended (Gloo); " + processes._REMEDY.encode() + b"\n"
+    parts = [PAGE % b"1", told] if page_first else [b"a line\n", told, PAGE % b"1"]
+    with subprocess.Popen([sys.executable, processes.__file__], stdin=-1, stdout=-1) as passing:
+        for part in parts:
+            passing.stdin.write(part)
+            passing.stdin.flush()
+            time.sleep(0.2)
+        passed, _ = passing.communicate()
+    first, second = passed.decode().splitlines()
+    assert first == "a line" and second.startswith("error: ") and second.endswith("started again")
+
+
 def test_a_process_that_has_told_its_reason_tells_no_other():
     script = f"""
 import os, sys, threading

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 from contextlib import contextmanager
 
 import pytest
@@ -58,6 +59,27 @@ def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path, monkeypatch, count)
         assert file.read() == [{"n": 1}]
         file.append({"n": 2})
         assert run.json_lines("rows.jsonl").read() == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("count, room", [(60, 0), (60, 1), (60, 30), (60, 1000), (400, 30), (400, 9000)])
+def test_rows_that_the_system_takes_a_part_of_leave_nothing_behind(tmp_path, count, room):
+    """Beyond the greatest size of a file the kernel writes what fits and then nothing, as on a disk that is full."""
+    with open_run(tmp_path, job="x", settings={}) as run:
+        file = run.json_lines("rows.jsonl")
+        file.append({"n": 1})
+        rows = [{"n": n, "text": "x" * 40} for n in range(2, count)]
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + room, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"rows.jsonl: cannot be written \(File too large\)"):
+                file.append(*rows)
+            with pytest.raises(UserError, match=r"summary.json: cannot be written \(File too large\)"):
+                write_atomically(tmp_path / "summary.json", (b"x" * 100 for _ in range(200)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert file.read() == [{"n": 1}] and not (tmp_path / "summary.json").exists()
+        file.append(*rows)
+        assert run.json_lines("rows.jsonl").read() == [{"n": 1}, *rows]
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):

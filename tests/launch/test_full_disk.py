@@ -60,12 +60,12 @@ def jobs(tmp_path_factory):
 
 
 def sizes_of(most: int):
-    """Bytes that are left free: none, a page, and twice as many each time."""
+    """Bytes that are left free: none, a page, and four times as many each time."""
     yield 0
     size = PAGE
     while size < most:
         yield size
-        size *= 2
+        size *= 4
     yield most
 
 
