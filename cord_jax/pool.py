@@ -343,7 +343,7 @@ def _architecture(checkpoint: Path) -> str:
 def _check_keys(path: Path, where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
     for key in table:
         if key not in allowed:
-            raise UserError(f'{path}, {where}: unknown key "{key}"; allowed are {", ".join(allowed)}')
+            raise UserError(f'{path}, {where}: unknown key "{show(key)}"; allowed are {", ".join(allowed)}')
 
 
 def _text(path: Path, where: str, table: dict[str, Any], key: str) -> str | None:

@@ -41,7 +41,7 @@ class TreeShape:
         if self.goes_back:
             return {beam for _, beam in groups} == set(range(len(groups)))
         extended = {
-            (row["step"] + 1, row["rank"])
+            (row["step"] + 1, row.get("rank"))
             for row in rows
             if row["kept"] and row["ended"] not in CONCLUDING and row["step"] < self.max_steps
         }

@@ -17,9 +17,9 @@ FEW, MANY = {"tokenizer": 60}, {"real_texts": 10_000}
 # Cases that have found something.
 FOUND = {
     "tokenizer": [10132],
-    "pool": [290, 516],
+    "pool": [290, 516, 21214],
     "weights": [41],
-    "run": [261, 545, 2371, 6451, 8267],
+    "run": [261, 545, 2371, 6451, 8267, 10827, 16054],
     "rows": [158],
     "flags": [32, 84, 690, 2907, 5289],
 }
