@@ -14,9 +14,9 @@ _FULL_OR_GONE = {
 }
 # Libraries in C++ tell the reason in words.
 _WORDS = ("No space left on device", "Disk quota exceeded", "Input/output error", "Stale file handle")
-
-
 _QUOTED_PATH = re.compile(r'"(/[^"]+)"')
+
+
 # What to do about it: everything that was written stands, in whole lines and whole files.
 REMEDY = "what was written before is whole, and the same command continues when that is mended"
 

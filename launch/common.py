@@ -58,6 +58,10 @@ def leave(main: Callable[[], int]) -> NoReturn:
         status = EXIT_BROKEN_PIPE
     if processes.joined() and status not in (0, EXIT_INTERRUPTED, EXIT_TERMINATED):
         processes.leave(status)
+    if not processes.joined():
+        # The job is over. While the interpreter ends, signals would have their default actions again.
+        for number in interruption.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 
