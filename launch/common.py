@@ -21,6 +21,7 @@ import difflib
 import importlib.metadata
 import os
 import re
+import signal
 import sys
 import textwrap
 import traceback
