@@ -66,6 +66,7 @@ ORDERINGS = (
     _student("the score above a random trace", "cord", "random", "79.6, 69.0"),
     *_traces("the score above the longest trace", "cord", "max_length", "93.1, 80.0", ".774, .502"),
     _student("the score above the longest trace", "cord", "max_length", "79.6, 68.8"),
+    *_traces("the score above process rewards", "cord", "process_reward", "93.1, 82.6", ".774, .591"),
     *_traces("the score above binary judgement", "cord", "binary_judgment", "93.1, 91.7", ".774, .626"),
     *_traces("steps of the prompt above blank lines", "cord", "line_break", "93.1, 88.4", ".774, .734"),
     _student("steps of the prompt above blank lines", "cord", "line_break", "79.6, 76.7"),
