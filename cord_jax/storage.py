@@ -1,6 +1,7 @@
 """What a disk may answer in the middle of a run, told in a line."""
 
 import errno
+import re
 
 _FULL_OR_GONE = {
     errno.ENOSPC,
@@ -13,6 +14,7 @@ _FULL_OR_GONE = {
 }
 # Libraries in C++ tell the reason in words.
 _WORDS = ("No space left on device", "Disk quota exceeded", "Input/output error", "Stale file handle")
+_QUOTED_PATH = re.compile(r'"(/[^"]+)"')
 
 
 # What to do about it: everything that was written stands, in whole lines and whole files.
@@ -32,5 +34,6 @@ def storage_problem(error: BaseException) -> str | None:
             return f"{where}{link.strerror}"
         for words in _WORDS:
             if words in str(link):
-                return words
+                path = _QUOTED_PATH.search(str(link))
+                return f"{path[1]}: {words}" if path else words
     return None

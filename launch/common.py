@@ -21,6 +21,7 @@ import difflib
 import importlib.metadata
 import os
 import re
+import signal
 import sys
 import textwrap
 import traceback
@@ -58,6 +59,10 @@ def leave(main: Callable[[], int]) -> NoReturn:
         status = EXIT_BROKEN_PIPE
     if processes.joined() and status not in (0, EXIT_INTERRUPTED, EXIT_TERMINATED):
         processes.leave(status)
+    if not processes.joined():
+        # The job is over. While the interpreter ends, signals would have their default actions again.
+        for number in interruption.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

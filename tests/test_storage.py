@@ -106,6 +106,10 @@ def test_what_a_library_raises_for_a_full_disk_is_one_line(capsys):
         ],
     )
     assert storage_problem(ValueError("DATA_LOSS: [write] Disk quota exceeded")) == "Disk quota exceeded"
+    of_tensorstore = ValueError(
+        'RESOURCE_EXHAUSTED: Failed writing: "/run/6/d": ... No space left on device [28]'
+    )
+    assert storage_problem(of_tensorstore) == "/run/6/d: No space left on device"
     assert storage_problem(ValueError("3")) is None and storage_problem(FileNotFoundError(2, "no")) is None
 
 

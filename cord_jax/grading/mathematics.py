@@ -3,6 +3,7 @@
 Run as `python -m cord_jax.grading.mathematics FILE_DESCRIPTOR SECONDS`, by `workers.Workers`.
 """
 
+import contextlib
 import logging
 import resource
 import signal
@@ -66,7 +67,7 @@ def serve(connection: Connection, deadline_seconds: float) -> None:
     while True:
         try:
             predicted, forms = connection.recv()
-        except (EOFError, ConnectionError):
+        except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, deadline_seconds)
         try:
@@ -74,10 +75,7 @@ def serve(connection: Connection, deadline_seconds: float) -> None:
         except (MemoryError, RecursionError):
             correct = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        try:
-            connection.send(correct)
-        except ConnectionError:
-            return
+        connection.send(correct)
 
 
 def _guarded(predicted: str, form: str, places: int | None) -> bool:
@@ -96,4 +94,5 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever started this process ends it.
-    serve(Connection(int(sys.argv[1])), float(sys.argv[2]))
+    with contextlib.suppress(ConnectionError):  # whoever asked is gone, perhaps before the first answer
+        serve(Connection(int(sys.argv[1])), float(sys.argv[2]))

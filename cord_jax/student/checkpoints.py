@@ -5,6 +5,8 @@ Beside each finished state lies a list of its files' checksums, so that bytes wh
 
 import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from cord_jax.storage import storage_problem
 from cord_jax.student.step import TrainState
 
 CHECKSUMS = "checksums"
+_ABSL = logging.getLogger("absl")  # orbax's
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 def has_states(directory: Path) -> bool:
@@ -122,6 +126,7 @@ class Checkpoints:
                 )
 
     def __enter__(self) -> "Checkpoints":
+        _ABSL.addFilter(_is_no_storage_problem)
         return self
 
     def __exit__(self, kind, *exception) -> None:
@@ -131,6 +136,17 @@ class Checkpoints:
         except Exception as error:
             if kind is None and not self._excused(error):
                 raise
+        finally:
+            if jax.process_index() == 0:  # nothing is being written any more
+                for unfinished in self._directory.glob(f"*{_UNFINISHED}"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            _ABSL.removeFilter(_is_no_storage_problem)
+
+
+def _is_no_storage_problem(record: logging.LogRecord) -> bool:
+    """Keeps what a disk answers from being logged by every thread of orbax; the trainer tells it once."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    return error is None or storage_problem(error) is None
 
 
 def _checksums(directory: Path) -> dict[str, str]:
