@@ -12,7 +12,6 @@ from cord_jax.errors import UserError
 from cord_jax.files import parse_row, read_object
 from cord_jax.run_directory import read_run_config
 from cord_jax.traces import PROMPTS, SUMMARY, TRACES, TREE, Candidate, Trace
-from cord_jax.typed_rows import is_of
 
 # Settings and inputs that say which problems a run took, not how it wrote their traces.
 OF_PROBLEMS = ("limit", "shard", "columns", "split", "problems", "decoys from")
@@ -162,7 +161,7 @@ def _finished(directory: Path, config: Mapping[str, Any], traces: int) -> Mappin
     part, parts = parse_shard(str(config["settings"].get("shard", WHOLE)))
     problems = config["inputs"].get("problems")
     count = problems.get("count") if isinstance(problems, dict) else None
-    if not is_of(count, int) or not 0 <= count < 2**31:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**31:
         raise UserError(f"{directory}: holds a run of another version of launch.synthesize; make it again")
     wanted = len(range(part - 1, count, parts))
     summary = _read_json(directory, SUMMARY)
