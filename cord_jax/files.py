@@ -56,6 +56,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"line {number} has {LONGEST_LINE} bytes or more")
+                if number == 1 and line.startswith(b"\x1f\x8b"):
+                    raise ValueError("is compressed by gzip; give it a name that ends in .gz")
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():

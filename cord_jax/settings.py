@@ -19,6 +19,7 @@ import dataclasses
 import math
 import operator
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -259,11 +260,25 @@ def _check_limits(name: str, value: float, facts: Setting) -> None:
         raise refusal(name, value, f"at most {_LARGEST_INT}" if value > 0 else f"at least {-_LARGEST_INT}")
 
 
+# What file systems take; what is longer fails wherever it is first looked for.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+
+
 def _path(name: str, value: str | os.PathLike) -> Path:
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text or not _is_text(text):
         raise refusal(name, value, "a path")
+    # A setting may name several directories, joined by commas.
+    names, paths = re.split("[/,]", text), text.split(",")
+    if max(map(_bytes, names)) > _LONGEST_NAME or max(map(_bytes, paths)) > _LONGEST_PATH:
+        raise refusal(
+            name, value, f"a path of names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH} together"
+        )
     return Path(text)
+
+
+def _bytes(text: str) -> int:
+    return len(os.fsencode(text))
 
 
 def _held(kind: Any, value: Any) -> Any:

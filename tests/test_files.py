@@ -121,6 +121,15 @@ def test_damaged_compression(tmp_path):
             list(files.read_lines(path))
 
 
+def test_gzip_without_its_name(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_bytes(gzip.compress(GOOD))
+    with pytest.raises(
+        UserError, match="problems.jsonl: is compressed by gzip; give it a name that ends in .gz"
+    ):
+        read_problems(path)
+
+
 def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LONGEST_LINE", 1000)
     path = tmp_path / "problems.jsonl.gz"

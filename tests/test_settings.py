@@ -73,7 +73,14 @@ HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
 REFUSED = {
     "synthesize": {
-        "pool": [("", "a path"), (3, "a path, or a PoolSpec"), ("a\0b", "a path"), (None, "a path")],
+        "pool": [
+            ("", "a path"),
+            (3, "a path, or a PoolSpec"),
+            ("a\0b", "a path"),
+            (None, "a path"),
+            ("a" * 256, "names of at most 255 bytes"),
+            ("a/" * 3000, "4095 together"),
+        ],
         "problems": [
             ([], "a path, or a list of at least one Problem"),
             ([{"id": "a"}], "Problem"),

@@ -25,6 +25,10 @@ _NOT_LEARNT = (
 )
 
 
+# Whether a turn is learnt, in the spellings of axolotl and ms-swift.
+_LEARNT_IF = ("train", "loss")
+
+
 def conversation_of(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int] | None:
     """The turns of a row, and how many of them are its prompt at least; None if the row is no conversation.
 
@@ -79,6 +83,15 @@ def _turn(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} has a turn with {field}, which cannot be learnt here")
     if turn.get("weight", 1) != 1:
         raise ValueError(f"{name} has a turn of weight {str(turn['weight'])[:40]}; all turns weigh 1")
+    marks = [
+        field
+        for field in _LEARNT_IF
+        if turn.get("role") == "assistant" and turn.get(field) not in (None, True)
+    ]
+    if marks:
+        raise ValueError(
+            f"{name} has a turn with {marks[0]} {str(turn[marks[0]])[:40]}; all turns of the assistant are learnt"
+        )
     reasoning = [turn.pop(field) for field in REASONING if field in turn]
     content, thought = _text(turn.get("content"))
     reasoning += [thought] if thought else []

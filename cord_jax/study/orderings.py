@@ -66,6 +66,7 @@ ORDERINGS = (
     _student("the score above a random trace", "cord", "random", "79.6, 69.0"),
     *_traces("the score above the longest trace", "cord", "max_length", "93.1, 80.0", ".774, .502"),
     _student("the score above the longest trace", "cord", "max_length", "79.6, 68.8"),
+    *_traces("the score above process rewards", "cord", "process_reward", "93.1, 82.6", ".774, .591"),
     *_traces("the score above binary judgement", "cord", "binary_judgment", "93.1, 91.7", ".774, .626"),
     *_traces("steps of the prompt above blank lines", "cord", "line_break", "93.1, 88.4", ".774, .734"),
     _student("steps of the prompt above blank lines", "cord", "line_break", "79.6, 76.7"),
@@ -77,6 +78,9 @@ ORDERINGS = (
     _student("the best meta-prover above the worst", "cord", "by_student", "79.6, 68.5"),
 )
 
+# Those that have twice the puzzles, and so CoRD's compute.
+_MORE = tuple(name for name in RIVALS if name != "curation_x2")
+
 # The comparison that the method stands or falls with: one family.
 LEAD = tuple(
     ("pass@1", f"after_{ours}", rival)
@@ -84,7 +88,7 @@ LEAD = tuple(
     for rival in (
         "base",
         *(f"after_{name}" for name in RIVALS),
-        *(f"after_{name}_more" for name in RIVALS if name != "curation_x2"),
+        *(f"after_{name}_more" for name in _MORE),
     )
 )
 
@@ -97,6 +101,14 @@ SECOND_ROUND = tuple(
         ("predictive_perplexity", f"second_{name}", name),
         ("pass@1", f"after_second_{name}", f"after_{name}"),
     )
+)
+
+# What the rows that a student learns from bring, and how they are weighted: one family.
+LEARNING = (
+    ("pass@1", "after_cord_gain", "after_cord"),
+    ("pass@1", "after_cord_one_wording", "after_cord"),
+    *(("pass@1", f"after_{name}_right", f"after_{name}_more") for name in _MORE),
+    *(("pass@1", "after_cord", f"after_{name}_right") for name in _MORE),
 )
 
 # Groups of arms in pairs NAME_cord and NAME_curation.

@@ -23,6 +23,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Mapping[str, BySeed]], list[str]]], .
     ("Traces", "", tables.writings),
     ("Right traces against compute", "compute.png", tables.compute),
     ("The conditions, broken one by one", "precision.png", tables.conditions),
+    ("What students learn from", "", tables.learning),
     ("A second round, with the student among the proposers", "", tables.second_round),
     ("Score against correctness", "", tables.score_and_correctness),
     ("Calibration: right ones among complete candidates", "calibration.png", tables.calibrations),

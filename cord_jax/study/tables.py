@@ -10,7 +10,7 @@ from cord_jax.statistics import POSITIONS
 from cord_jax.study import arms
 from cord_jax.study.arms import NOISE, Learner, Writing
 from cord_jax.study.comparisons import BySeed, Comparison, compare, correct, family, mean_of
-from cord_jax.study.orderings import CONDITIONS, LEAD, ORDERINGS, SECOND_ROUND
+from cord_jax.study.orderings import CONDITIONS, LEAD, LEARNING, ORDERINGS, SECOND_ROUND
 
 Results = Mapping[str, BySeed]
 _NOTHING = "-"
@@ -63,6 +63,11 @@ def comparisons(found: Sequence[Comparison]) -> list[str]:
 def lead(results: Results) -> list[Comparison]:
     """The student after CoRD, with and without the filter, against all others: one family."""
     return family(results, LEAD)
+
+
+def learning(results: Results) -> list[str]:
+    """What the rows of students bring, and their weights."""
+    return comparisons(family(results, LEARNING))
 
 
 def second_round(results: Results) -> list[str]:

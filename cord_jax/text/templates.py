@@ -79,10 +79,10 @@ def file_of(directory: Path) -> Path:
     )
     if jinja.exists():
         return jinja
-    return processor if processor.exists() and b'"chat_template"' not in read_or_nothing(own) else own
+    return processor if processor.exists() and b'"chat_template"' not in _content(own) else own
 
 
-def read_or_nothing(file: Path) -> bytes:
+def _content(file: Path) -> bytes:
     """The content of a file; nothing if there is none."""
     return file.read_bytes() if file.is_file() else b""
 

@@ -1,10 +1,9 @@
 """What to do with a directory that is no checkpoint, by what lies in it."""
 
-import json
 from pathlib import Path
 
 from models.errors import CheckpointError, hub_hint
-from models.files import read_json_object
+from models.files import read_json_object, show
 
 ADAPTER = "adapter_config.json"
 CONFIG = "config.json"
@@ -17,7 +16,10 @@ def no_checkpoint(directory: str | Path) -> str:
         return _of_file(path)
     if not path.is_dir():
         return hub_hint(directory)
-    names = sorted(entry.name for entry in path.iterdir())
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return f"; it cannot be read ({error.strerror})"
     if ADAPTER in names:
         return (
             f"; it holds an adapter of {base_of_adapter(path)}: merge the two with PEFT, "
@@ -49,9 +51,10 @@ def no_weights(names: list[str]) -> str:
 def base_of_adapter(directory: Path) -> str:
     """The model that an adapter belongs to, as its configuration says."""
     try:
-        return json.dumps(read_json_object(directory / ADAPTER).get("base_model_name_or_path"))[:200]
+        base = read_json_object(directory / ADAPTER).get("base_model_name_or_path")
     except CheckpointError:
-        return "an unknown model"
+        base = None
+    return show(base) if isinstance(base, str) else "an unknown model"
 
 
 def _of_file(path: Path) -> str:

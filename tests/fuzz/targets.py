@@ -374,6 +374,14 @@ CONFIGS = [
 ]  # fmt: skip
 
 
+CONFIGS += [
+    {"architectures": [f"{wrapper}ForConditionalGeneration"], "model_type": wrapper.lower(), "torch_dtype": "bfloat16",
+     "tie_word_embeddings": None, "eos_token_id": [1, 2], "vision_config": {"model_type": "x"},
+     "text_config": held | {"model_type": inner}}
+    for wrapper, inner, held in [("Gemma3", "gemma3_text", CONFIGS[4]), ("Mistral3", "mistral", CONFIGS[5])]
+]  # fmt: skip
+
+
 def model_configs(directory: Path, rng: Random):
     return json_file(rng, rng.choice(CONFIGS))
 

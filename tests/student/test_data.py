@@ -314,6 +314,7 @@ def test_a_system_text_beside_a_conversation_is_its_first_turn(tmp_path, vocabul
         ({"messages": TURNS, "tools": [{"name": "f"}]}, "has tools, which cannot be learnt"),
         ({"messages": TURNS[:3] + [TURNS[3] | {"tool_calls": [{}]}]}, "a turn with tool_calls"),
         ({"messages": TURNS[:3] + [TURNS[3] | {"weight": 0}]}, "a turn of weight 0"),
+        ({"messages": TURNS[:3] + [TURNS[3] | {"train": False}]}, "a turn with train False"),
         ({"messages": TURNS[:3] + [TURNS[3] | {"thinking": "else"}]}, "two different reasonings"),
         ({"messages": TURNS[:3] + [TURNS[3] | {"reasoning_content": ["x"]}]}, "reasoning is no text"),
         (
