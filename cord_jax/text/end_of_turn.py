@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
+from cord_jax.settings import show
 from cord_jax.text import templates
 from cord_jax.text.tokenizer_files import MOST_IDS
 
@@ -56,7 +57,7 @@ def _declared(directory: Path, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     given = [value for value in values if value is not None]
     if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in given):
         raise UserError(
-            f"{directory}: eos_token_id must be an id or a list of ids, not {sorted(map(str, given))}"
+            f"{directory}: eos_token_id must be an id or a list of ids, not {show(sorted(map(str, given)))}"
         )
     return set(given)
 
