@@ -1,4 +1,4 @@
-"""Eight simulated devices, a cache of compiled programs, real problem sets and vocabularies."""
+"""Eight simulated devices, a cache of compiled programs, the order of tests, real problem sets and vocabularies."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".cache" / "compiled")
 )
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# LLVM's optimizations are left out: the tests compile for longer than they compute.
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
 # No test depends on how fast it runs.
 hypothesis.settings.register_profile(
@@ -31,6 +33,11 @@ def pytest_make_collect_report(collector):
     if report.failed and "No module named 'torch'" in str(report.longrepr):
         report.outcome, report.longrepr = "skipped", (str(collector.path), None, "Skipped: needs torch")
     return report
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the tests that take longest, or one process would end with one of them while the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from cord_jax.miniature.quickstart import METHODS
 from cord_jax.miniature.report import NAMES
 from cord_jax.miniature.wording import wrong_equations
@@ -21,6 +23,7 @@ def run(directory):
     return said.stdout, json.loads((directory / "summary.json").read_text())
 
 
+@pytest.mark.long
 def test_end_to_end(tmp_path):
     said, summary = run(tmp_path)
 
