@@ -28,9 +28,10 @@ from absl import flags
 from benchmarks import report
 from benchmarks.rewards import write_reward_model
 from cord_jax.config import SynthesisConfig
-from cord_jax.engine.engine import Engine, Finished, Peek
+from cord_jax.engine.engine import Engine, Finished
 from cord_jax.engine.meter import Meter
 from cord_jax.engine.plan import SearchSettings
+from cord_jax.engine.programs import Peek
 from cord_jax.engine.teachers import load_teachers
 from cord_jax.grading import Grader, open_grader
 from cord_jax.mesh import parse_mesh

@@ -18,8 +18,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import models
-from cord_jax.engine.engine import advance_program, exchange_rules
+from cord_jax.engine.engine import exchange_rules
 from cord_jax.engine.plan import ProblemSizes, ReaderParts, SearchSettings, plan_judging, plan_search
+from cord_jax.engine.programs import advance_program
 from cord_jax.engine.tables import Tables, make_tables
 from cord_jax.engine.teachers import ReaderKey, distinct_readers, sampling_of
 from cord_jax.pool import PoolSpec

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +24,13 @@ from cord_jax.engine.kept_programs import compile_or_load
 from cord_jax.engine.limits import bytes_per_device, check_room
 from cord_jax.engine.meter import Meter, Rounds
 from cord_jax.engine.plan import SearchSettings, plan_judging, plan_search
+from cord_jax.engine.programs import (
+    Peek,
+    advance_program,
+    harvest_program,
+    insert_program,
+    mark_graded_program,
+)
 from cord_jax.engine.teachers import Teachers, reader_parts
 from cord_jax.errors import UserError
 from cord_jax.filters import parse_filters
@@ -32,66 +38,24 @@ from cord_jax.grading import Grader, Submission
 from cord_jax.problems import Problem
 from cord_jax.search import loop, packing
 from cord_jax.search.exchange import Exchange, ExchangeRules, ReaderText
-from cord_jax.search.insertion import Insertion, insert
-from cord_jax.search.jax_tools import axes, pytree
+from cord_jax.search.insertion import Insertion
 from cord_jax.search.proposals import sampled_tokens
 from cord_jax.search.round_record import CandidateText, SettledRound
 from cord_jax.search.scorers.predictive_perplexity import PredictivePerplexity
 from cord_jax.search.state import (
     ANSWERING,
     DONE,
-    FREE,
     JUDGING,
     RECALLING,
     REVIEWING,
     SEARCHING,
-    Answer,
-    Clock,
-    Meters,
-    Progress,
-    Review,
     SearchPlan,
-    SearchState,
     SlotPlan,
     state_shardings,
     with_columns,
 )
 from cord_jax.search.texts import SearchTexts
-from cord_jax.search.tree import Frontier, Tree
-
-
-@pytree
-class Peek:
-    """Fields that the host looks at between calls of the search: where slots are, and what must be widened.
-
-    Attributes:
-      rounds: int32, rounds that have run.
-    """
-
-    clock: Clock
-    progress: Progress
-    meters: Meters
-    longest: jax.Array = axes()
-    rounds: jax.Array = axes()
-
-
-@pytree
-class Harvest:
-    """All that is known of finished problems when their slots are given back.
-
-    Attributes:
-      judged_n: int32, tokens of judgments; None where there are none.
-      done_n: bool, the slots that are finished.
-    """
-
-    clock: Clock
-    progress: Progress
-    tree: Tree
-    frontier: Frontier
-    answer: Answer
-    review: Review | None
-    judged_n: jax.Array | None
-    done_n: jax.Array = axes("slot")
+from cord_jax.search.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +178,8 @@ class Engine:
         self._jitted = advance_program(self.plan, self.exchange, sharding)
         self._advance = self._compile_and_advance
         self._replicate = jax.jit(lambda x: x, out_shardings=self._replicated)
-        self._harvest = jax.jit(_harvest, donate_argnums=0, out_shardings=(sharding, self._replicated))
-        self._mark_graded = jax.jit(_mark_graded, donate_argnums=0, out_shardings=sharding)
+        self._harvest = harvest_program(sharding)
+        self._mark_graded = mark_graded_program(sharding)
 
     def _compile_and_advance(self, constants, state, rounds):
         """The first call of the search compiles it, or loads what was compiled before."""
@@ -440,50 +404,3 @@ def free_rows(
                 slot_r[row], problem_r[row] = slot % per_shard, waiting.popleft()
                 taken.add(slot)
     return slot_r, problem_r, [slot for slot in free if slot not in taken]
-
-
-def advance_program(plan: SearchPlan, exchange: Exchange, sharding: SearchState):
-    """The jitted search: `(constants, state, rounds) -> (state, what the host looks at)`.
-
-    It consumes the state, which lies as `sharding` (from `state_shardings`) says.
-    """
-    replicated = NamedSharding(sharding.clock.phase_n.mesh, PartitionSpec())
-    return jax.jit(
-        functools.partial(_advance_and_peek, plan, exchange),
-        donate_argnums=1,
-        out_shardings=(sharding, replicated),
-        compiler_options=plan.readers[plan.meta].execution.compiler_options,
-    )
-
-
-def insert_program(plan: SearchPlan, sharding: SearchState):
-    """The jitted `insertion.insert`: `(state, insertion) -> state`. It consumes the state."""
-    return jax.jit(functools.partial(insert, plan), donate_argnums=0, out_shardings=sharding)
-
-
-def _advance_and_peek(plan, exchange, constants, state, max_rounds):
-    rounds, state = loop.advance(plan, exchange, constants, state, max_rounds)
-    return state, Peek(state.clock, state.progress, state.meters, state.longest, rounds)
-
-
-def _harvest(state: SearchState) -> tuple[SearchState, Harvest]:
-    """Frees the slots of finished problems; returns what is known of them."""
-    done_n = state.clock.phase_n == DONE
-    harvest = Harvest(
-        state.clock,
-        state.progress,
-        state.tree,
-        state.frontier,
-        state.answer,
-        state.review,
-        None if state.judgments is None else state.judgments.written_n,
-        done_n,
-    )
-    clock = dataclasses.replace(state.clock, phase_n=jnp.where(done_n, FREE, state.clock.phase_n))
-    return dataclasses.replace(state, clock=clock), harvest
-
-
-def _mark_graded(state: SearchState) -> SearchState:
-    """Lets slots go on whose judgments have been graded."""
-    graded_n = state.judgments.graded_n | loop.judged(state)
-    return dataclasses.replace(state, judgments=dataclasses.replace(state.judgments, graded_n=graded_n))
