@@ -20,8 +20,8 @@ from cord_jax import settings
 from cord_jax.config import LIMIT_HELP, OUTPUT_HELP, EvaluationConfig, SynthesisConfig
 from cord_jax.errors import UserError
 from cord_jax.pool import PoolSpec, ProposerSpec, read_pool
-from cord_jax.run_directory import write_atomically
 from cord_jax.settings import configuration, setting
+from cord_jax.storage import write_atomically
 from cord_jax.student.config import StudentConfig
 
 PROPOSER = "student"

@@ -37,10 +37,11 @@ from cord_jax.grading import (
 )
 from cord_jax.grading.agreement import same
 from cord_jax.growth import identity_in, note_growth
+from cord_jax.json_lines import read_lines
 from cord_jax.mesh import device_name, from_process_0, parse_mesh
 from cord_jax.problems import Problem, read_problems
 from cord_jax.progress import Progress, announced
-from cord_jax.run_directory import check_run, open_run, read_lines
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import choose, read_prompt_file
 from cord_jax.text.prompts import THINK_END, encode_prompts
 from cord_jax.text.vocabulary import Vocabulary

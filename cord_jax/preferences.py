@@ -32,7 +32,9 @@ from cord_jax.endings import CLOSING
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
-from cord_jax.run_directory import open_run, read_lines, write_atomically
+from cord_jax.json_lines import read_lines
+from cord_jax.run_directory import open_run
+from cord_jax.storage import write_atomically
 from cord_jax.traces import SUMMARY, TRACES, TREE
 
 PAIRS = "pairs.jsonl"

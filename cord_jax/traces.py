@@ -18,7 +18,8 @@ import numpy as np
 from cord_jax import statistics
 from cord_jax.endings import CONCLUDING, ENDINGS
 from cord_jax.errors import UserError
-from cord_jax.run_directory import JsonLines, RunDirectory
+from cord_jax.json_lines import JsonLines
+from cord_jax.run_directory import RunDirectory
 from cord_jax.tree_shape import TreeShape
 from cord_jax.typed_rows import checked, named_objects, objects
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from cord_jax import files
 from cord_jax.errors import UserError
+from cord_jax.json_lines import JsonLines
 from cord_jax.pool import read_pool
 from cord_jax.problems import read_problems
-from cord_jax.run_directory import JsonLines, check_run, open_run
+from cord_jax.run_directory import check_run, open_run
 from cord_jax.text.prompt_settings import read_prompt_file
 
 GOOD = b'{"id": "a", "question": "?", "answer": "4"}'

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from cord_jax.errors import UserError
 from cord_jax.fingerprints import fingerprint
-from cord_jax.run_directory import JsonLines, check_run, open_run, write_atomically
+from cord_jax.json_lines import JsonLines
+from cord_jax.run_directory import check_run, open_run
+from cord_jax.storage import write_atomically
 
 SETTINGS = {"seed": 1, "beam_width": 4, "pool": Path("pool.toml"), "limits": (1, 2)}
 INPUTS = {"problems": {"bytes": 10, "sha256": "aa"}}

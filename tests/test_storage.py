@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from cord_jax import run_directory
+from cord_jax import storage
 from cord_jax.errors import UserError
-from cord_jax.run_directory import open_run, write_atomically
-from cord_jax.storage import storage_problem
+from cord_jax.run_directory import open_run
+from cord_jax.storage import storage_problem, write_atomically
 from cord_jax.traces import TraceFiles
 from cord_jax.tree_shape import TreeShape
 from launch import common
@@ -22,7 +22,7 @@ from tests.test_traces import TRACE
 @contextmanager
 def full_after(monkeypatch, count: int):
     """A disk on which only so many bytes more find room."""
-    real = run_directory._open
+    real = storage.open_to_write
 
     class Full(io.FileIO):
         def write(self, content):
@@ -43,7 +43,7 @@ def full_after(monkeypatch, count: int):
         return Full(os.dup(file.fileno()), "ab" if flags & os.O_APPEND else "rb+")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_directory, "_open", opens)
+        patch.setattr(storage, "open_to_write", opens)
         yield
 
 

@@ -22,7 +22,7 @@ from cord_jax.miniature.figure import draw
 from cord_jax.miniature.wording import implied_answer, read_steps
 from cord_jax.pool import read_pool
 from cord_jax.report.page import REPORT, try_report
-from cord_jax.run_directory import write_atomically
+from cord_jax.storage import write_atomically
 
 # The longest solution of 12 steps has about 190 tokens, its answer about 35.
 MAX_STEPS, MAX_REASONING, MAX_RESPONSE, MAX_STEP = 14, 224, 48, 24

@@ -19,7 +19,8 @@ from cord_jax.problems import read_problems
 from cord_jax.publishing.config import PublishConfig
 from cord_jax.publishing.decontamination import Overlap, Questions, words_of
 from cord_jax.publishing.runs import Runs, read_runs
-from cord_jax.run_directory import CONFIG, check_run, rename_whole, stored
+from cord_jax.run_directory import CONFIG, check_run
+from cord_jax.storage import rename_whole, stored
 from cord_jax.traces import SUMMARY, TRACES, TREE, Trace, summarize
 
 CARD = "README.md"

@@ -17,8 +17,9 @@ from cord_jax.report.content import Chart
 from cord_jax.report.runs import Runs, open_runs
 from cord_jax.report.sections import sections, students, traces
 from cord_jax.report.tallies import tally
-from cord_jax.run_directory import add_to_log, write_atomically
+from cord_jax.run_directory import add_to_log
 from cord_jax.settings import show
+from cord_jax.storage import write_atomically
 
 REPORT = "report.html"
 # A page that a browser opens at once and that can still be sent to somebody.

@@ -11,8 +11,9 @@ from typing import Any
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
+from cord_jax.json_lines import read_lines
 from cord_jax.problems import Problem, read_problems
-from cord_jax.run_directory import read_lines, read_run_config
+from cord_jax.run_directory import read_run_config
 from cord_jax.settings import show
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
 

@@ -13,6 +13,7 @@ from cord_jax import settings as settings_of
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
+from cord_jax.json_lines import read_lines
 from cord_jax.pool import PoolSpec, described, read_pool
 from cord_jax.rescoring import shares
 from cord_jax.rescoring.config import RescoringConfig
@@ -20,7 +21,7 @@ from cord_jax.rescoring.correlation import rank_correlations
 from cord_jax.rescoring.question import Question, ask
 from cord_jax.rescoring.recorded_run import read_run
 from cord_jax.rescoring.rules import Found
-from cord_jax.run_directory import RunDirectory, check_run, open_run, read_lines
+from cord_jax.run_directory import RunDirectory, check_run, open_run
 from cord_jax.traces import SUMMARY, TRACES, TREE, decimal
 
 SCORES, WINNERS = "scores.jsonl", "winners.jsonl"

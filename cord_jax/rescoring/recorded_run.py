@@ -10,9 +10,10 @@ from cord_jax import settings as settings_of
 from cord_jax.config import SynthesisConfig
 from cord_jax.errors import UserError
 from cord_jax.files import read_object
+from cord_jax.json_lines import read_lines
 from cord_jax.problems import Problem
 from cord_jax.rescoring.recorded_tree import RecordedTree
-from cord_jax.run_directory import CONFIG, read_lines
+from cord_jax.run_directory import CONFIG
 from cord_jax.traces import SUMMARY, TRACES, TREE, Candidate, Trace
 from cord_jax.typed_rows import checked
 

@@ -16,8 +16,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from cord_jax.errors import UserError
-from cord_jax.run_directory import write_atomically
-from cord_jax.storage import storage_problem
+from cord_jax.storage import storage_problem, write_atomically
 from cord_jax.student.step import TrainState
 
 CHECKSUMS = "checksums"

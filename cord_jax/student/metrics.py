@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cord_jax.run_directory import stored
+from cord_jax.storage import stored
 from models.config import ModelConfig
 
 # Peak dense bfloat16 FLOP/s of one device, by a part of its `device_kind` (makers' data sheets; a device is a

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cord_jax.errors import UserError
 from cord_jax.mesh import from_process_0
-from cord_jax.run_directory import RunDirectory, write_atomically
+from cord_jax.run_directory import RunDirectory
+from cord_jax.storage import write_atomically
 from cord_jax.student.data import Example
 from cord_jax.student.forward import batches, place
 from cord_jax.student.job import Job

@@ -23,8 +23,8 @@ from cord_jax.errors import UserError
 from cord_jax.files import read_object
 from cord_jax.fingerprints import fingerprint
 from cord_jax.mesh import parse_mesh
-from cord_jax.run_directory import RunDirectory, check_run, open_run, rename_whole, write_atomically
-from cord_jax.storage import storage_problem
+from cord_jax.run_directory import RunDirectory, check_run, open_run
+from cord_jax.storage import rename_whole, storage_problem, write_atomically
 from cord_jax.student.batches import Batch, assemble
 from cord_jax.student.checkpoints import Checkpoints, has_states
 from cord_jax.student.config import StudentConfig

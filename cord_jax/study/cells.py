@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cord_jax.errors import UserError
-from cord_jax.run_directory import write_atomically
+from cord_jax.storage import write_atomically
 
 Definition = Mapping[str, Any]
 

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cord_jax.run_directory import write_atomically
-from cord_jax.storage import storage_problem
+from cord_jax.storage import storage_problem, write_atomically
 from cord_jax.study import arms, cells, members
 from cord_jax.study.arms import Arm, Learner, Writing
 from cord_jax.study.config import StudyConfig

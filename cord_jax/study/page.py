@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cord_jax.run_directory import write_atomically
+from cord_jax.storage import write_atomically
 from cord_jax.study import arms, comparisons, figures, tables
 from cord_jax.study.arms import Writing
 from cord_jax.study.comparisons import BySeed

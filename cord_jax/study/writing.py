@@ -18,7 +18,7 @@ from cord_jax.miniature import world
 from cord_jax.miniature.decomposition import Rounds, count_rounds, read_trace
 from cord_jax.miniature.quickstart import MAX_REASONING, MAX_RESPONSE, MAX_STEP, MAX_STEPS
 from cord_jax.problems import Problem
-from cord_jax.run_directory import write_atomically
+from cord_jax.storage import write_atomically
 from cord_jax.study import arms, learning, trees
 from cord_jax.study.arms import Writing
 from cord_jax.study.cells import claimed, rows_path
