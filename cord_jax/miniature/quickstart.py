@@ -6,7 +6,6 @@ Every number comes from files that the project's own jobs write below `OUTPUT/se
 `summary.json`, its picture as `accuracy.png`; `report.html` is a page of the first seed's runs. Run again, finished parts are not repeated.
 """
 
-import dataclasses
 import itertools
 import json
 import time
@@ -17,8 +16,9 @@ from typing import Any
 from cord_jax import EvaluationConfig, StudentConfig, SynthesisConfig, evaluate, synthesize, train
 from cord_jax.miniature import HELD_OUT_PROBLEMS, POOL, STUDENT, TRAIN_PROBLEMS, report, world
 from cord_jax.miniature.config import QuickstartConfig
-from cord_jax.miniature.decomposition import Rounds, Trace, count_rounds, read_trace
+from cord_jax.miniature.decomposition import count_rounds, read_trace
 from cord_jax.miniature.figure import draw
+from cord_jax.miniature.results import SeedResults
 from cord_jax.miniature.wording import implied_answer, read_steps
 from cord_jax.pool import read_pool
 from cord_jax.report.page import REPORT, try_report
@@ -33,29 +33,6 @@ METHODS = {
     "cord_filtered": {"method": "cord", **_STEPS, "filters": "arithmetic"},
 }
 _ALL_DEVICES = "data:-1,model:1"
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedResults:
-    """What one seed's runs came to.
-
-    Attributes:
-        accuracy: contestant -> problem id -> fraction of its answers that are right.
-        steps: problem id -> the steps that it takes.
-        score: method -> problem id -> score of the trace.
-        traces: method -> problem id -> what became of it.
-        rounds: method -> problem id -> its rounds, for the methods that search step by step.
-        share: method -> part of a trace -> teacher -> share of the steps.
-        example: a trace of the filtered search, as a row of `traces.jsonl`.
-    """
-
-    accuracy: dict[str, dict[str, float]]
-    steps: dict[str, int]
-    score: dict[str, dict[str, float]]
-    traces: dict[str, dict[str, Trace]]
-    rounds: dict[str, dict[str, Rounds]]
-    share: dict[str, dict[str, dict[str, float]]]
-    example: Mapping[str, Any]
 
 
 def quickstart(config: QuickstartConfig, say: Callable[[str], None] = print) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from cord_jax import statistics
+from cord_jax.miniature.config import QuickstartConfig
 from cord_jax.miniature.decomposition import Rounds
-
-if TYPE_CHECKING:
-    from cord_jax.miniature.config import QuickstartConfig
-    from cord_jax.miniature.quickstart import SeedResults
+from cord_jax.miniature.results import SeedResults
 
 NAMES = {
     "sums": "sums",
@@ -42,7 +40,7 @@ _COMPARED = (
 )
 
 
-def summarize(results: Sequence["SeedResults"]) -> dict[str, Any]:
+def summarize(results: Sequence[SeedResults]) -> dict[str, Any]:
     """The numbers of the report, over the seeds.
 
     A standard error is over seeds, or over puzzles if there is only one seed. `differences` are paired: puzzle by
@@ -78,11 +76,11 @@ def range_name(low: int, high: int) -> str:
     return f"{low}-{high}" if high > low else str(low)
 
 
-def _implied(result: "SeedResults", method: str) -> dict[str, float]:
+def _implied(result: SeedResults, method: str) -> dict[str, float]:
     return {problem: float(trace.implied) for problem, trace in result.traces[method].items()}
 
 
-def _values(result: "SeedResults", of: str, name: str) -> dict[str, float]:
+def _values(result: SeedResults, of: str, name: str) -> dict[str, float]:
     """Problem id -> value of a contestant."""
     if of == "implied":
         return _implied(result, name)
@@ -96,7 +94,7 @@ def _estimate(by_seed: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _by_length(
-    results: Sequence["SeedResults"], read: Callable[["SeedResults"], Mapping[str, float]]
+    results: Sequence[SeedResults], read: Callable[[SeedResults], Mapping[str, float]]
 ) -> list[float | None]:
     """Means over the puzzles of each range of lengths; None where there is none."""
     means = []
@@ -106,7 +104,7 @@ def _by_length(
     return means
 
 
-def _decompose(results: Sequence["SeedResults"], method: str) -> dict[str, float]:
+def _decompose(results: Sequence[SeedResults], method: str) -> dict[str, float]:
     traces = [trace for result in results for trace in result.traces[method].values()]
     numbers = {
         "traces": len(traces),
@@ -128,7 +126,7 @@ def _decompose(results: Sequence["SeedResults"], method: str) -> dict[str, float
     return {name: round(float(value), 6) for name, value in numbers.items()}
 
 
-def _difference(results: Sequence["SeedResults"], what: str, of: str, first: str, second: str) -> dict:
+def _difference(results: Sequence[SeedResults], what: str, of: str, first: str, second: str) -> dict:
     """How much more of `of` the first has than the second."""
     pairs = [(_values(result, of, first), _values(result, of, second)) for result in results]
     problems = sorted(pairs[0][0])
@@ -147,7 +145,7 @@ def _difference(results: Sequence["SeedResults"], what: str, of: str, first: str
     return {"what": what, "first": first, "second": second, **numbers}
 
 
-def write_report(config: "QuickstartConfig", summary: Mapping[str, Any], example: Mapping[str, Any]) -> str:
+def write_report(config: QuickstartConfig, summary: Mapping[str, Any], example: Mapping[str, Any]) -> str:
     """The report as text: tables, differences, the shares, a trace, and where the files lie."""
     seeds = summary["seeds"]
     over = f"over {seeds} seeds" if seeds > 1 else "over puzzles"

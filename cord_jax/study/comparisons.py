@@ -18,7 +18,7 @@ from cord_jax import statistics
 from cord_jax.study import arms, cells
 from cord_jax.study.arms import Learner
 from cord_jax.study.config import StudyConfig
-from cord_jax.study.job import definition_of
+from cord_jax.study.definitions import definition_of
 
 LEVEL = 0.05
 HOLDS, OPPOSITE, OPEN = "holds", "the opposite holds", "not decided"

@@ -11,10 +11,9 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cord_jax.storage import storage_problem, write_atomically
-from cord_jax.study import arms, cells, members
+from cord_jax.study import arms, cells, definitions
 from cord_jax.study.arms import Arm, Learner, Writing
 from cord_jax.study.config import StudyConfig
 
@@ -33,35 +32,6 @@ class Task:
     name: str
     arm: Arm
     seeds: tuple[int, ...]
-
-
-def definition_of(arm: Arm, config: StudyConfig) -> dict[str, Any]:
-    """All that decides the results of a cell, but for its seed, as JSON."""
-    if isinstance(arm, Writing):
-        values = {f.name: getattr(arm, f.name) for f in dataclasses.fields(arm)}
-        values = {
-            name: value
-            for name, value in values.items()
-            if name not in ("name", "label", "groups", "learner")
-        }
-        values["pool"], values["lengths"] = list(arm.pool), list(arm.lengths)
-        values["settings"] = dict(arm.settings)
-        if arm.learner is not None:
-            values["student"] = definition_of(arms.BY_NAME[arm.learner], config)
-        return values | {
-            "train_problems": config.train_problems,
-            "members": members.digests((*arm.pool, arm.meta_prover)),
-        }
-    traces = None if arm.traces is None else definition_of(arms.BY_NAME[arm.traces], config)
-    definition = {
-        "rows": arm.rows,
-        "traces": traces,
-        "held_out_problems": config.held_out_problems,
-        "samples": config.samples,
-        "members": members.digests(("student",)),
-    }
-    # The results that are kept were written before there were others.
-    return definition if arm.objective == "sft" else definition | {"objective": arm.objective}
 
 
 def study(config: StudyConfig, say: Callable[[str], None] = print) -> bool:
@@ -100,7 +70,7 @@ def tasks(chosen: tuple[Arm, ...], config: StudyConfig) -> list[Task]:
         arm.name: tuple(
             seed
             for seed in seeds
-            if cells.read_cell(directory, arm.name, seed, definition_of(arm, config)) is None
+            if cells.read_cell(directory, arm.name, seed, definitions.definition_of(arm, config)) is None
         )
         for arm in chosen
     }
@@ -177,7 +147,7 @@ def _do_one(chosen: tuple[Arm, ...], config: StudyConfig, say: Callable[[str], N
                     write_atomically(note, traceback.format_exc())
                     say(f"{task.name} failed: {type(error).__name__}; {note} tells how")
                     return True
-                definition = definition_of(arm, config)
+                definition = definitions.definition_of(arm, config)
                 for seed, of_seed in results.items():
                     if cells.read_cell(directory, arm.name, seed, definition) is None:
                         cells.write_cell(directory, arm.name, seed, definition, of_seed)

@@ -19,7 +19,7 @@ from scipy import stats
 from cord_jax.errors import UserError
 from cord_jax.miniature import ASSETS, world
 from cord_jax.miniature.wording import WORDINGS, read_steps, write_solution
-from cord_jax.study import arms, cells, comparisons, job, learning, members, page, writing
+from cord_jax.study import arms, cells, comparisons, definitions, job, learning, members, page, writing
 from cord_jax.study.arms import Learner, Writing
 from cord_jax.study.config import StudyConfig
 from tests.conftest import REPOSITORY
@@ -33,7 +33,7 @@ def config(tmp_path):
 
 
 def fill(config, arm, seed, results):
-    cells.write_cell(config.output_dir, arm.name, seed, job.definition_of(arm, config), results)
+    cells.write_cell(config.output_dir, arm.name, seed, definitions.definition_of(arm, config), results)
 
 
 def answers(correct):
@@ -58,7 +58,7 @@ def test_a_condition_is_cord_and_curation_under_it():
 
 def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
     cord, base = arms.BY_NAME["cord"], arms.BY_NAME["base"]
-    definition = job.definition_of(base, config)
+    definition = definitions.definition_of(base, config)
     assert cells.read_cell(config.output_dir, "base", 0, definition) is None
     fill(config, base, 0, answers([1] * 5))
     assert cells.read_cell(config.output_dir, "base", 0, definition) == answers([1] * 5)
@@ -66,7 +66,7 @@ def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
         cells.read_cell(config.output_dir, "base", 0, definition | {"samples": 3})
     (config.output_dir / "cells" / "cord.seed_0.json").write_text("{")
     with pytest.raises(UserError, match="is no result of a study"):
-        cells.read_cell(config.output_dir, "cord", 0, job.definition_of(cord, config))
+        cells.read_cell(config.output_dir, "cord", 0, definitions.definition_of(cord, config))
 
 
 def test_the_results_that_are_kept_are_of_the_arms_as_they_are():
@@ -74,7 +74,9 @@ def test_the_results_that_are_kept_are_of_the_arms_as_they_are():
     for path in sorted((directory / "cells").iterdir()):
         name, _, seed = path.stem.rpartition(".seed_")
         if name not in definitions:
-            definitions[name] = job.definition_of(arms.BY_NAME[name], StudyConfig(output_dir=directory))
+            definitions[name] = definitions.definition_of(
+                arms.BY_NAME[name], StudyConfig(output_dir=directory)
+            )
         assert cells.read_cell(directory, name, int(seed), definitions[name]) is not None
     assert {"cord", "after_cord"} < definitions.keys()
 
@@ -118,8 +120,8 @@ def test_a_second_round_waits_for_the_rows_that_its_proposer_learns_from(config)
         rows.parent.mkdir(exist_ok=True)
         rows.write_bytes(b"")
         assert left() == ["after_second_cord"]
-    definition = job.definition_of(arms.BY_NAME["second_cord"], config)
-    assert definition["student"] == job.definition_of(arms.BY_NAME["after_cord"], config)
+    definition = definitions.definition_of(arms.BY_NAME["second_cord"], config)
+    assert definition["student"] == definitions.definition_of(arms.BY_NAME["after_cord"], config)
 
 
 def test_what_failed_is_noted_and_left_out_with_what_waits_for_it(config, monkeypatch):
