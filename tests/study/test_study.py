@@ -70,15 +70,13 @@ def test_a_cell_is_taken_for_what_it_is_the_result_of(config):
 
 
 def test_the_results_that_are_kept_are_of_the_arms_as_they_are():
-    definitions, directory = {}, REPOSITORY / "docs" / "evidence"
+    of_arms, directory = {}, REPOSITORY / "docs" / "evidence"
     for path in sorted((directory / "cells").iterdir()):
         name, _, seed = path.stem.rpartition(".seed_")
-        if name not in definitions:
-            definitions[name] = definitions.definition_of(
-                arms.BY_NAME[name], StudyConfig(output_dir=directory)
-            )
-        assert cells.read_cell(directory, name, int(seed), definitions[name]) is not None
-    assert {"cord", "after_cord"} < definitions.keys()
+        if name not in of_arms:
+            of_arms[name] = definitions.definition_of(arms.BY_NAME[name], StudyConfig(output_dir=directory))
+        assert cells.read_cell(directory, name, int(seed), of_arms[name]) is not None
+    assert {"cord", "after_cord"} < of_arms.keys()
 
 
 def test_what_is_done_is_not_done_again_and_rows_that_are_gone_are_written_again(config):
