@@ -145,12 +145,16 @@ def recorded(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     Args:
       values: by the names of fields; fields that are not there have their defaults.
 
-    Raises: `UserError` for a value that the setting cannot have, in a file that somebody has changed.
+    Raises: `UserError` for a value that the setting cannot have or that is missing, in a file that somebody has changed.
     """
     result = object.__new__(config_class)
     for field in _fields(config_class):
-        value = _checked(field, values.get(field.name, field.default))
-        object.__setattr__(result, field.name, value)
+        value = values.get(field.name, field.default)
+        if value is dataclasses.MISSING:
+            raise UserError(
+                f"config.json of the run: does not say --{flag_name(field)}; the file has been changed"
+            )
+        object.__setattr__(result, field.name, _checked(field, value))
     return resolved(result)
 
 

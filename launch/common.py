@@ -106,7 +106,7 @@ def run_with(
             return EXIT_BUG
         else:
             raise
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
@@ -185,16 +185,21 @@ def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
         hint = f"did you mean --{near[0]}?" if near else "see --help"
         raise UserError(f"unknown flag --{error.flagname}; {hint}") from None
     except flags.Error as error:
-        raise UserError(_in_short(str(error).removeprefix("flag "))) from None
+        raise UserError(_of_absl(str(error).removeprefix("flag "))) from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value, see --help")
 
 
-def _in_short(message: str) -> str:
+def one_line(message: str, longest: int = 1000) -> str:
+    """A message on one line, with no more than the beginning of words that are longer: values of files, not paths."""
+    return re.sub(rf"\S{{{longest},}}", lambda found: found[0][:100] + "...", " ".join(message.split()))
+
+
+def _of_absl(message: str) -> str:
     """absl's line on a flag, without its tuple where a flag is true or false, and with no more of a value than tells it."""
     if "Non-boolean argument" in message:
         message = message.partition(": (")[0] + ": must be true or false"
-    return re.sub(r"\S{120,}", lambda found: found[0][:100] + "...", message)
+    return one_line(message, longest=120)
 
 
 def _prepare_libraries() -> None:

@@ -442,6 +442,11 @@ def test_names_are_modules(table, package, also):
     assert found == {*table, *also}
 
 
+def test_a_run_that_does_not_say_a_setting_is_told_so():
+    with pytest.raises(UserError, match=r"^config.json of the run: does not say --pool;"):
+        settings.recorded(SynthesisConfig, {"problems": "p.jsonl", "output_dir": "run"})
+
+
 def test_text_of_the_command_line():
     assert parse("synthesize", r"--closing=</think>\n\nAnswer: ").closing == "</think>\n\nAnswer: "
     assert parse("train_student", "--nopack", "--learning_rate=1e-4", "--filter=correct").pack is False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import models
 from cord_jax.errors import UserError
+from launch.common import one_line
 
 CPU_SECONDS = 5.0
 KILOBYTES = 1 << 20
@@ -32,7 +33,7 @@ def refused_in_one_line() -> Iterator[None]:
     try:
         yield
     except (UserError, models.CheckpointError) as error:
-        message = str(error)
+        message = one_line(str(error))
         assert message.strip() and len(message) < _LONGEST_LINE, message[:300]
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
