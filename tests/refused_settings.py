@@ -2,6 +2,8 @@
 
 import math
 
+from cord_jax import names
+
 HUGE = 10**19
 # Field -> values that it refuses, with what it says of them.
 REFUSED = {
