@@ -204,9 +204,11 @@ def test_draws_are_the_problems_own(small, tmp_path, selector):
             *(p.name for p in pool.proposers),
             "meta_prover",
         }
-        assert {step["teacher"] for step in trace["steps"]} == {"meta_prover"}
-        if selector == "random":
-            assert trace["score"] not in [row["score"] for row in tree]
+        if trace["status"] != "stuck":  # random networks may leave the integrator nothing to read
+            assert {step["teacher"] for step in trace["steps"]} == {"meta_prover"}
+            if selector == "random":
+                assert trace["score"] not in [row["score"] for row in tree]
+    assert any(trace["status"] != "stuck" for trace, _ in one.values())
 
 
 @pytest.mark.slow
