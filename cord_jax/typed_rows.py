@@ -7,6 +7,7 @@ from typing import Any
 
 _PLAIN = {str, int, float, bool, type(None)}
 _LARGEST = 2**31 - 1
+_LARGEST_FLOAT = 3.4028235e38  # float32's, as which scores are computed: sums of such do not overflow
 
 
 @functools.cache
@@ -18,7 +19,7 @@ def _kinds(record: type) -> dict[str, tuple[type, ...]]:
 
 
 def checked(record: type, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row. Whole numbers are counts or places, of 0 to 2**31 - 1, and do for fractions.
+    """The row. Whole numbers are counts or places, of 0 to 2**31 - 1, and do for fractions, which are in float32's range.
 
     Raises: `TypeError` for a field whose value is not of the type of the dataclass's.
     """
@@ -29,14 +30,21 @@ def checked(record: type, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if type(value) is float:
+        return float in kinds and abs(value) <= _LARGEST_FLOAT
     if type(value) is not int:
         return type(value) in kinds
     return 0 <= value <= _LARGEST if int in kinds else float in kinds and abs(value) <= _LARGEST
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a type, or of one of a union or tuple of types; true and false are no numbers."""
+    """Whether a value of JSON is of a type, or of one of a union or tuple of types.
+
+    True and false are no numbers, nor is what lies beyond float32's range.
+    """
     kinds = kind if isinstance(kind, tuple) else typing.get_args(kind) or (kind,)
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST_FLOAT:
+        return False
     return isinstance(value, kind) and (not isinstance(value, bool) or bool in kinds)
 
 
