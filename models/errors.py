@@ -1,5 +1,6 @@
 """The error of this package."""
 
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,6 @@ class CheckpointError(ValueError):
 
 def hub_hint(path: str | Path) -> str:
     """What to do where a path that is not there is the id of a model on the Hugging Face Hub; empty if it is none."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or Path(path).exists():
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) or os.path.exists(path):
         return ""
     return f"; if that is a model on the Hub, download it first: hf download {path} --local-dir=DIR"

@@ -5,6 +5,12 @@ import math
 from cord_jax import names
 
 HUGE = 10**19
+_COLUMNS = [
+    ("problem", "'problem' is not field:column"),
+    ("question:a,question:b", "gives question twice"),
+    ("text:a", "the fields are id, question"),
+    ("answer:#", "only an id"),
+]
 # Field -> values that it refuses, with what it says of them.
 REFUSED = {
     "synthesize": {
@@ -52,12 +58,7 @@ REFUSED = {
         "closing": [(None, "a text"), ("\ud800", "a text")],
         "grader": [("math", "one of " + ", ".join(names.GRADERS)), ("judge", "give --judge=DIR")],
         "judge": [(1, "a path"), ("x", "give --grader=judge too")],
-        "columns": [
-            ("problem", "'problem' is not field:column"),
-            ("question:a,question:b", "gives question twice"),
-            ("text:a", "the fields are id, question"),
-            ("answer:#", "only an id"),
-        ],
+        "columns": _COLUMNS,
         "split": [(1, "a text")],
         "shard": [
             ("0/4", "from 1/16 to 16/16"),
@@ -102,12 +103,7 @@ REFUSED = {
         "template_arguments": [("{", "a JSON object"), ('{"a": []}', "a must be a text")],
         "grader": [("", "one of")],
         "judge": [("", "a path")],
-        "columns": [
-            ("problem", "'problem' is not field:column"),
-            ("question:a,question:b", "gives question twice"),
-            ("text:a", "the fields are id, question"),
-            ("answer:#", "only an id"),
-        ],
+        "columns": _COLUMNS,
         "split": [(1, "a text")],
         "limit": [(1.5, "a whole number")],
         "seed": [(-5, "at least 0")],

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cord_jax.endings import ENDINGS
 from cord_jax.engine.engine import Finished
 from cord_jax.engine.teachers import Teachers
 from cord_jax.grading import Grader, Submission, predicted_answer
 from cord_jax.problems import Problem
-from cord_jax.search.round_record import ABSENT, ENDED, VALID
+from cord_jax.search.round_record import ABSENT, VALID
 from cord_jax.search.tree import LOST
 from cord_jax.traces import Candidate, Provenance, Step, Trace, Usage
 
@@ -72,7 +73,7 @@ def read_tree(finished: Finished, problem: Problem, names: Sequence[str]) -> lis
                 kept=rank != LOST,
                 rank=rank if rank >= 0 else None,
                 dropped=candidate.dropped,
-                ended=ENDED[tree.ended_nmj[m, j]],
+                ended=ENDINGS[tree.ended_nmj[m, j]],
             )
         )
     return rows
@@ -110,7 +111,7 @@ def read_trace(
             teacher=names[j % len(names)],
             score=float(tree.score_nmj[m, j]),
             tokens=int(tree.tokens_nmj[m, j]),
-            ended=ENDED[tree.ended_nmj[m, j]],
+            ended=ENDINGS[tree.ended_nmj[m, j]],
         )
         for m, j in path
     )

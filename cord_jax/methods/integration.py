@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from cord_jax.config import SynthesisConfig
+from cord_jax.endings import ENDINGS
 from cord_jax.engine.engine import Engine, Finished
 from cord_jax.engine.harvest import Outcome
 from cord_jax.engine.journal import agree_on
@@ -22,7 +23,7 @@ from cord_jax.grading import Grader
 from cord_jax.methods import Job, Method, Run, Settled
 from cord_jax.methods.curation import whole_traces
 from cord_jax.pool import PoolSpec, ProposerSpec
-from cord_jax.search.round_record import ENDED, VALID, CandidateText, SettledRound
+from cord_jax.search.round_record import VALID, CandidateText, SettledRound
 from cord_jax.search.tree import empty_tree
 from cord_jax.traces import Candidate, Provenance, Trace, Usage
 
@@ -107,7 +108,7 @@ class WholeTraces:
                     kept=kept,
                     rank=0 if kept else None,
                     dropped=text.dropped,
-                    ended=ENDED[self.settled.ended_j[j]],
+                    ended=ENDINGS[self.settled.ended_j[j]],
                 )
             )
         return rows

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cord_jax.endings import ENDINGS
 from cord_jax.search.decodings import Decision, Round
 from cord_jax.search.jax_tools import axes, pytree
-from cord_jax.search.round_record import DROPPED, ENDED, VALID, CandidateText, SettledRound
+from cord_jax.search.round_record import DROPPED, VALID, CandidateText, SettledRound
 from cord_jax.search.tree import LOST, NONE, ROOT, Frontier, Tree
 from cord_jax.traces import Candidate
 
@@ -104,7 +105,7 @@ def record_of(
         m, j = place_of[c.node]
         texts[m][j] = CandidateText(c.text, 0, c.dropped)
         dropped_mj[m, j] = VALID if c.dropped is None else DROPPED
-        ended_mj[m, j] = ENDED.index(c.ended)
+        ended_mj[m, j] = ENDINGS.index(c.ended)
         if c.parent:
             parent_m, parent_j = place_of[c.parent]
             after_mb[m - 1, j // number] = 1 + parent_m * width + parent_j

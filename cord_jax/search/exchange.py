@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cord_jax.endings import CONCLUDING, ENDINGS
 from cord_jax.filters import Filter, drop_reasons
 from cord_jax.search import proposals
 from cord_jax.search.jax_tools import axes, pytree
 from cord_jax.search.readers import BOUNDARY, EOS, LIMIT, Rows
 from cord_jax.search.round_record import (
     ABSENT,
-    CONCLUDING,
     DROPPED,
-    ENDED,
     VALID,
     CandidateText,
     SettledRound,
@@ -35,7 +34,7 @@ from cord_jax.search.tree import of_node
 from cord_jax.text import segmentation
 from cord_jax.text.vocabulary import Vocabulary
 
-_CONCLUDED = np.array([name in CONCLUDING for name in ENDED])
+_CONCLUDED = np.array([name in CONCLUDING for name in ENDINGS])
 _STOPPED = {EOS: "eos", BOUNDARY: "boundary", LIMIT: "limit"}
 
 
@@ -331,7 +330,7 @@ class Exchange:
         texts: list[CandidateText | None] = [None] * len(steps)
         for j in encoded[0]:
             step = steps[j]
-            found.ended_rj[row, j] = ENDED.index(step.ended)
+            found.ended_rj[row, j] = ENDINGS.index(step.ended)
             found.dropped_rj[row, j] = VALID if step.dropped is None else DROPPED
             own_tokens = len(encoded[self._writer_vocabulary(j)][j])
             texts[j] = CandidateText(step.text, own_tokens, step.dropped)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cord_jax.endings import CONCLUDING as CONCLUDING
-from cord_jax.endings import ENDINGS as ENDED
+from cord_jax.endings import ENDINGS
 from cord_jax.traces import decimal
 
 # What became of a candidate before it was scored. Absent: its place was not open, so there is none.
@@ -36,7 +35,7 @@ class SettledRound:
     Attributes:
       texts: the candidates as text; None where the place was not open.
       score_j: float32, -inf if dropped.
-      ended_j: indices into `ENDED`; dropped_j: `VALID`, `DROPPED` or `ABSENT`.
+      ended_j: indices into `endings.ENDINGS`; dropped_j: `VALID`, `DROPPED` or `ABSENT`.
       sampled_j: tokens that their writers sampled.
     """
 
@@ -55,7 +54,7 @@ class SettledRound:
                 "text": text.text,
                 "own_tokens": text.own_tokens,
                 "score": decimal(self.score_j[j]) if np.isfinite(self.score_j[j]) else None,
-                "ended": ENDED[self.ended_j[j]],
+                "ended": ENDINGS[self.ended_j[j]],
                 "dropped": text.dropped,
                 "sampled": int(self.sampled_j[j]),
             }
@@ -77,7 +76,7 @@ class SettledRound:
                 for c in candidates
             ],
             score_j=values(lambda c: -np.inf if c["score"] is None else c["score"], -np.inf, np.float32),
-            ended_j=values(lambda c: ENDED.index(c["ended"]), 0, np.int8),
+            ended_j=values(lambda c: ENDINGS.index(c["ended"]), 0, np.int8),
             dropped_j=values(lambda c: VALID if c["dropped"] is None else DROPPED, ABSENT, np.int8),
             sampled_j=values(lambda c: c["sampled"], 0, np.int32),
         )

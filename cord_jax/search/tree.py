@@ -27,7 +27,7 @@ class Tree:
       complete_nmj: bool, its reasoning has ended.
       beam_nmj: int32, the beam that it extends, or the number of its expansion (`Frontier.label_nb`).
       rank_nmj: int16, its beam after the selection of its round, `LOST` or `UNRANKED`.
-      ended_nmj, dropped_nmj: int8, indices into `round_record.ENDED` and `DROPPED`, or `round_record.ABSENT`.
+      ended_nmj, dropped_nmj: int8, indices into `endings.ENDINGS` and `DROPPED`, or `round_record.ABSENT`.
       tokens_nmj: int32, the meta-prover's tokens of its step.
       thinking_nmj: int32, the meta-prover's tokens of the trace that ends in it.
       sampled_nmj: int32, tokens that its writer sampled for it, EOS included.

@@ -1,6 +1,7 @@
 """Loading the tokenizer of a checkpoint directory, and telling what its files say that does not come true."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
     Raises: `UserError` if there is no tokenizer.json, or a file cannot be read.
     """
-    if not (directory / "tokenizer.json").exists():
+    if not os.path.exists(directory / "tokenizer.json"):
         raise UserError(f"{directory}: no tokenizer.json; {_how_to_get_one(directory)}")
     for file in directory.iterdir():
         if file.suffix in (".json", ".jinja", ".model", ".txt") and file.exists() and not file.is_file():
@@ -72,11 +73,11 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 def _how_to_get_one(directory: Path) -> str:
     from models.checkpoint.remedies import no_checkpoint  # only now: it brings jax
 
-    if not (directory / "config.json").exists():
+    if not os.path.exists(directory / "config.json"):
         return f"expected a Hugging Face checkpoint directory{no_checkpoint(directory)}"
-    if (directory / "tekken.json").exists():
+    if os.path.exists(directory / "tekken.json"):
         return "tekken.json is its makers' own format: take tokenizer.json from a release for transformers"
-    needs = " (it needs the package sentencepiece)" if (directory / "tokenizer.model").exists() else ""
+    needs = " (it needs the package sentencepiece)" if os.path.exists(directory / "tokenizer.model") else ""
     return f"write one with AutoTokenizer.from_pretrained(dir).save_pretrained(dir){needs}"
 
 

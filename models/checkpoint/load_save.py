@@ -7,6 +7,7 @@ reads for every shard that this process holds just the bytes of that shard.
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def read_config(directory: str | Path) -> ModelConfig:
       CheckpointError: see `models.config_from_hf`; also no such file, or not JSON.
     """
     file = Path(directory) / "config.json"
-    if not file.exists():
+    if not os.path.exists(file):  # False, too, for a name that is too long
         raise CheckpointError(
             f"{file}: no such file; expected a Hugging Face checkpoint directory{no_checkpoint(directory)}"
         )

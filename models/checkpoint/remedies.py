@@ -1,5 +1,6 @@
 """What to do with a directory that is no checkpoint, by what lies in it."""
 
+import os
 from pathlib import Path
 
 from models.errors import CheckpointError, hub_hint
@@ -12,9 +13,9 @@ CONFIG = "config.json"
 def no_checkpoint(directory: str | Path) -> str:
     """The remedy where a directory has no config.json: "; ..." or, where nothing is known, nothing."""
     path = Path(directory)
-    if path.is_file():
+    if os.path.isfile(path):
         return _of_file(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return hub_hint(directory)
     try:
         names = sorted(entry.name for entry in path.iterdir())

@@ -291,6 +291,12 @@ def sound_checkpoint(tmp_path_factory):
     return directory
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=["name", "path"])
+def test_names_that_no_file_system_takes(name):
+    with pytest.raises(models.CheckpointError, match="config.json: no such file"):
+        models.read_config(name)
+
+
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
 def test_broken_checkpoints_are_refused_with_the_reason(sound_checkpoint, damage, tmp_path):
     directory = tmp_path / "broken"
